@@ -1,0 +1,6 @@
+"""Batch pipelines over many files: Luigi tasks whose steps run commands on the node that owns each key.
+
+Nothing is imported here: nodes unpack this package too, and the command line must start fast.
+"""
+
+__version__ = "0.1.0"

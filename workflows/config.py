@@ -1,0 +1,124 @@
+"""Settings: a flag beats ``WORKFLOWS_*`` in the environment, which beats luigi.cfg, which beats the default.
+
+Read once per process; every bad value is reported together. The sections and keys are those of the
+dataclass below; luigi.cfg holds Luigi's own sections beside them.
+"""
+
+import configparser
+import dataclasses
+import difflib
+import functools
+import os
+from collections.abc import Mapping
+
+from workflows.errors import ConfigError
+
+# Where Luigi looks, in its order: a later file wins.
+_PATHS = ("/etc/luigi/client.cfg", "/etc/luigi/luigi.cfg", "client.cfg", "luigi.cfg")
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+def _setting(section: str, key: str, default: object, *, least: float | None = None) -> object:
+    return dataclasses.field(
+        default=default, metadata={"section": section, "key": key, "least": least}
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Every setting there is; README and luigi.cfg explain each."""
+
+    source: str = _setting("source", "url", "samples/taxi")  # type: ignore[assignment]
+    pattern: str = _setting("source", "pattern", "*")  # type: ignore[assignment]
+    fleet: str = _setting("fleet", "spec", "local:3")  # type: ignore[assignment]
+    checkpoint: str = _setting("checkpoint", "url", ".workflows/checkpoint")  # type: ignore[assignment]
+    fuse: bool = _setting("run", "fuse", default=False)  # type: ignore[assignment]
+    state: str = _setting("run", "state", ".workflows")  # type: ignore[assignment]
+    key_tasks: int = _setting("run", "key_tasks", 32, least=0)  # type: ignore[assignment]
+    shards: int = _setting("run", "shards", 12, least=1)  # type: ignore[assignment]
+    retries: int = _setting("run", "retries", 2, least=0)  # type: ignore[assignment]
+    slots: int = _setting("node", "slots", 0, least=0)  # type: ignore[assignment]
+    timeout_s: float = _setting("node", "timeout", 0.0, least=0)  # type: ignore[assignment]
+
+    @classmethod
+    def names(cls) -> dict[tuple[str, str], dataclasses.Field[object]]:
+        """Return (section, key) -> field."""
+        fields = dataclasses.fields(cls)
+        return {(field.metadata["section"], field.metadata["key"]): field for field in fields}
+
+
+def parse(sections: Mapping[str, Mapping[str, str]], environ: Mapping[str, str]) -> Settings:
+    """Build settings from the sections of a configuration and the environment.
+
+    Raises:
+        ConfigError: names every unknown key, with the nearest known one, and every bad value.
+    """
+    problems: list[str] = []
+    values: dict[str, object] = {}
+    names = Settings.names()
+    known = {section for section, _ in names}
+    for section, entries in sections.items():
+        if section not in known:
+            continue
+        for key, text in entries.items():
+            field = names.get((section, key))
+            if field is None:
+                problems.append(_unknown(section, key, [k for s, k in names if s == section]))
+            else:
+                _take(values, problems, field, text, f"[{section}] {key}")
+    for field in names.values():
+        variable = "WORKFLOWS_" + field.name.upper()
+        if variable in environ:
+            _take(values, problems, field, environ[variable], variable)
+    if problems:
+        raise ConfigError(problems)
+    return Settings(**values)  # type: ignore[arg-type]
+
+
+@functools.lru_cache(maxsize=1)
+def settings() -> Settings:
+    """Return this process's settings, read from where Luigi reads its own."""
+    parser = configparser.ConfigParser(interpolation=None, strict=False)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    paths = [*_PATHS, os.environ.get("LUIGI_CONFIG_PATH", "")]
+    try:
+        parser.read([path for path in paths if path], encoding="utf-8")
+    except configparser.Error as error:
+        raise ConfigError([str(error)]) from error
+    sections = {name: dict(parser[name]) for name in parser.sections()}
+    return parse(sections, os.environ)
+
+
+def _unknown(section: str, key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, 1) or sorted(known)
+    return f"[{section}] {key}: no such setting; did you mean {near[0]!r}?"
+
+
+def _take(
+    values: dict[str, object],
+    problems: list[str],
+    field: dataclasses.Field[object],
+    text: str,
+    where: str,
+) -> None:
+    try:
+        values[field.name] = _converted(field, text.strip())
+    except ValueError as error:
+        problems.append(f"{where} = {text}: {error}")
+
+
+def _converted(field: dataclasses.Field[object], text: str) -> object:
+    kind = type(field.default)
+    if kind is bool:
+        if text.lower() not in _TRUE + _FALSE:
+            raise ValueError("must be true or false")
+        return text.lower() in _TRUE
+    if kind is str:
+        return text
+    try:
+        value = kind(text)  # type: ignore[call-arg]
+    except ValueError:
+        raise ValueError(f"must be {'a whole number' if kind is int else 'a number'}") from None
+    if value < field.metadata["least"]:
+        raise ValueError(f"must be at least {field.metadata['least']}")
+    return value  # type: ignore[no-any-return]

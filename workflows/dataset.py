@@ -1,0 +1,277 @@
+"""Where keys come from: list a source once, place its keys, remember both.
+
+A dataset is an immutable listing: name, URL, size, ETag and slot of each key. It is named by the
+digest of its content, and kept beside the checkpoints so that the next run places its keys alike.
+"""
+
+import concurrent.futures
+import email.utils
+import fnmatch
+import json
+import os
+import posixpath
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from workflows.errors import SourceError
+from workflows.keys import check_name, digest_of, group_of, numeric_prefix
+from workflows.store import Store
+
+IMBALANCE = 1.1
+_TIMEOUT_S = 30
+_PROBES = 16
+
+
+class SourceKey(NamedTuple):
+    """One object of a source. `size` is bytes or None if unknown; `etag` changes when bytes do."""
+
+    name: str
+    url: str
+    size: int | None
+    etag: str
+
+    @property
+    def identity(self) -> str:
+        """Return what stands for the content of the source key."""
+        return digest_of([self.url, self.size, self.etag])
+
+
+class Dataset(NamedTuple):
+    """An immutable listing, each key with its slot."""
+
+    source: str
+    pattern: str
+    slots: int
+    keys: tuple[SourceKey, ...]
+    placed: tuple[int, ...]
+
+    @property
+    def digest(self) -> str:
+        """Return the name of this dataset: what was listed, not where it was placed."""
+        return digest_of([[key.name, key.identity] for key in self.keys])
+
+    @property
+    def skew(self) -> float:
+        """Return the largest slot's bytes over the mean; 1.0 is even."""
+        loads = [0] * self.slots
+        for key, slot in zip(self.keys, self.placed, strict=True):
+            loads[slot] += _weight(key)
+        total = sum(loads)
+        return max(loads) * self.slots / total if total else 1.0
+
+
+def list_source(url: str, pattern: str) -> list[SourceKey]:
+    """Return the keys of a source whose name matches the glob `pattern`, sorted by name.
+
+    `url` is a directory (searched below), or a file or http(s) URL that lists one URL a line.
+
+    Raises:
+        SourceError: it cannot be listed, or nothing in it matches.
+    """
+    path = _local_path(url)
+    if path is None:
+        found = _probe(_listed(url, _fetch_text(url)))
+    elif os.path.isdir(path):
+        found = _directory(path)
+    elif os.path.isfile(path):
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            found = _probe(_listed(url, file.read()))
+    else:
+        raise SourceError(f"there is no source {url}: give a directory, or a file that lists URLs")
+    keys = sorted(key for key in found if _matches(key.name, pattern))
+    if not keys:
+        raise SourceError(f"nothing in {url} matches {pattern!r} ({len(found)} names were seen)")
+    _refuse_twins(keys)
+    return keys
+
+
+def load(url: str, pattern: str, slots: int, store: Store) -> Dataset:
+    """List a source, place its keys as the last time where that is still even, and remember it.
+
+    Raises:
+        SourceError: the source cannot be listed.
+    """
+    keys = list_source(url, pattern)
+    folder = f"datasets/{digest_of([url, pattern, slots])}"
+    before = _latest(store, folder)
+    dataset = Dataset(url, pattern, slots, tuple(keys), tuple(place(keys, slots, before)))
+    name = f"{folder}/{dataset.digest}.json"
+    if store.read(name) is None:
+        lines = [[*key, slot] for key, slot in zip(keys, dataset.placed, strict=True)]
+        text = json.dumps({"source": url, "pattern": pattern, "slots": slots, "keys": lines})
+        store.create(name, [text.encode("ascii")])
+    return dataset
+
+
+def place(keys: Iterable[SourceKey], slots: int, before: Mapping[str, int]) -> list[int]:
+    """Return the slot of each key: by numeric prefix, else where it was before, else the lightest.
+
+    Equal basenames stay together. Keys without a numeric prefix are spread by size, the largest
+    first, so that no slot has more than 1.1 times the mean where the keys allow it.
+    """
+    keys = list(keys)
+    groups: dict[str, list[int]] = {}
+    for index, key in enumerate(keys):
+        groups.setdefault(group_of(key.name), []).append(index)
+    weight = {name: sum(_weight(keys[i]) for i in indexes) for name, indexes in groups.items()}
+    loads = [0] * slots
+    chosen: dict[str, int] = {}
+    for name, indexes in groups.items():
+        number = numeric_prefix(keys[indexes[0]].name)
+        if number is not None:
+            chosen[name] = number % slots
+            loads[chosen[name]] += weight[name]
+    limit = IMBALANCE * sum(weight.values()) / slots
+    heavy_first = sorted(groups, key=lambda name: (-weight[name], name))
+    for name in heavy_first:
+        slot = before.get(keys[groups[name][0]].name, slots)
+        if name not in chosen and slot < slots and loads[slot] + weight[name] <= limit:
+            chosen[name] = slot
+            loads[slot] += weight[name]
+    for name in heavy_first:
+        if name not in chosen:
+            chosen[name] = loads.index(min(loads))
+            loads[chosen[name]] += weight[name]
+    return [chosen[group_of(key.name)] for key in keys]
+
+
+def _weight(key: SourceKey) -> int:
+    return (key.size or 0) + 1  # an empty key is still work
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(posixpath.basename(name), pattern) or fnmatch.fnmatchcase(
+        name, pattern
+    )
+
+
+def _refuse_twins(keys: list[SourceKey]) -> None:
+    names = {key.name for key in keys}
+    for one, other in zip(keys, keys[1:], strict=False):
+        if one.name == other.name:
+            raise SourceError(f"two keys are called {one.name!r}: {one.url} and {other.url}")
+    for name in names:
+        parent = posixpath.dirname(name)
+        while parent:
+            if parent in names:
+                raise SourceError(f"{parent!r} is a key and also a folder of {name!r}")
+            parent = posixpath.dirname(parent)
+
+
+def _latest(store: Store, folder: str) -> dict[str, int]:
+    """Return name -> slot of the newest dataset in `folder`."""
+    stored = max(store.list(folder), key=lambda item: item.modified, default=None)
+    text = store.read(stored.name) if stored is not None else None
+    if text is None:
+        return {}
+    return {line[0]: line[-1] for line in json.loads(text)["keys"]}
+
+
+# -- local ---------------------------------------------------------------------------------------
+
+
+def _local_path(url: str) -> str | None:
+    if url.startswith("file://"):
+        return os.fsdecode(urllib.parse.unquote_to_bytes(urllib.parse.urlsplit(url).path))
+    return None if url.startswith(("http://", "https://", "s3://")) else url
+
+
+def _directory(path: str) -> list[SourceKey]:
+    top = os.path.abspath(path)
+    found = []
+    for folder, folders, names in os.walk(top, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            full = os.path.join(folder, name)
+            if not name.startswith(".") and os.path.isfile(full):
+                status = os.stat(full)
+                key = check_name(os.path.relpath(full, top))
+                etag = f"{status.st_mtime_ns:x}-{status.st_ino:x}"
+                found.append(SourceKey(key, full, status.st_size, etag))
+    return found
+
+
+# -- lists of URLs -------------------------------------------------------------------------------
+
+
+def _listed(base: str, text: str) -> list[str]:
+    lines = [line.strip("\r") for line in text.split("\n")]
+    urls = [line for line in lines if line.strip() and not line.startswith("#")]
+    if "\0" in text or not urls:
+        raise SourceError(f"{base} lists no URLs; it must hold one URL or path a line")
+    if base.startswith(("http://", "https://")):
+        return [urllib.parse.urljoin(base, url) for url in urls]
+    here = os.path.dirname(os.path.abspath(_local_path(base) or base))
+    return [url if "://" in url else os.path.join(here, url) for url in urls]
+
+
+def _probe(urls: list[str]) -> list[SourceKey]:
+    """Ask for the size and ETag of each URL, several at once."""
+    with concurrent.futures.ThreadPoolExecutor(_PROBES) as pool:
+        return list(pool.map(_probed, urls))
+
+
+def _probed(url: str) -> SourceKey:
+    path = _local_path(url)
+    if path is not None:
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise SourceError(f"{path} is listed, but {error.strerror}") from error
+        etag = f"{status.st_mtime_ns:x}-{status.st_ino:x}"
+        name = check_name(os.path.basename(path))
+        return SourceKey(name, os.path.abspath(path), status.st_size, etag)
+    name = urllib.parse.unquote(posixpath.basename(urllib.parse.urlsplit(url).path))
+    if not name:
+        raise SourceError(f"{_shown(url)} has no file name")
+    headers = _head(url)
+    length = headers.get("Content-Length")
+    etag = headers.get("ETag") or headers.get("Last-Modified") or ""
+    return SourceKey(check_name(name), url, int(length) if length else None, etag)
+
+
+def _head(url: str, tries: int = 4) -> Mapping[str, str]:
+    request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - http(s) only, see callers
+    for attempt in range(tries):
+        try:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
+                headers: Mapping[str, str] = answer.headers
+                return headers
+        except urllib.error.HTTPError as error:
+            # 403 is also what some hosts answer to too many requests: worth another try.
+            if error.code not in (403, 429, 500, 502, 503, 504) or attempt == tries - 1:
+                raise SourceError(f"{_shown(url)} answers {error.code} {error.reason}") from error
+            time.sleep(_wait_s(error.headers.get("Retry-After"), attempt))
+        except OSError as error:
+            if attempt == tries - 1:
+                raise SourceError(f"{_shown(url)} cannot be reached: {error}") from error
+            time.sleep(_wait_s(None, attempt))
+    raise AssertionError("unreachable")
+
+
+def _fetch_text(url: str) -> str:
+    if url.startswith("s3://"):
+        raise SourceError(f"cannot list {url}: give a directory, or a file or URL that lists URLs")
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:  # noqa: S310
+            data: bytes = answer.read()
+    except OSError as error:
+        raise SourceError(f"cannot read the list {_shown(url)}: {error}") from error
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _wait_s(retry_after: str | None, attempt: int) -> float:
+    if retry_after and retry_after.isdecimal():
+        return min(float(retry_after), 30.0)
+    if retry_after and (when := email.utils.parsedate_to_datetime(retry_after)):
+        return min(max(when.timestamp() - time.time(), 0.0), 30.0)
+    return 0.25 * 4.0**attempt
+
+
+def _shown(url: str) -> str:
+    """Return a URL without its query: signed URLs are secrets."""
+    return urllib.parse.urlsplit(url)._replace(query="", fragment="").geturl()

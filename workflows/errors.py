@@ -1,0 +1,127 @@
+"""Every error a user can meet. Nothing else in the package raises a bare ``Exception``.
+
+::
+
+    WorkflowsError
+    ├── UsageError            what was asked for cannot be done as written
+    │   ├── ConfigError       luigi.cfg, the environment or a flag holds a bad value
+    │   └── KeyNameError      a name that cannot be a key
+    ├── SourceError           the source cannot be listed or read
+    ├── NodeLost              a node died, hangs or is cut off: retried, never the command's fault
+    ├── NodeRefused           a node answers, but cannot work (no Python, read-only scratch, ...)
+    ├── KeysFailed            some keys of a shard failed; all the others are done
+    ├── LawBroken             rows were lost or made up between two steps
+    ├── CheckpointError       a durable copy is missing, damaged or cannot be written
+    └── Busy                  another run of the same pipeline holds the lock
+"""
+
+from typing import Any, List, Mapping, Sequence
+
+
+class WorkflowsError(Exception):
+    """The root of the tree: everything here prints as one message that says what to type next."""
+
+
+class UsageError(WorkflowsError):
+    """What was asked for cannot be done as written."""
+
+
+class ConfigError(UsageError):
+    """One or more settings are wrong; all of them are named at once."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__(list(problems))
+        self.problems: List[str] = list(problems)
+
+    def __str__(self) -> str:
+        return "bad settings:\n" + "\n".join("  " + problem for problem in self.problems)
+
+
+class KeyNameError(UsageError):
+    """A name that cannot be a key."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(name, why)
+        self.name, self.why = name, why
+
+    def __str__(self) -> str:
+        return f"{self.name!r} cannot be a key: {self.why}"
+
+
+class SourceError(WorkflowsError):
+    """The source cannot be listed or read."""
+
+
+class NodeLost(WorkflowsError):
+    """A node died, hangs or is cut off; its keys are retried and nothing is blamed on the command."""
+
+    def __init__(self, node: str, why: str) -> None:
+        super().__init__(node, why)
+        self.node, self.why = node, why
+
+    def __str__(self) -> str:
+        return f"{self.node} is lost: {self.why}"
+
+
+class NodeRefused(WorkflowsError):
+    """A node answers but cannot do the work."""
+
+    def __init__(self, node: str, why: str) -> None:
+        super().__init__(node, why)
+        self.node, self.why = node, why
+
+    def __str__(self) -> str:
+        return f"{self.node} cannot work: {self.why}"
+
+
+class KeysFailed(WorkflowsError):
+    """Some keys of a shard failed; every other key of it is done and stays done.
+
+    ``failures`` holds the node's ``failed`` events: key, step, status, why, stderr.
+    """
+
+    SHOWN = 5
+
+    def __init__(self, node: str, done: int, failures: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(node, done, list(failures))
+        self.node, self.done, self.failures = node, done, list(failures)
+
+    def __str__(self) -> str:
+        total = self.done + len(self.failures)
+        lines = [f"{len(self.failures)} of {total} keys failed on {self.node}"]
+        for failure in self.failures[: self.SHOWN]:
+            lines.append(describe_failure(self.node, failure))
+        if len(self.failures) > self.SHOWN:
+            lines.append(f"... and {len(self.failures) - self.SHOWN} more")
+        return "\n".join(lines)
+
+
+def describe_failure(node: str, failure: Mapping[str, Any]) -> str:
+    """Say which key failed where and how, with the end of its stderr and the line that repeats it.
+
+    >>> event = {"step": "Select", "key": "a.csv", "why": "exited 3", "stderr": "no column\\n"}
+    >>> print(describe_failure("node 1", event))
+    Select of a.csv on node 1: exited 3
+        no column
+      to see it again: workflows repro Select a.csv
+    """
+    import shlex
+
+    step, key = failure["step"], failure["key"]
+    stderr = str(failure.get("stderr", "")).rstrip("\n")
+    lines = [f"{step} of {key} on {node}: {failure['why']}"]
+    lines += ["    " + line for line in stderr.split("\n") if line]
+    lines.append(f"  to see it again: workflows repro {step} {shlex.quote(key)}")
+    return "\n".join(lines)
+
+
+class LawBroken(WorkflowsError):
+    """Rows were lost or made up between two steps; nothing was checkpointed."""
+
+
+class CheckpointError(WorkflowsError):
+    """A durable copy is missing, damaged or cannot be written."""
+
+
+class Busy(WorkflowsError):
+    """Another run of the same pipeline holds the lock."""

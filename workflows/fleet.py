@@ -1,0 +1,190 @@
+"""A fleet: nodes by slot, and conversations with their runtimes."""
+
+import concurrent.futures
+import contextlib
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
+
+from workflows.errors import NodeLost, UsageError, WorkflowsError
+from workflows.node.wire import Wire
+from workflows.transports.local import LocalNode
+
+PING_S = 5.0
+LOST_S = 20.0
+Event = dict[str, Any]
+T = TypeVar("T")
+
+
+class Node(Protocol):
+    """One slot's node, however it is reached."""
+
+    slot: int
+    slots: int
+    name: str
+    root: str
+
+    def start(self) -> None:
+        """Begin to make the runtime reachable, without waiting."""
+
+    def connect(self) -> Wire:
+        """Return a wire to a new session."""
+
+    def revive(self) -> None:
+        """Replace a lost runtime."""
+
+    def close(self) -> None:
+        """End the runtime."""
+
+
+class Channel:
+    """One session with a node's runtime. Silence is answered by a ping, and twice silence is lost."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self._wire = node.connect()
+
+    def ask(self, message: Event, *last: str) -> Iterator[Event]:
+        """Send an operation and yield its events, up to and with the first that is named in `last`.
+
+        Raises:
+            NodeLost: the connection broke, or nothing was heard for 20 s.
+            WorkflowsError: the node could not make sense of the operation.
+        """
+        try:
+            self._wire.send(message)
+            while True:
+                event = self._next()
+                if event["event"] == "pong":
+                    continue
+                if event["event"] == "error":
+                    raise WorkflowsError(f"{self.node.name}: {event['why']}")
+                yield event
+                if event["event"] in last:
+                    return
+        except OSError as error:
+            raise NodeLost(self.node.name, str(error) or type(error).__name__) from error
+
+    def one(self, message: Event, answer: str) -> Event:
+        """Send an operation that has one answer."""
+        for event in self.ask(message, answer):
+            if event["event"] == answer:
+                return event
+        raise NodeLost(self.node.name, "it hung up")
+
+    def ship(self, files: Mapping[str, bytes]) -> None:
+        """Make files known by their digest; what the node has already is not sent again."""
+        if not files:
+            return
+        needed = self.one({"op": "need", "digests": sorted(files)}, "needed")["digests"]
+        try:
+            for digest in needed:
+                self._wire.send_bytes({"op": "file", "digest": digest}, files[digest])
+        except OSError as error:
+            raise NodeLost(self.node.name, str(error)) from error
+
+    def read(self, step: str, identity: str, key: str) -> Iterator[bytes]:
+        """Yield the bytes of one output; the last event's checksum is the caller's to compare."""
+        message = {"op": "read", "step": step, "id": identity, "key": key}
+        for event in self.ask(message, "end"):
+            if event["event"] == "data":
+                yield self._wire.recv_bytes(event["size"])
+
+    def close(self) -> None:
+        """End the session: what it had running is killed."""
+        with contextlib.suppress(OSError):
+            self._wire.close()
+
+    def _next(self) -> Event:
+        heard = time.monotonic()
+        while True:
+            try:
+                event = self._wire.recv(PING_S)
+            except socket.timeout:
+                if time.monotonic() - heard > LOST_S:
+                    why = f"nothing was heard of it for {LOST_S:g} s"
+                    raise NodeLost(self.node.name, why) from None
+                self._wire.send({"op": "ping", "n": 0})
+                continue
+            if event is None:
+                raise NodeLost(self.node.name, "it hung up")
+            return event
+
+
+class Fleet:
+    """Nodes by slot; channels are opened when first used and belong to one process."""
+
+    def __init__(self, spec: str, nodes: list[Node]) -> None:
+        self.spec, self.nodes = spec, nodes
+        self._channels: dict[int, Channel] = {}
+        self._owner = 0
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def start(self) -> None:
+        """Start all nodes' runtimes, side by side."""
+        for node in self.nodes:
+            node.start()
+
+    def channel(self, slot: int) -> Channel:
+        """Return this process's channel to a slot.
+
+        Raises:
+            NodeLost: the node is gone.
+        """
+        if self._owner != os.getpid():
+            self._owner, self._channels = os.getpid(), {}
+        if slot not in self._channels:
+            self._channels[slot] = Channel(self.nodes[slot])
+        return self._channels[slot]
+
+    def drop(self, slot: int) -> None:
+        """Close the channel to a slot; the next use opens another."""
+        channel = self._channels.pop(slot, None)
+        if channel is not None:
+            channel.close()
+
+    def each(self, slots: Iterable[int], work: Callable[[int], T]) -> dict[int, T]:
+        """Do `work` for several slots at once; return slot -> result.
+
+        Raises:
+            WorkflowsError: that of the lowest slot that failed, after all have ended.
+        """
+        chosen = sorted(slots)
+        if len(chosen) < 2:
+            return {slot: work(slot) for slot in chosen}
+        for slot in chosen:
+            self.channel(slot)
+        with concurrent.futures.ThreadPoolExecutor(min(len(chosen), 32)) as pool:
+            futures = {slot: pool.submit(work, slot) for slot in chosen}
+        return {slot: future.result() for slot, future in futures.items()}
+
+    def close(self) -> None:
+        """End every channel and runtime of this process."""
+        for slot in list(self._channels):
+            self.drop(slot)
+        for node in self.nodes:
+            node.close()
+
+
+def open_fleet(spec: str, *, state: str, slots: int) -> Fleet:
+    """Return the fleet that `spec` names; nothing is started.
+
+    ``local:3`` is three directories below `state`. `slots` is how many keys a node runs at once; 0
+    shares this machine's cores among the nodes.
+
+    Raises:
+        UsageError: there is no such kind of fleet.
+    """
+    match = re.fullmatch(r"local:([1-9]\d{0,3})", spec)
+    if match is None:
+        raise UsageError(f"no fleet {spec!r}: write local:N with N nodes on this machine")
+    count = int(match[1])
+    cores = len(os.sched_getaffinity(0))
+    each = slots or max(1, cores // count)
+    root = os.path.join(state, "nodes")
+    return Fleet(spec, [LocalNode(slot, count, each, root) for slot in range(count)])

@@ -1,0 +1,125 @@
+"""Which keys a step has, what each is made of, and which belong to one shard. Pure: no I/O.
+
+A step's keys follow from its upstream's: 1:1 keeps them, n:1 groups them by name. Only the keys that
+a 1:n step makes are not known before it has run; they come from its manifest.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from workflows.dataset import Dataset, SourceKey
+from workflows.keys import digest_of, group_name, group_of, identity_of, node_for
+
+PIECES = ".pieces"
+
+
+class Input(NamedTuple):
+    """One output that a key is made from: the ledger it is in, its identity and its name."""
+
+    step: str
+    identity: str
+    name: str
+
+
+class Key(NamedTuple):
+    """One key of a step, planned: its identity follows from what it will be made of."""
+
+    name: str
+    identity: str
+    slot: int
+    inputs: tuple[Input, ...] = ()
+    source: SourceKey | None = None
+
+
+class Shard(NamedTuple):
+    """Some of the keys of one slot; one Luigi task."""
+
+    label: str
+    slot: int
+    keys: tuple[Key, ...]
+
+
+def source_keys(spec: str, dataset: Dataset) -> list[Key]:
+    """Return the keys of a step that reads the source itself."""
+    return [
+        Key(key.name, identity_of(spec, key.name, [key.identity]), slot, (), key)
+        for key, slot in zip(dataset.keys, dataset.placed, strict=True)
+    ]
+
+
+def mapped_keys(spec: str, ledger: str, upstream: Iterable[Key]) -> list[Key]:
+    """Return the keys of a 1:1 or 1:n step: one for each of upstream's, on the same slot."""
+    return [
+        Key(
+            key.name,
+            identity_of(spec, key.name, [key.identity]),
+            key.slot,
+            (Input(ledger, key.identity, key.name),),
+        )
+        for key in upstream
+    ]
+
+
+def merged_keys(spec: str, ledger: str, upstream: Iterable[Key]) -> list[Key]:
+    """Return the keys of an n:1 step: equal basenames or numeric prefixes of one slot make one."""
+    groups: dict[tuple[int, str], list[Key]] = {}
+    for key in upstream:
+        groups.setdefault((key.slot, group_of(key.name)), []).append(key)
+    merged = []
+    for (slot, _), members in groups.items():
+        members.sort()
+        name = group_name(member.name for member in members)
+        identity = identity_of(spec, name, [member.identity for member in members])
+        inputs = tuple(Input(ledger, member.identity, member.name) for member in members)
+        merged.append(Key(name, identity, slot, inputs))
+    return sorted(merged)
+
+
+class Piece(NamedTuple):
+    """One file that a 1:n step made: which key made it, where that is, and what it must be."""
+
+    key: Key
+    size: int
+    crc: str
+    maker: Input
+    made_on: int
+
+
+def pieces_of(manifest: dict[str, Any], step: str, slots: int) -> list[Piece]:
+    """Return the pieces that a 1:n step's manifest lists, each with the slot that owns its name."""
+    pieces = []
+    for name, identity, slot, parts in manifest["keys"]:
+        for part, size, crc in parts:
+            full = f"{name}/{part}"
+            key = Key(full, digest_of([identity, part]), node_for(part, slots))
+            pieces.append(Piece(key, size, crc, Input(step, identity, name), slot))
+    return pieces
+
+
+def shards_of(keys: Sequence[Key], slots: int, *, key_tasks: int, shards: int) -> list[Shard]:
+    """Cut a step's keys into shards: one key each while there are few, else a few for each slot.
+
+    Up to `key_tasks` keys have a shard each, called by the key's name. Beyond, there are about
+    `shards` of them, or one a slot if there are more slots. The cut depends on names and slots alone,
+    so that all 1:1 steps of a pipeline are cut alike.
+    """
+    if len(keys) <= key_tasks:
+        return [Shard(key.name, key.slot, (key,)) for key in sorted(keys)]
+    per_slot = max(1, shards // slots)
+    cut = []
+    for slot in range(slots):
+        own = sorted(key for key in keys if key.slot == slot)
+        parts = min(per_slot, len(own))
+        for part in range(parts):
+            chosen = tuple(own[part::parts])
+            label = f"node {slot}" if parts == 1 else f"node {slot} part {part + 1} of {parts}"
+            cut.append(Shard(label, slot, chosen))
+    return cut
+
+
+def slot_shards(keys: Sequence[Key] | None, slots: int) -> list[Shard]:
+    """Return one shard a slot, for a step whose keys are not known before it can run."""
+    return [
+        Shard(f"node {slot}", slot, tuple(sorted(key for key in keys or () if key.slot == slot)))
+        for slot in range(slots)
+    ]

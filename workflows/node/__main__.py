@@ -1,0 +1,61 @@
+"""``python3 -I -S runtime.pyz ROOT SLOT NODES SLOTS [SOCKET]``: start the runtime of one slot.
+
+It says hello on stdout, serves its own stdin and stdout as one session (and the socket, if named, as
+many more), and ends when stdin does.
+"""
+
+import os
+import platform
+import secrets
+import signal
+import sys
+import threading
+from typing import List
+
+from workflows.node.server import Pipes, Runtime, Session, Slots, accept, environment, listen
+from workflows.node.storage import Storage
+from workflows.node.watchdog import Watchdog, kill_marked
+from workflows.node.wire import Wire
+
+
+def main(arguments: List[str]) -> int:
+    """Serve until stdin ends."""
+    root, slot, nodes, slots = arguments[:4]
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the driver decides, by closing stdin
+    mark = secrets.token_hex(8)
+    wire = Wire(Pipes())
+    try:
+        storage = Storage(root)
+    except OSError as error:
+        wire.send({"event": "refused", "why": str(error)})
+        return 1
+    watchdog = Watchdog(mark, storage.tmp)
+    runtime = Runtime(storage, Slots(int(slots)), environment(mark, slot, nodes))
+    session = Session(runtime, wire)
+    try:
+        if len(arguments) > 4:
+            listener = listen(arguments[4])
+            threading.Thread(target=accept, args=(listener, runtime), daemon=True).start()
+        wire.send({"event": "hello", "pid": os.getpid(), "python": platform.python_version()})
+        session.serve()
+        return 0
+    finally:
+        _end(mark, storage)
+        watchdog.dismiss()
+
+
+def _end(mark: str, storage: Storage) -> None:
+    kill_marked(mark)  # also what commands of other sessions put into groups of their own
+    storage.close()
+
+
+def start() -> None:
+    """Run `main` and leave at once: threads that wait for commands must not hold the runtime back."""
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    start()

@@ -1,0 +1,138 @@
+"""A node's record of the keys of a step that are done: append-only JSON lines, one file a step.
+
+The last line of an identity counts. A line with ``gone`` takes the key out again. Several runs may
+append at once: every append holds the file's lock, and a line torn by a crash is skipped.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import threading
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+
+Record = Dict[str, Any]
+
+
+class Entry(NamedTuple):
+    """What is kept in memory of one record: enough to list it and to find it again."""
+
+    key: str
+    size: int
+    offset: int
+
+
+class Ledger:
+    """One step's ledger file, read as far as it has grown."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._entries: Dict[str, Entry] = {}
+        self._proofs: Dict[str, str] = {}
+        self._read_to = 0
+        self._inode = 0
+        self._mutex = threading.RLock()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[int]:
+        """Hold the ledger against every other thread and process; the body sees all its records."""
+        with self._mutex:
+            fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                self._refresh()
+                yield fd
+            finally:
+                os.close(fd)
+
+    def append(self, fd: int, record: Record) -> None:
+        """Add `record`; the caller holds the lock whose descriptor is `fd`.
+
+        Raises:
+            OSError: the disk is full; the ledger is as it was before.
+        """
+        size = os.fstat(fd).st_size
+        torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+        line = json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"
+        data = (b"\n" if torn else b"") + line
+        try:
+            written = os.write(fd, data)
+            while written < len(data):
+                written += os.write(fd, data[written:])
+        except OSError:
+            os.ftruncate(fd, size)
+            raise
+        self._refresh()
+
+    def entries(self) -> Dict[str, Entry]:
+        """Return identity -> entry of every key that is recorded as done."""
+        with self._mutex:
+            self._refresh()
+            return dict(self._entries)
+
+    def find(self, identity: str) -> Optional[Entry]:
+        """Return the entry of one identity, as of the last time the file was read."""
+        with self._mutex:
+            return self._entries.get(identity)
+
+    def proof(self, identity: str) -> Optional[str]:
+        """Return what the pieces of a 1:n key digested to the first time, even if they are gone."""
+        with self._mutex:
+            return self._proofs.get(identity)
+
+    def record(self, identity: str) -> Optional[Record]:
+        """Return the whole record of one identity."""
+        with self._mutex:
+            self._refresh()
+            entry = self._entries.get(identity)
+        if entry is None:
+            return None
+        with open(self.path, "rb") as file:
+            file.seek(entry.offset)
+            record: Record = json.loads(file.readline())
+            return record
+
+    def history(self) -> List[Record]:
+        """Return every readable line there ever was, oldest first."""
+        try:
+            with open(self.path, "rb") as file:
+                return [record for record in map(_parse, file) if record is not None]
+        except FileNotFoundError:
+            return []
+
+    def _refresh(self) -> None:
+        try:
+            file = open(self.path, "rb")  # noqa: SIM115 - closed below
+        except FileNotFoundError:
+            self._entries, self._read_to = {}, 0
+            return
+        with file:
+            status = os.fstat(file.fileno())
+            if status.st_ino != self._inode or status.st_size < self._read_to:
+                self._entries, self._read_to, self._inode = {}, 0, status.st_ino
+            if status.st_size == self._read_to:
+                return
+            file.seek(self._read_to)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break  # another process is writing it, or died doing so
+                self._take(_parse(line), self._read_to)
+                self._read_to += len(line)
+
+    def _take(self, record: Optional[Record], offset: int) -> None:
+        if record is None:
+            return
+        if record.get("gone"):
+            self._entries.pop(record["id"], None)
+        else:
+            self._entries[record["id"]] = Entry(record["key"], record["bytes"], offset)
+            if "proof" in record:
+                self._proofs.setdefault(record["id"], record["proof"])
+
+
+def _parse(line: bytes) -> Optional[Record]:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and "id" in record and "key" in record else None

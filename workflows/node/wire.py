@@ -1,0 +1,81 @@
+"""JSON lines over anything with the three methods of a socket. Driver and node share this."""
+
+import json
+import threading
+from typing import Any, Dict, Optional, Protocol
+
+CHUNK = 1 << 16
+
+
+class Stream(Protocol):
+    """What a socket, a paramiko channel and a pair of pipes have in common."""
+
+    def recv(self, size: int) -> bytes:
+        """Return up to `size` bytes, empty at the end."""
+
+    def sendall(self, data: bytes) -> None:
+        """Send every byte or raise OSError."""
+
+    def settimeout(self, timeout: Optional[float]) -> None:
+        """Make a `recv` that waits longer than `timeout` seconds raise socket.timeout."""
+
+    def close(self) -> None:
+        """Close both directions."""
+
+
+class Wire:
+    """One message a line, in both directions; any thread may send, one reads."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._buffer = bytearray()
+        self._scanned = 0
+        self._sending = threading.Lock()
+
+    def send(self, message: Dict[str, Any]) -> None:
+        """Send one message. Names that are not UTF-8 travel as lone surrogates, escaped."""
+        line = json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n"
+        with self._sending:
+            self._stream.sendall(line)
+
+    def send_bytes(self, message: Dict[str, Any], data: bytes) -> None:
+        """Send one message that is followed by raw bytes; its ``size`` says how many."""
+        line = json.dumps(dict(message, size=len(data)), separators=(",", ":")).encode("ascii")
+        with self._sending:
+            self._stream.sendall(line + b"\n" + data)
+
+    def recv(self, timeout_s: Optional[float] = None) -> Optional[Dict[str, Any]]:
+        """Return the next message, or None at the end of the stream.
+
+        Raises:
+            socket.timeout: nothing came for `timeout_s` seconds.
+        """
+        self._stream.settimeout(timeout_s)
+        while True:
+            end = self._buffer.find(b"\n", self._scanned)
+            if end >= 0:
+                line = bytes(self._buffer[:end])
+                del self._buffer[: end + 1]
+                self._scanned = 0
+                message: Dict[str, Any] = json.loads(line)
+                return message
+            self._scanned = len(self._buffer)
+            data = self._stream.recv(CHUNK)
+            if not data:
+                return None
+            self._buffer += data
+
+    def recv_bytes(self, size: int) -> bytes:
+        """Return exactly `size` raw bytes that follow a message; fewer only at the end."""
+        while len(self._buffer) < size:
+            data = self._stream.recv(CHUNK)
+            if not data:
+                break
+            self._buffer += data
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return data
+
+    def close(self) -> None:
+        """Close the stream."""
+        self._stream.close()

@@ -1,0 +1,359 @@
+"""One key's commands: start them, meter what flows between them, wait, measure, publish.
+
+A key of an ordinary step has one stage. A fused key has several, joined by pipes; every stage is a
+bash of its own, so its CPU time and memory are its own, and what flows between is counted.
+"""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from typing import IO, Any, Dict, List, Mapping, NamedTuple, Tuple
+
+from workflows import laws
+from workflows.keys import digest_of
+from workflows.node.ledger import Record
+from workflows.node.meter import Meter
+from workflows.node.processes import Groups, kill_group
+from workflows.node.storage import Storage, checksum, remove
+
+BASH = ["bash", "--norc", "--noprofile", "-euo", "pipefail", "-c"]
+STDERR_KEPT = 4096
+_UNSAFE_FOR_XARGS = set(" \t\"'\\")
+
+
+class Stage(NamedTuple):
+    """One command of a key: the step it belongs to, and what that step declares."""
+
+    step: str
+    command: str
+    files: Dict[str, str]
+    laws: List[str]
+    timeout_s: float
+
+
+class Work(NamedTuple):
+    """What one `run` message asks for: the same for all of its keys."""
+
+    step: str
+    mode: str
+    spec: str
+    stages: List[Stage]
+    env: Dict[str, str]
+
+
+class KeyFailed(Exception):
+    """One key failed; the event says what a user needs to know of it."""
+
+    def __init__(self, why: str, step: str, status: int = 0, stderr: str = "") -> None:
+        super().__init__(why)
+        self.event = {"why": why, "step": step, "status": status, "stderr": stderr}
+
+
+class KeyRun:
+    """One key on its way through the stages of `work`; used once."""
+
+    def __init__(self, storage: Storage, work: Work, item: Dict[str, Any], groups: Groups) -> None:
+        self.storage, self.work, self.item, self.groups = storage, work, item, groups
+        self.key: str = item["key"]
+        self.scratch = storage.scratch()
+        self.meters: List[Meter] = []
+        self.timers: Dict[int, threading.Timer] = {}
+        self.timed_out = False
+
+    def __call__(self) -> Record:
+        """Run the key and publish its output; return its ledger record.
+
+        Raises:
+            KeyFailed: a command failed or a law was broken; nothing is published.
+        """
+        try:
+            started = time.time()
+            stdin, size_in, inputs = self._input()
+            done = self._run_stages(stdin)
+            record = self._measured(started, size_in, inputs, done)
+            return self.storage.publish(self.work.step, self._output(), record)
+        except OSError as error:
+            raise KeyFailed(f"could not be kept: {error}", self.work.step) from error
+        finally:
+            remove(self.scratch)
+
+    # -- input ---------------------------------------------------------------------------------
+
+    def _input(self) -> Tuple[IO[bytes], int, List[Record]]:
+        """Return the first stage's stdin, the bytes behind it, and the records of the inputs."""
+        source = self.item.get("source")
+        if source is not None:
+            text = source["url"].encode("utf-8", "surrogateescape") + b"\n"
+            return self._stdin_of(text), source["bytes"] or 0, []
+        records, paths = [], []
+        for step, identity, name in self.item["inputs"]:
+            record = self.storage.ledger(step).record(identity)
+            if record is None:
+                raise KeyFailed(f"its input {step}/{name} is not here", self.work.step)
+            records.append(record)
+            paths.append(self.storage.path(step, identity, name))
+        size = sum(record["bytes"] for record in records)
+        if self.work.mode == "from_n":
+            listed = "".join(path + "\n" for path in self._readable(paths))
+            return self._stdin_of(listed.encode("utf-8", "surrogateescape")), size, records
+        return open(paths[0], "rb"), size, records
+
+    def _stdin_of(self, data: bytes) -> IO[bytes]:
+        """Return an open file that holds `data` and has no name, so that nobody else can read it."""
+        path = os.path.join(self.scratch, "stdin")
+        with open(path, "wb") as file:
+            file.write(data)
+        stdin = open(path, "rb")  # noqa: SIM115 - handed to the command
+        os.unlink(path)
+        return stdin
+
+    def _readable(self, paths: List[str]) -> List[str]:
+        """Return `paths`, with links in place of those that plain ``xargs`` would split."""
+        links = os.path.join(self.scratch, "in")
+        safe = []
+        for number, path in enumerate(paths):
+            if _UNSAFE_FOR_XARGS.intersection(path):
+                os.makedirs(links, exist_ok=True)
+                link = os.path.join(links, f"{number:06d}")
+                os.symlink(path, link)
+                path = link
+            safe.append(path)
+        return safe if not _UNSAFE_FOR_XARGS.intersection(self.scratch) else paths
+
+    # -- run -----------------------------------------------------------------------------------
+
+    def _run_stages(self, stdin: IO[bytes]) -> "List[Dict[str, Any]]":
+        processes: List[subprocess.Popen[bytes]] = []
+        started = time.perf_counter()
+        last = len(self.work.stages) - 1
+        try:
+            upstream: Any = stdin
+            for number, stage in enumerate(self.work.stages):
+                if number == last:
+                    out: Any = open(self._stdout_path(), "wb")  # noqa: SIM115 - closed below
+                    reader = None
+                else:
+                    meter = Meter()
+                    self.meters.append(meter)
+                    out, reader = meter.writer, meter.reader
+                processes.append(self._start(number, stage, upstream, out))
+                upstream.close()
+                out.close()
+                upstream = reader
+            for meter in self.meters:
+                meter.start()
+            return [
+                self._wait(number, process, started) for number, process in enumerate(processes)
+            ]
+        finally:
+            for process in processes:
+                self.groups.end(process.pid)
+                process.wait()
+            for meter in self.meters:
+                meter.abandon()
+
+    def _start(
+        self, number: int, stage: Stage, stdin: IO[bytes], stdout: IO[bytes]
+    ) -> "subprocess.Popen[bytes]":
+        cwd = os.path.join(self.scratch, f"{number}.cwd")
+        os.mkdir(cwd)
+        for name, digest in stage.files.items():
+            os.symlink(os.path.join(self.storage.root, "files", digest), os.path.join(cwd, name))
+        environment = dict(
+            self.work.env,
+            filename=os.path.basename(self.key),
+            TMPDIR=cwd,
+            WORKFLOWS_KEY=self.key,
+            WORKFLOWS_STEP=stage.step,
+            WORKFLOWS_METRICS=self._metrics_path(number),
+        )
+        with open(self._stderr_path(number), "wb") as stderr:
+            process = subprocess.Popen(
+                BASH + [stage.command],
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                cwd=cwd,
+                env=environment,
+                start_new_session=True,
+            )
+        self.groups.add(process.pid)
+        if stage.timeout_s:
+            timer = threading.Timer(stage.timeout_s, self._time_out, [process.pid])
+            timer.daemon = True
+            timer.start()
+            self.timers[number] = timer
+        return process
+
+    def _time_out(self, pid: int) -> None:
+        self.timed_out = True
+        kill_group(pid)
+
+    def _wait(
+        self, number: int, process: "subprocess.Popen[bytes]", started: float
+    ) -> Dict[str, Any]:
+        stage = self.work.stages[number]
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if number in self.timers:
+            self.timers[number].cancel()
+        if process.returncode:
+            raise KeyFailed(
+                self._why(stage, process.returncode),
+                stage.step,
+                process.returncode,
+                self._stderr(number),
+            )
+        return {
+            "step": stage.step,
+            "wall": round(time.perf_counter() - started, 4),
+            "cpu": round(usage.ru_utime + usage.ru_stime, 4),
+            # A lower bound of about 15 MB: Linux counts the memory of the runtime that forked it.
+            "rss": usage.ru_maxrss * 1024,
+        }
+
+    def _why(self, stage: Stage, code: int) -> str:
+        if self.groups.cancelled:
+            return "stopped: the run that asked for it ended"
+        if self.timed_out:
+            return f"timeout: ran longer than {stage.timeout_s:g} s"
+        if code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        return f"exited {code}"
+
+    # -- measure -------------------------------------------------------------------------------
+
+    def _measured(
+        self, started: float, size_in: int, inputs: List[Record], done: List[Dict[str, Any]]
+    ) -> Record:
+        """Check every stage's laws and return the ledger record of the key."""
+        record: Record = {
+            "key": self.key,
+            "id": self.item["id"],
+            "spec": self.work.spec,
+            "inputs": [identity for _, identity, _ in self.item.get("inputs", [])],
+            "at": round(started, 3),
+        }
+        source = self.item.get("source")
+        if source is not None:
+            record["inputs"] = [source["id"]]
+        record.update(self._described_output())
+        previous, totals = _carried(inputs)
+        if source is not None and source["bytes"] is not None:
+            totals["source.bytes"] = source["bytes"]
+        size = size_in
+        for number, stage in enumerate(self.work.stages):
+            last = number == len(self.work.stages) - 1
+            out = record["bytes"] if last else self.meters[number].count()
+            numbers = dict(self._metrics(number, stage), bytes_in=size, bytes_out=out)
+            self._check(stage, numbers, previous, totals)
+            totals.update({f"{stage.step}.{name}": value for name, value in numbers.items()})
+            done[number].update(metrics=numbers)
+            previous, size = numbers, out
+        totals.pop("source.bytes", None)
+        record.update(done[-1], totals=totals)
+        del record["step"]
+        if len(done) > 1:
+            record["stages"] = done
+            record["cpu"] = round(sum(stage["cpu"] for stage in done), 4)
+        return record
+
+    def _check(
+        self,
+        stage: Stage,
+        numbers: Mapping[str, int],
+        previous: Mapping[str, int],
+        totals: Mapping[str, int],
+    ) -> None:
+        known = {**totals, **{f"input.{name}": n for name, n in previous.items()}, **numbers}
+        for law in stage.laws:
+            sentence = laws.broken(law, known)
+            if sentence is not None:
+                raise KeyFailed(sentence, stage.step)
+
+    def _metrics(self, number: int, stage: Stage) -> Mapping[str, int]:
+        try:
+            with open(self._metrics_path(number), encoding="utf-8") as file:
+                return laws.parse_metrics(file.read())
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise KeyFailed(str(error), stage.step) from error
+
+    def _described_output(self) -> Dict[str, Any]:
+        if self.work.mode != "to_n":
+            path = self._output()
+            return {"bytes": os.path.getsize(path), "crc": checksum(path)}
+        pieces = [self._piece(name) for name in self._piece_names()]
+        proof = digest_of(sorted(pieces))
+        earlier = self.storage.ledger(self.work.step).proof(self.item["id"])
+        if earlier not in (None, proof):
+            raise KeyFailed(
+                "not deterministic: it made other pieces than the first time, and some of those"
+                " may be merged already; a 1:n command must not use randomness or the clock",
+                self.work.step,
+            )
+        size = sum(piece[1] for piece in pieces)
+        return {"bytes": size, "pieces": pieces, "proof": proof}
+
+    def _piece_names(self) -> List[str]:
+        with open(self._stdout_path(), "rb") as file:
+            names = [os.fsdecode(line) for line in file.read().split(b"\n") if line]
+        seen: "set[str]" = set()
+        for name in names:
+            if "/" in name or name in (".", "..") or "\0" in name:
+                self._refuse_piece(name, "is not a plain file name in the working directory")
+            if name in seen:
+                self._refuse_piece(name, "was printed twice")
+            seen.add(name)
+        return names
+
+    def _piece(self, name: str) -> "tuple[str, int, str]":
+        """Move one piece out of the working directory; return its name, bytes and checksum."""
+        path = os.path.join(self.scratch, f"{len(self.work.stages) - 1}.cwd", name)
+        if not os.path.isfile(path) or os.path.islink(path):
+            self._refuse_piece(name, "was printed, but there is no such file")
+        target = os.path.join(self._output(), name)
+        os.rename(path, target)
+        os.chmod(target, 0o444)
+        return name, os.path.getsize(target), checksum(target)
+
+    def _refuse_piece(self, name: str, why: str) -> None:
+        raise KeyFailed(f"the piece {name!r} {why}", self.work.step)
+
+    # -- names in the scratch directory --------------------------------------------------------
+
+    def _output(self) -> str:
+        path = os.path.join(self.scratch, "out")
+        if self.work.mode == "to_n":
+            os.makedirs(path, exist_ok=True)
+        return path
+
+    def _stdout_path(self) -> str:
+        return os.path.join(self.scratch, "names" if self.work.mode == "to_n" else "out")
+
+    def _stderr_path(self, number: int) -> str:
+        return os.path.join(self.scratch, f"{number}.err")
+
+    def _metrics_path(self, number: int) -> str:
+        return os.path.join(self.scratch, f"{number}.metrics")
+
+    def _stderr(self, number: int) -> str:
+        with open(self._stderr_path(number), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - STDERR_KEPT))
+            return file.read().decode("utf-8", "backslashreplace")
+
+
+def _carried(inputs: List[Record]) -> "Tuple[Dict[str, int], Dict[str, int]]":
+    """Sum what the inputs counted: as `input.`'s numbers, and as each earlier step's."""
+    previous: Dict[str, int] = {}
+    totals: Dict[str, int] = {}
+    for record in inputs:
+        for name, value in record.get("metrics", {}).items():
+            previous[name] = previous.get(name, 0) + value
+        for name, value in record.get("totals", {}).items():
+            totals[name] = totals.get(name, 0) + value
+    return previous, totals

@@ -1,0 +1,116 @@
+"""What the tasks of one process share: fleets, stores, datasets and the run's log.
+
+Luigi forks a process for each task; what is cached here is inherited. Connections are not: a channel
+belongs to the process that opened it.
+"""
+
+import atexit
+import functools
+import logging
+import os
+import sys
+
+from workflows.config import settings
+from workflows.dataset import Dataset, load
+from workflows.fleet import Fleet, open_fleet
+from workflows.progress import Progress
+from workflows.runlog import RunLog, Totals
+from workflows.store import Store, open_store
+from workflows.targets import Listings
+
+# A child of Luigi's logger, so that its handler prints it; with a level of its own, so that a run
+# says a line a step while Luigi itself is quiet.
+logger = logging.getLogger("luigi-interface.workflows")
+
+_fleets: list[Fleet] = []
+_driver = [0]
+
+
+@functools.lru_cache(maxsize=None)
+def fleet(spec: str) -> Fleet:
+    """Return the fleet of this run, with its runtimes starting."""
+    chosen = settings()
+    opened = open_fleet(spec, state=chosen.state, slots=chosen.slots)
+    _fleets.append(opened)
+    opened.start()
+    begin()
+    return opened
+
+
+@functools.lru_cache(maxsize=None)
+def listings(spec: str) -> Listings:
+    """Return what the nodes of a fleet said is done."""
+    return Listings(fleet(spec))
+
+
+@functools.lru_cache(maxsize=None)
+def store(url: str) -> Store:
+    """Return the store at `url`."""
+    opened = open_store(url)
+    opened.sweep()
+    return opened
+
+
+@functools.lru_cache(maxsize=None)
+def dataset(source: str, pattern: str, slots: int, checkpoint: str) -> Dataset:
+    """Return the dataset of a source, listed once in this run."""
+    return load(source, pattern, slots, store(checkpoint))
+
+
+@functools.lru_cache(maxsize=1)
+def log() -> RunLog:
+    """Return this run's log."""
+    return RunLog(settings().state)
+
+
+@functools.lru_cache(maxsize=1)
+def begin() -> None:
+    """Set up what a person sees of a run; called once, by the process that schedules."""
+    _driver[0] = os.getpid()
+    logger.setLevel(logging.INFO)
+    path = os.environ.get("WORKFLOWS_LOG")
+    if path:
+        handler = logging.FileHandler(path)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logging.getLogger("luigi-interface").addHandler(handler)
+    logging.getLogger("luigi-interface").addFilter(_brief)
+    progress = Progress(log())
+    progress.start()
+    atexit.register(_end, progress, os.getpid())
+
+
+def is_driver() -> bool:
+    """Tell whether this is the process that schedules, not one that it forked."""
+    return os.getpid() == _driver[0]
+
+
+def close() -> None:
+    """End this process's fleets and forget all; for programs that make several runs."""
+    while _fleets:
+        _fleets.pop().close()
+    for cached in (fleet, listings, store, dataset, log, begin):
+        cached.cache_clear()
+
+
+
+
+def _end(progress: Progress, driver: int) -> None:
+    if os.getpid() != driver:
+        return
+    progress.stop()
+    totals = Totals()
+    totals.update(log().path)
+    if totals.steps:
+        print(totals.table(), file=sys.stderr)
+    for opened in _fleets:
+        opened.close()
+
+
+def _brief(record: logging.LogRecord) -> bool:
+    """Keep Luigi from printing a traceback for an error that explains itself."""
+    from workflows.errors import WorkflowsError
+
+    if record.exc_info and isinstance(record.exc_info[1], WorkflowsError):
+        record.msg, record.args = "%s", (str(record.exc_info[1]),)
+        record.exc_info = None
+    return True

@@ -1,0 +1,189 @@
+"""What a run did: one append-only file that all its processes write, and that anyone can read.
+
+Each line is JSON: what was planned, what came of keys, how a step ended. Progress, the table of
+stages at the end and ``workflows report`` are all made from it.
+"""
+
+import json
+import os
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+Line = dict[str, Any]
+
+
+class RunLog:
+    """One run's file; created with its first line."""
+
+    def __init__(self, state: str) -> None:
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        self.name = f"{stamp}-{secrets.token_hex(3)}"
+        self.folder = os.path.join(state, "runs", self.name)
+        self.path = os.path.join(self.folder, "log.jsonl")
+
+    def add(self, **line: Any) -> None:
+        """Append one line; lines of several processes never mix."""
+        text = json.dumps({"at": round(time.time(), 3), **line}).encode("ascii") + b"\n"
+        os.makedirs(self.folder, exist_ok=True)
+        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(fd, text)
+        finally:
+            os.close(fd)
+
+    def task_log(self, step: str, label: str) -> str:
+        """Return the path of a task's own log."""
+        safe = "".join(c if c.isalnum() or c in "-_. " else "_" for c in label)[:80] or "all"
+        return os.path.abspath(os.path.join(self.folder, f"{step} {safe}.log"))
+
+
+def read_lines(path: str, start: int = 0) -> Iterator[tuple[int, Line]]:
+    """Yield (offset after it, line) for each whole line of a run log from `start` on."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(start)
+            for raw in file:
+                if not raw.endswith(b"\n"):
+                    return
+                start += len(raw)
+                yield start, json.loads(raw)
+    except FileNotFoundError:
+        return
+
+
+class Totals:
+    """Sums over a run log: per step, keys, bytes and time."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, Line] = {}
+        self.planned: dict[str, int] = {}
+        self.first = self.last = 0.0
+        self._read_to = 0
+
+    def update(self, path: str) -> None:
+        """Take in what was added to the log since the last time."""
+        for self._read_to, line in read_lines(path, self._read_to):
+            self.first = self.first or line["at"]
+            self.last = line["at"]
+            if line["what"] == "planned":
+                self.planned[line["step"]] = line["keys"]
+            elif line["what"] == "keys":
+                for stage in line["stages"]:
+                    _add(self.steps.setdefault(stage["step"], _empty(stage["fused"])), stage)
+
+    def table(self) -> str:
+        """Return the stages of a run as aligned text: keys, seconds, bytes and rates of each."""
+        rows = [("step", "keys", "failed", "busy s", "cpu s", "MB in", "MB out", "MB/s in")]
+        for step, total in self.steps.items():
+            busy = total["wall"]
+            rate = f"{total['bytes_in'] / busy / 1e6:.0f}" if busy else "-"
+            rows.append(
+                (
+                    step + (" (fused)" if total["fused"] else ""),
+                    f"{total['keys']}",
+                    f"{total['failed']}",
+                    f"{busy:.2f}",
+                    f"{total['cpu']:.2f}",
+                    f"{total['bytes_in'] / 1e6:.1f}",
+                    f"{total['bytes_out'] / 1e6:.1f}",
+                    rate,
+                )
+            )
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = []
+        for row in rows:
+            cells = [row[0].ljust(widths[0])]
+            cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+            lines.append("  ".join(cells).rstrip())
+        return "\n".join(lines)
+
+    def line(self) -> str:
+        """Return the progress so far as one line."""
+        parts = []
+        moved = 0
+        for step, planned in self.planned.items():
+            total = self.steps.get(step, _empty(fused=False))
+            failed = f" ({total['failed']} failed)" if total["failed"] else ""
+            parts.append(f"{step} {total['keys']}/{planned}{failed}")
+            moved += total["bytes_in"]
+        took = max(self.last - self.first, 1e-3)
+        return f"{' · '.join(parts)} · {moved / took / 1e6:.0f} MB/s · {took:.0f} s"
+
+
+def _empty(fused: bool) -> Line:
+    return {
+        "keys": 0,
+        "failed": 0,
+        "wall": 0.0,
+        "cpu": 0.0,
+        "bytes_in": 0,
+        "bytes_out": 0,
+        "rss": 0,
+        "fused": fused,
+    }
+
+
+def _add(total: Line, stage: Line) -> None:
+    for name in ("keys", "failed", "wall", "cpu", "bytes_in", "bytes_out"):
+        total[name] += stage[name]
+    total["rss"] = max(total["rss"], stage["rss"])
+
+
+class Tally:
+    """Gathers the events of one task and adds them to the run log a few times a second."""
+
+    EVERY_S = 0.3
+
+    def __init__(self, log: RunLog, step: str) -> None:
+        self._log, self._step = log, step
+        self._stages: dict[str, Line] = {}
+        self._written = time.monotonic()
+        self.started = time.monotonic()
+        self.done = self.failed = self.bytes = 0
+
+    def done_one(self, event: Line) -> None:
+        """Count a key that is done, stage by stage."""
+        self.done += 1
+        self.bytes += event["metrics"].get("bytes_in", 0)
+        for stage in event.get("stages") or [dict(event, step=self._step)]:
+            fused = "stages" in event
+            total = self._stages.setdefault(stage["step"], _empty(fused))
+            numbers = stage["metrics"]
+            _add(
+                total,
+                {
+                    "keys": 1,
+                    "failed": 0,
+                    "wall": stage.get("wall", 0),
+                    "cpu": stage.get("cpu", 0),
+                    "rss": stage.get("rss", 0),
+                    "bytes_in": numbers.get("bytes_in", 0),
+                    "bytes_out": numbers.get("bytes_out", 0),
+                },
+            )
+        self.flush(self.EVERY_S)
+
+    def failed_one(self) -> None:
+        """Count a key that failed."""
+        self.failed += 1
+        self._stages.setdefault(self._step, _empty(fused=False))["failed"] += 1
+
+    def flush(self, every_s: float = 0.0) -> None:
+        """Write what has gathered, if it is at least `every_s` seconds old."""
+        if self._stages and time.monotonic() - self._written >= every_s:
+            stages = [dict(total, step=step) for step, total in self._stages.items()]
+            self._log.add(what="keys", stages=stages)
+            self._stages, self._written = {}, time.monotonic()
+
+    @property
+    def rate_mb_s(self) -> float:
+        """Return the megabytes of input per second so far."""
+        return self.bytes / max(time.monotonic() - self.started, 1e-3) / 1e6
+
+
+def on_terminal() -> bool:
+    """Tell whether a person watches stderr."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"

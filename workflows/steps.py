@@ -1,0 +1,389 @@
+"""The classes that pipelines are written in: `Map` 1:1, `MapToN` 1:n, `MapFromN` n:1.
+
+A step states its command, the files it ships, what it reads, and what must hold of it::
+
+    class Words(Map):
+        upstream = Fetch
+        command = "python3 words.py"
+        files = ("words.py",)
+
+As a Luigi task a step without a shard is the whole step; it requires its shards. A shard is some keys
+of one slot, run on the node that owns them. What is done is never run again, one bad key fails its
+shard only after all its other keys are done, and nothing is ever overwritten.
+"""
+
+import functools
+import hashlib
+import multiprocessing
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import luigi
+
+from workflows import execution, laws, run
+from workflows.config import settings
+from workflows.dataset import Dataset
+from workflows.errors import UsageError, WorkflowsError
+from workflows.fleet import Fleet
+from workflows.keys import digest_of
+from workflows.lineage import (
+    PIECES,
+    Key,
+    Piece,
+    Shard,
+    mapped_keys,
+    merged_keys,
+    pieces_of,
+    shards_of,
+    slot_shards,
+    source_keys,
+)
+from workflows.targets import CheckpointTarget, NodeTarget
+
+# Luigi forks its workers; from 3.14 on Python's default would be to start them afresh.
+if multiprocessing.get_start_method(allow_none=True) is None:
+    multiprocessing.set_start_method("fork")
+
+
+class Step(luigi.Task):  # type: ignore[misc]
+    """What all steps have in common. Use `Map`, `MapToN` or `MapFromN`."""
+
+    source = luigi.Parameter(
+        default=settings().source, description="directory, or file or URL that lists URLs"
+    )
+    pattern = luigi.Parameter(default=settings().pattern, description="glob of the keys to take")
+    fleet = luigi.Parameter(default=settings().fleet, description="local:N")
+    checkpoint = luigi.Parameter(
+        default=settings().checkpoint, description="directory of the durable results"
+    )
+    fuse = luigi.BoolParameter(
+        default=settings().fuse,
+        significant=False,
+        description="run neighbouring 1:1 steps of a key as one pipe",
+    )
+    shard = luigi.Parameter(default="", description="set by workflows: which keys")
+    dataset = luigi.Parameter(default="", description="set by workflows: what the source held")
+
+    mode: ClassVar[str]
+    upstream: ClassVar["type[Step] | None"] = None
+    command: str
+    files: ClassVar[Sequence[str]] = ()
+    laws: ClassVar[Sequence[str]] = ()
+    total_laws: ClassVar[Sequence[str]] = ()
+    durable: ClassVar[bool] = False
+    timeout_s: float = settings().timeout_s
+
+    # -- what it is ----------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """Return the step's name: its class's."""
+        return type(self).__name__
+
+    @property
+    def ledger(self) -> str:
+        """Return the name of the ledger that the step's outputs are in."""
+        return self.name
+
+    @functools.cached_property
+    def shipped(self) -> dict[str, tuple[str, bytes]]:
+        """Return name -> (digest, bytes) of the files that the step ships.
+
+        Raises:
+            UsageError: one is not there.
+        """
+        here = os.path.dirname(os.path.abspath(sys.modules[type(self).__module__].__file__ or "."))
+        found = {}
+        for path in self.files:
+            try:
+                with open(os.path.join(here, path), "rb") as file:
+                    data = file.read()
+            except OSError as error:
+                raise UsageError(f"{self.name} ships {path}, but {error.strerror}: {here}") from error
+            found[os.path.basename(path)] = (hashlib.sha256(data).hexdigest()[:20], data)
+        return found
+
+    @functools.cached_property
+    def spec(self) -> str:
+        """Return the digest of what the step does: its name, command and code."""
+        for law in [*self.laws, *self.total_laws]:
+            laws.parse(law)
+        digests = {name: digest for name, (digest, _) in self.shipped.items()}
+        return digest_of([self.name, self.mode, self.command, digests])
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """Return what the whole step's result is made of, down to the source."""
+        before = self.listed.digest if self.before is None else self.before.identity
+        return digest_of([self.spec, before])
+
+    @property
+    def whole(self) -> "Step":
+        """Return the whole step that this shard belongs to, pinned to the dataset."""
+        whole: Step = self.clone(shard="", dataset=self.listed.digest)
+        return whole
+
+    @property
+    def before(self) -> "Step | None":
+        """Return the whole upstream step, or None for a step that reads the source."""
+        if self.upstream is None:
+            return None
+        before: Step = self.clone(self.upstream, shard="", dataset=self.listed.digest)
+        return before
+
+    @property
+    def lineage(self) -> "list[Step]":
+        """Return the steps up to this one, the first one first."""
+        before = self.before
+        return [*(before.lineage if before is not None else []), self.whole]
+
+    @property
+    def listed(self) -> Dataset:
+        """Return what the source holds, listed once in this run."""
+        return run.dataset(self.source, self.pattern, len(self.nodes), self.checkpoint)
+
+    @property
+    def nodes(self) -> Fleet:
+        """Return the fleet this step runs on."""
+        return run.fleet(self.fleet)
+
+    # -- its keys ------------------------------------------------------------------------------
+
+    @property
+    def is_static(self) -> bool:
+        """Tell whether the keys are known before anything has run: no 1:n step is upstream."""
+        before = self.before
+        return before is None or (before.is_static and before.mode != "to_n")
+
+    def keys(self) -> list[Key] | None:
+        """Return the keys of the whole step, or None while a 1:n step has yet to tell."""
+        whole = self.whole
+        if "_keys" not in whole.__dict__:
+            keys = whole._find_keys()
+            if keys is None:
+                return None
+            whole.__dict__["_keys"] = keys
+        found: list[Key] = whole.__dict__["_keys"]
+        return found
+
+    def outputs(self) -> list[Key] | None:
+        """Return what the next step reads: the keys, or for 1:n what they made."""
+        return self.keys()
+
+    def _find_keys(self) -> list[Key] | None:
+        before = self.before
+        if before is None:
+            return source_keys(self.spec, self.listed)
+        upstream = before.outputs()
+        if upstream is None:
+            return None
+        plan = merged_keys if self.mode == "from_n" else mapped_keys
+        return plan(self.spec, before.ledger, upstream)
+
+    def shards(self) -> list[Shard]:
+        """Return how the step is cut into tasks; the same in every process of a run."""
+        if not self.is_static:
+            return slot_shards(self.keys(), len(self.nodes))
+        whole = self.whole
+        if "_shards" not in whole.__dict__:
+            chosen = settings()
+            whole.__dict__["_shards"] = shards_of(
+                self.keys() or [],
+                len(self.nodes),
+                key_tasks=chosen.key_tasks,
+                shards=chosen.shards,
+            )
+        found: list[Shard] = whole.__dict__["_shards"]
+        return found
+
+    def this_shard(self) -> Shard:
+        """Return the shard that this task is.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        for shard in self.shards():
+            if shard.label == self.shard:
+                return shard
+        raise UsageError(f"{self.name} has no shard {self.shard!r}; leave --shard out")
+
+    def chain(self) -> "list[Step]":
+        """Return the steps that run as one pipe, this one last; only this one if not fused."""
+        before = self.before
+        if self.fuse and self.mode == "map" and before is not None and before.can_fuse:
+            return [*before.chain(), self.whole]
+        return [self.whole]
+
+    @property
+    def can_fuse(self) -> bool:
+        """Tell whether a 1:1 step downstream may take this one into its pipe."""
+        return self.mode == "map" and not self.durable
+
+    # -- Luigi ---------------------------------------------------------------------------------
+
+    def requires(self) -> "list[Step]":
+        """Return the shards of a whole step, or the shards of upstream that a shard reads."""
+        if not self.shard:
+            pinned = self.listed.digest
+            own = [self.clone(shard=shard.label, dataset=pinned) for shard in self.shards()]
+            before = self.before
+            kept = [step for step in (before.lineage if before else []) if step.durable]
+            return [*own, *kept] if not self.is_restorable else []
+        first = self.chain()[0].before
+        if first is None or self.is_restorable:
+            return []
+        if first.mode == "to_n":
+            return [first]
+        if self.mode != "from_n" or not self.is_static:
+            return [first.clone(shard=self.shard)]
+        wanted = {given.name for key in self.this_shard().keys for given in key.inputs}
+        return [
+            first.clone(shard=shard.label)
+            for shard in first.shards()
+            if any(key.name in wanted for key in shard.keys)
+        ]
+
+    def output(self) -> "luigi.Target | list[luigi.Target]":
+        """Return the checkpoint of a durable step, else the keys on their nodes."""
+        if self.shard:
+            return self._on_node(self.this_shard())
+        if self.durable:
+            return self.checkpointed
+        return [self._on_node(shard) for shard in self.shards()]
+
+    def complete(self) -> bool:
+        """Tell whether all is done; a node that cannot be reached only makes its keys missing."""
+        if not self.shard and self.durable:
+            return self.checkpointed.exists()
+        if self.keys() is None:
+            return False
+        if self.shard:
+            missing = self._on_node(self.this_shard()).missing()
+            execution.plan(self, missing)
+            return not missing
+        return all(self._on_node(shard).exists() for shard in self.shards())
+
+    def run(self) -> None:
+        """Run the shard's missing keys, or make the whole step durable.
+
+        Raises:
+            KeysFailed: some keys failed; all others of the shard are done.
+            NodeLost: the node was lost more often than is retried.
+            LawBroken: the step as a whole lost or made up rows.
+        """
+        if self.shard:
+            execution.run_shard(self)
+        else:
+            self.finish()
+
+    def finish(self) -> None:
+        """Do what is left once all shards are done: commit the checkpoint of a durable step."""
+        if self.durable:
+            execution.commit(self)
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """Return the share of its node that a shard takes, so that no worker waits in vain.
+
+        The node's slots limit what runs; two tasks a node at least keep them busy in between.
+        """
+        if not self.shard:
+            return {}
+        shard = self.this_shard()
+        slots = self.nodes.nodes[shard.slot].slots
+        return {f"{self.fleet} node {shard.slot}": min(0.5, max(1, len(shard.keys)) / (2 * slots))}
+
+    def on_failure(self, exception: BaseException) -> str:
+        """Return what the visualizer and the mail show: the message alone if it explains itself."""
+        if isinstance(exception, WorkflowsError):
+            return str(exception)
+        return str(super().on_failure(exception))
+
+    # -- targets -------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def checkpointed(self) -> CheckpointTarget:
+        """Return the durable copy of the whole step."""
+        return CheckpointTarget(run.store(self.checkpoint), self.name, self.identity)
+
+    @property
+    def is_restorable(self) -> bool:
+        """Tell whether the outputs can be brought back from a checkpoint instead of made again."""
+        return self.durable and self.checkpointed.exists()
+
+    def _on_node(self, shard: Shard) -> NodeTarget:
+        return NodeTarget(run.listings(self.fleet), self.ledger, shard.slot, shard.keys)
+
+
+class Map(Step):
+    """1:1. The command reads a key on stdin and writes the key of the same name to stdout.
+
+    A first step (without `upstream`) reads the URL or path of its source key, one line.
+    """
+
+    mode = "map"
+
+
+class MapFromN(Step):
+    """n:1. The command reads the paths of all keys of one name on stdin, and writes one key.
+
+    Keys of the same basename, or the same numeric prefix, make one key.
+    """
+
+    mode = "from_n"
+
+
+class MapToN(Step):
+    """1:n. The command reads a key on stdin, writes files, and prints their names, one a line.
+
+    Each file becomes a key ``<input>/<file>`` on the node that owns its name. The command must make
+    the same files again when it is run again. As a Luigi task the whole step is the barrier: it moves
+    the files from node to node once all are made.
+    """
+
+    mode = "to_n"
+
+    @property
+    def ledger(self) -> str:
+        """Return the name of the ledger of the delivered files."""
+        return self.name + PIECES
+
+    def manifest(self) -> dict[str, Any] | None:
+        """Return what all keys made, once they all have."""
+        return execution.read_manifest(self)
+
+    def pieces(self) -> list[Piece] | None:
+        """Return every file that was made, with the slot that owns it."""
+        manifest = self.manifest()
+        return None if manifest is None else pieces_of(manifest, self.name, len(self.nodes))
+
+    def outputs(self) -> list[Key] | None:
+        """Return the files as keys of their own."""
+        pieces = self.whole.pieces()  # type: ignore[attr-defined]
+        return None if pieces is None else [piece.key for piece in pieces]
+
+    def complete(self) -> bool:
+        """Tell whether the shard has made its files, or all files are where they belong."""
+        if self.shard:
+            return bool(super().complete())
+        outputs = self.outputs()
+        if outputs is None:
+            return False
+        return all(target.exists() for target in self.output())
+
+    def output(self) -> "luigi.Target | list[luigi.Target]":
+        """Return the keys made on their nodes, or for the whole step the files delivered."""
+        if self.shard:
+            shard = self.this_shard()
+            return NodeTarget(run.listings(self.fleet), self.name, shard.slot, shard.keys)
+        shards = slot_shards(self.outputs(), len(self.nodes))
+        return [NodeTarget(run.listings(self.fleet), self.ledger, s.slot, s.keys) for s in shards]
+
+    def finish(self) -> None:
+        """Move the files to the nodes that own their names."""
+        execution.deliver(self)
+
+    def _on_node(self, shard: Shard) -> NodeTarget:
+        return NodeTarget(run.listings(self.fleet), self.name, shard.slot, shard.keys)

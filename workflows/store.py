@@ -1,0 +1,149 @@
+"""Durable storage for checkpoints: create once, never replace. Today a directory.
+
+The commit rule of a checkpoint needs one thing of a store: `create` must have exactly one winner,
+whoever else tries at the same moment, and must survive a crash once it has returned.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from typing import IO, NamedTuple, Protocol
+
+from workflows.errors import CheckpointError, UsageError
+
+_TMP = ".tmp"
+_NEWBORN_S = 1.0  # a temporary file is born before it is locked
+
+
+class Stored(NamedTuple):
+    """One object of a listing; `modified` is seconds since the epoch."""
+
+    name: str
+    size: int
+    modified: float
+
+
+class Store(Protocol):
+    """What checkpoints, datasets and barriers are kept in."""
+
+    url: str
+
+    def create(self, name: str, chunks: Iterable[bytes]) -> bool:
+        """Write a new object, durably; return False and change nothing if the name is taken."""
+
+    def read(self, name: str) -> bytes | None:
+        """Return an object's bytes, or None if there is none."""
+
+    def list(self, prefix: str) -> Iterator[Stored]:
+        """Yield all objects whose name begins with `prefix`, sorted by name."""
+
+    def remove(self, prefix: str) -> None:
+        """Remove all objects below the folder `prefix`."""
+
+    def sweep(self) -> None:
+        """Remove what writers left that died."""
+
+    def locate(self, name: str) -> str:
+        """Return the URL or path of an object, for people and for nodes to fetch it."""
+
+
+def open_store(url: str) -> Store:
+    """Return the store at `url`.
+
+    Raises:
+        UsageError: nothing here can write to such a place.
+    """
+    if "://" in url and not url.startswith("file://"):
+        raise UsageError(f"cannot keep checkpoints at {url}: give a directory")
+    return DirectoryStore(url.removeprefix("file://"))
+
+
+class DirectoryStore:
+    """A directory: written to a temporary name, made durable, then linked, which never replaces."""
+
+    def __init__(self, root: str) -> None:
+        self.root = os.path.abspath(root)
+        self.url = self.root
+
+    def create(self, name: str, chunks: Iterable[bytes]) -> bool:
+        """Write a new object; a crash at any point leaves either all of it or nothing."""
+        path = self.locate(name)
+        if os.path.exists(path):
+            return False
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with self._temporary() as file:
+                for chunk in chunks:
+                    file.write(chunk)
+                file.flush()
+                os.fchmod(file.fileno(), 0o444)
+                os.fsync(file.fileno())
+                os.link(file.name, path)
+            _sync_directory(os.path.dirname(path))
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise CheckpointError(f"cannot write {path}: {error.strerror}") from error
+        return True
+
+    def sweep(self) -> None:
+        """Remove what writers left that died: the lock on it is free."""
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.scandir(os.path.join(self.root, _TMP)):
+                with contextlib.suppress(OSError), open(entry.path, "rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if time.time() - os.fstat(file.fileno()).st_mtime > _NEWBORN_S:
+                        os.unlink(entry.path)
+
+    @contextlib.contextmanager
+    def _temporary(self) -> "Iterator[IO[bytes]]":
+        folder = os.path.join(self.root, _TMP)
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
+
+    def read(self, name: str) -> bytes | None:
+        """Return an object's bytes, or None."""
+        try:
+            with open(self.locate(name), "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise CheckpointError(f"cannot read {self.locate(name)}: {error.strerror}") from error
+
+    def list(self, prefix: str) -> Iterator[Stored]:
+        """Yield the objects below a folder."""
+        top = self.locate(prefix) if prefix else self.root
+        for folder, folders, names in os.walk(top):
+            folders[:] = sorted(name for name in folders if name != _TMP)
+            for name in sorted(names):
+                path = os.path.join(folder, name)
+                with contextlib.suppress(FileNotFoundError):
+                    status = os.stat(path)
+                    yield Stored(
+                        os.path.relpath(path, self.root), status.st_size, status.st_mtime
+                    )
+
+    def remove(self, prefix: str) -> None:
+        """Remove a folder and what is in it."""
+        shutil.rmtree(self.locate(prefix), ignore_errors=True)
+
+    def locate(self, name: str) -> str:
+        """Return the path of an object."""
+        return os.path.join(self.root, name)
+
+
+def _sync_directory(path: str) -> None:
+    """Make a new name survive a power loss, where the file system lets one ask for it."""
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,170 @@
+"""What Luigi asks for: keys that are done on a node, and steps that are durable in a store."""
+
+import json
+import os
+import secrets
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import luigi
+
+from workflows.errors import CheckpointError, NodeLost, WorkflowsError
+from workflows.fleet import Fleet
+from workflows.lineage import Key
+from workflows.store import Store
+
+_BELIEVED_S = 2.0
+
+
+class Listings:
+    """What nodes said is done: positives are kept, negatives are asked again.
+
+    Outputs are immutable, so a key once seen done stays done for this run. A key that was missing may
+    be there by now, also in a process that Luigi forked meanwhile: it is believed to be missing only
+    by the process that asked, for two seconds.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._done: dict[tuple[int, str], dict[str, int]] = {}
+        self._asked: dict[tuple[int, int, str], float] = {}
+
+    def missing(self, slot: int, step: str, keys: Sequence[Key]) -> list[Key]:
+        """Return those of `keys` that are not done; all of them if the node cannot be reached."""
+        done = self._done.get((slot, step), {})
+        if all(key.identity in done for key in keys):
+            return []
+        stamp = (os.getpid(), slot, step)
+        if time.monotonic() - self._asked.get(stamp, -_BELIEVED_S) >= _BELIEVED_S:
+            done = self._ask(slot, step)
+            self._asked[stamp] = time.monotonic()
+        return [key for key in keys if key.identity not in done]
+
+    def forget(self) -> None:
+        """Believe no negative any longer: something was just made."""
+        self._asked.clear()
+
+    def lose(self, slot: int) -> None:
+        """Believe nothing any longer that a lost node said."""
+        for place in [place for place in self._done if place[0] == slot]:
+            del self._done[place]
+        self.forget()
+
+    def _ask(self, slot: int, step: str) -> dict[str, int]:
+        try:
+            channel = self._fleet.channel(slot)
+            listing = channel.one({"op": "list", "steps": [step]}, "listing")["steps"][step]
+        except NodeLost:
+            self._fleet.drop(slot)
+            self._done.pop((slot, step), None)
+            return {}
+        self._done[slot, step] = listing
+        return dict(listing)
+
+
+class NodeTarget(luigi.Target):
+    """Some keys of a step, on the node that owns them: immutable once there."""
+
+    def __init__(self, listings: Listings, step: str, slot: int, keys: Sequence[Key]) -> None:
+        self.step, self.slot, self.keys = step, slot, tuple(keys)
+        self._listings = listings
+
+    def missing(self) -> list[Key]:
+        """Return the keys that are not done."""
+        return self._listings.missing(self.slot, self.step, self.keys)
+
+    def exists(self) -> bool:
+        """Tell whether every key is in the node's ledger and its file agrees."""
+        return not self.missing()
+
+    def __str__(self) -> str:
+        names = [f"{self.step}/{key.name}" for key in self.missing()[:3]]
+        more = "..." if len(self.missing()) > len(names) else ""
+        return f"node {self.slot}: {', '.join(names)}{more}"
+
+
+class CheckpointTarget(luigi.Target):
+    """All outputs of a step, durable. `_SUCCESS`, its manifest, is what makes it exist.
+
+    The layout is ``<step>/<identity>/data/<attempt>/<key>`` and ``<step>/<identity>/_SUCCESS``. Data
+    goes under names of this attempt alone; creating `_SUCCESS` is the only commit.
+    """
+
+    def __init__(self, store: Store, step: str, identity: str) -> None:
+        self.store, self.step = store, step
+        self.folder = f"{step}/{identity}"
+        self._manifest: dict[str, Any] | None = None
+
+    @property
+    def path(self) -> str:
+        """Return where the step's outputs are, for people."""
+        return self.store.locate(self.folder)
+
+    def exists(self) -> bool:
+        """Tell whether the step was committed."""
+        return self.manifest() is not None
+
+    def manifest(self) -> dict[str, Any] | None:
+        """Return the committed manifest, or None."""
+        if self._manifest is None:
+            text = self.store.read(f"{self.folder}/_SUCCESS")
+            self._manifest = None if text is None else json.loads(text)
+        return self._manifest
+
+    def commit(self, parts: Iterable[dict[str, Any]], about: dict[str, Any]) -> dict[str, Any]:
+        """Create the manifest; return the one that counts, which may be another run's."""
+        manifest = {"v": 1, "step": self.step, "created": time.time(), **about, "parts": list(parts)}
+        text = json.dumps(manifest, indent=1, sort_keys=True).encode("ascii")
+        self.store.create(f"{self.folder}/_SUCCESS", [text])
+        committed = self.manifest()
+        if committed is None:
+            raise CheckpointError(f"{self.path}/_SUCCESS was written, but cannot be read back")
+        return committed
+
+    def attempt(self) -> str:
+        """Return a folder that no other attempt writes to."""
+        return f"{self.folder}/data/{secrets.token_hex(6)}"
+
+    def sweep(self) -> None:
+        """Remove what attempts left behind that lost or died, once the step is committed.
+
+        Only attempts older than the commit's own are known to be over: one that is still writing
+        would fail at its next object, read the manifest, and use the winner's.
+        """
+        manifest = self.manifest() or {"parts": [], "attempt": ""}
+        seen = {"/".join(item.name.split("/")[:4]) for item in self.store.list(f"{self.folder}/data")}
+        for folder in seen - {manifest.get("attempt")}:
+            self.store.remove(folder)
+
+    def read(self) -> Iterator[tuple[str, bytes]]:
+        """Yield the name and bytes of each output, compared with the manifest.
+
+        Raises:
+            CheckpointError: it was never committed, or an object is missing or damaged.
+        """
+        manifest = self.manifest()
+        if manifest is None:
+            raise CheckpointError(f"{self.path} was never completed")
+        for part in manifest["parts"]:
+            data = self.store.read(part["object"])
+            if data is None or f"{zlib.crc32(data):08x}" != part["crc"]:
+                what = "is missing" if data is None else "is damaged"
+                raise CheckpointError(
+                    f"{self.store.locate(part['object'])} {what}; to make it again, remove"
+                    f" {self.path} and run the pipeline"
+                )
+            yield part["key"], data
+
+
+def stream_checked(fleet: Fleet, key: Key, step: str, crc: str) -> Iterator[bytes]:
+    """Yield an output's bytes from its node; fail at the end if they are not what the ledger says."""
+    value = 0
+    for chunk in fleet.channel(key.slot).read(step, key.identity, key.name):
+        value = zlib.crc32(chunk, value)
+        yield chunk
+    if f"{value:08x}" != crc:
+        raise WorkflowsError(
+            f"{step}/{key.name} on node {key.slot} is damaged; run: workflows fsck"
+        )
