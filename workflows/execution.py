@@ -31,7 +31,8 @@ def plan(step: "Step", missing: Iterable[Key]) -> None:
         before = len(names)
         names.update(key.identity for key in missing)
         if len(names) > before:
-            run.log().add(what="planned", step=step.name, keys=len(names))
+            about = {"module": step.__module__, "params": step.whole.to_str_params()}
+            run.log().add(what="planned", step=step.name, keys=len(names), **about)
 
 
 # -- shards --------------------------------------------------------------------------------------
@@ -398,6 +399,7 @@ def _about(
         "identity": step.identity,
         "attempt": attempt,
         "run": run.log().name,
+        "params": step.to_str_params(only_significant=True),
         "seconds": round(time.time() - started, 3),
         "totals": totals,
         "steps": [

@@ -9,7 +9,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 Line = dict[str, Any]
@@ -92,13 +92,7 @@ class Totals:
                     rate,
                 )
             )
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = []
-        for row in rows:
-            cells = [row[0].ljust(widths[0])]
-            cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-            lines.append("  ".join(cells).rstrip())
-        return "\n".join(lines)
+        return aligned(rows, left=(0,))
 
     def line(self) -> str:
         """Return the progress so far as one line."""
@@ -111,6 +105,19 @@ class Totals:
             moved += total["bytes_in"]
         took = max(self.last - self.first, 1e-3)
         return f"{' · '.join(parts)} · {moved / took / 1e6:.0f} MB/s · {took:.0f} s"
+
+
+def aligned(rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> str:
+    """Return rows as columns; those in `left` are flush left, the others flush right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 def _empty(fused: bool) -> Line:

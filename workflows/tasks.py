@@ -11,8 +11,7 @@ from typing import Any
 
 import luigi
 
-from workflows import results
-from workflows.errors import WorkflowsError
+from workflows import results, run
 from workflows.steps import Map, MapFromN, MapToN
 
 
@@ -24,12 +23,17 @@ class Fetch(Map):
     laws = ("bytes_out = source.bytes",)
 
 
-class Select(Map):
-    """The chosen columns of every ride, found by their names in the header."""
+class ByColumns:
+    """What is counted by; every step after Fetch depends on it."""
 
     columns = luigi.ListParameter(
-        default=["passenger_count"], description="names of the columns to keep, as JSON"
+        default=["passenger_count"], description="names of the columns to count by, as JSON"
     )
+
+
+class Select(ByColumns, Map):
+    """The chosen columns of every ride, found by their names in the header."""
+
     upstream = Fetch
     files = ("scripts/csv.awk", "scripts/select_columns.awk")
     laws = ("rows_in = rows_out + rows_rejected",)
@@ -40,29 +44,26 @@ class Select(Map):
         return f"awk -f csv.awk -f select_columns.awk -- {shlex.join(self.columns)}"
 
 
-class GroupCount(Map):
+class GroupCount(ByColumns, Map):
     """How many rides of a key have each value of the chosen columns."""
 
-    columns = luigi.ListParameter(default=["passenger_count"])
     upstream = Select
     command = "awk -f csv.awk -f count_rows.awk"
     files = ("scripts/csv.awk", "scripts/count_rows.awk")
     laws = ("rows_in = rows_counted + rows_rejected", "rows_in = input.rows_out")
 
 
-class Shuffle(MapToN):
+class Shuffle(ByColumns, MapToN):
     """All counts, together on one node."""
 
-    columns = luigi.ListParameter(default=["passenger_count"])
     upstream = GroupCount
     command = "cat > results && echo results"
     laws = ("bytes_out = bytes_in",)
 
 
-class MergeCounts(MapFromN):
+class MergeCounts(ByColumns, MapFromN):
     """How many rides there are of each value, the most frequent first. Durable."""
 
-    columns = luigi.ListParameter(default=["passenger_count"])
     upstream = Shuffle
     command = "xargs cat | awk -f csv.awk -f merge_counts.awk"
     files = ("scripts/csv.awk", "scripts/merge_counts.awk")
@@ -75,7 +76,7 @@ class MergeCounts(MapFromN):
     def on_success(self) -> str | None:
         """Print the result, once the whole step is done."""
         if not self.shard:
-            results.show(self.checkpointed)
+            _show(self)
         return None
 
 
@@ -83,7 +84,11 @@ class MergeCounts(MapFromN):
 def _already_done(task: Any) -> None:
     """Print the result of a run that found it done already."""
     if isinstance(task, MergeCounts) and not task.shard:
-        try:
-            results.show(task.checkpointed)
-        except WorkflowsError as error:
-            raise SystemExit(str(error)) from error
+        _show(task)
+
+
+def _show(step: MergeCounts) -> None:
+    run.log().add(
+        what="result", step=step.name, identity=step.identity, checkpoint=step.checkpoint
+    )
+    results.show(step.checkpointed)

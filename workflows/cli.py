@@ -1,0 +1,61 @@
+"""The ``workflows`` command: finds the verb, runs it, turns errors into messages and exit codes.
+
+Exit codes: 0 done or nothing to do, 1 failed, 2 usage, 3 nodes lost, 130 interrupted.
+"""
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from workflows.errors import NodeLost, UsageError, WorkflowsError
+
+# A verb's module is imported when it is used: Luigi alone would take 0.1 s of every start.
+VERBS = {
+    "results": "print the last result as a table",
+    "plan": "say what would run, how many keys, where and why; runs nothing",
+    "verify": "count the source again with an independent program and compare",
+    "report": "print what a run did: keys, seconds and bytes of every stage",
+    "fsck": "read every output on the nodes again; damaged ones will be made again",
+    "repro": "run one step's command on one key, here, with what it reads",
+    "gc": "remove from the nodes what no current pipeline refers to",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; return the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser(arguments[0] if arguments else "")
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
+    try:
+        parsed = parser.parse_args(arguments)
+        module = importlib.import_module(f"workflows.verbs.{parsed.verb}")
+        code: int = module.run(parsed)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `| head` has had enough: no complaint at exit
+        return 0
+    except WorkflowsError as error:
+        print(f"workflows: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 3 if isinstance(error, NodeLost) else 1
+    return code
+
+
+def _parser(verb: str) -> argparse.ArgumentParser:
+    """Return a parser that knows all verbs, and the arguments of the one that is asked for."""
+    from workflows import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="workflows", description="Batch pipelines over many files, on the nodes that own them."
+    )
+    parser.add_argument("--version", action="version", version=f"workflows {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, summary in VERBS.items():
+        own = verbs.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
+        if name == verb:
+            importlib.import_module(f"workflows.verbs.{name}").add(own)
+    return parser

@@ -1,0 +1,86 @@
+"""What several verbs share: the pipeline they are about, and the runs that are on record."""
+
+import argparse
+import importlib
+import os
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from workflows.config import settings
+from workflows.errors import UsageError
+from workflows.runlog import Line, read_lines
+from workflows.steps import Step
+
+_EXAMPLE = "workflows plan MergeCounts --source samples/taxi"
+
+
+def add_pipeline(parser: argparse.ArgumentParser) -> None:
+    """Let a verb be told a pipeline as `luigi` is: a task, its module and its parameters."""
+    parser.add_argument("task", nargs="?", default="MergeCounts", help="the last step (MergeCounts)")
+    parser.add_argument("--module", default="workflows.tasks", help="where it is (workflows.tasks)")
+    parser.add_argument(
+        "parameters", nargs=argparse.REMAINDER, help="its parameters, as luigi takes them"
+    )
+
+
+def step_from(arguments: argparse.Namespace) -> Step:
+    """Return the whole step that the arguments name.
+
+    Raises:
+        UsageError: there is none, or Luigi does not understand its parameters.
+    """
+    from luigi.cmdline_parser import CmdlineParser
+
+    words = ["--module", arguments.module, arguments.task, *arguments.parameters]
+    _import(arguments.module)
+    try:
+        with CmdlineParser.global_instance(words) as parser:
+            task = parser.get_task_obj()
+    except SystemExit as error:
+        raise UsageError(f"luigi does not understand: {shlex.join(words)}") from error
+    except Exception as error:
+        raise UsageError(f"{error}; for example: {_EXAMPLE}") from error
+    if not isinstance(task, Step):
+        raise UsageError(f"{arguments.task} is no step of workflows; for example: {_EXAMPLE}")
+    return task
+
+
+def _import(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(f"cannot import {module}: {error}; is it on PYTHONPATH?") from error
+
+
+def run_logs() -> Iterator[str]:
+    """Yield the logs of the runs of this state directory, the newest first."""
+    folder = os.path.join(settings().state, "runs")
+    names = sorted(os.listdir(folder), reverse=True) if os.path.isdir(folder) else []
+    for name in names:
+        yield os.path.join(folder, name, "log.jsonl")
+
+
+def last_line(what: str, **wanted: str) -> Line | None:
+    """Return the newest line of a kind in the newest run that has one."""
+    for path in run_logs():
+        found = None
+        for _, line in read_lines(path):
+            if line["what"] == what and all(line.get(k) == v for k, v in wanted.items()):
+                found = line
+        if found is not None:
+            return found
+    return None
+
+
+def step_of_last_run(name: str) -> Step:
+    """Return a step with the parameters that it last ran with.
+
+    Raises:
+        UsageError: no run on record had such a step.
+    """
+    line = last_line("planned", step=name)
+    if line is None:
+        raise UsageError(f"no run here had a step {name}; the steps are the tasks luigi shows")
+    step: Step = getattr(_import(line["module"]), name).from_str_params(line["params"])
+    return step

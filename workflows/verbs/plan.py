@@ -1,0 +1,109 @@
+"""``workflows plan``: what would run, how many keys, where and why."""
+
+import argparse
+from collections import Counter
+from typing import Any
+
+from workflows.errors import NodeLost
+from workflows.lineage import Key
+from workflows.runlog import aligned
+from workflows.steps import Step
+from workflows.verbs.pipeline import add_pipeline, step_from
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    add_pipeline(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print one line a step; run nothing."""
+    last = step_from(arguments).whole
+    listed = last.listed
+    size = sum(key.size or 0 for key in listed.keys)
+    print(
+        f"{listed.source}: {len(listed.keys)} keys, {size / 1e6:.1f} MB,"
+        f" on {len(last.nodes)} nodes of {last.nodes.spec}, skew {listed.skew:.2f}"
+    )
+    if last.complete():
+        print(f"nothing to run: {_where(last)}")
+        return 0
+    rows = [("step", "keys", "to run", "why", "where")]
+    for step, missing in needed(last).items():
+        rows.append(_row(step, missing))
+    print(aligned(rows, left=(0, 3, 4)))
+    return 0
+
+
+def needed(last: Step) -> dict[Step, list[Key] | None]:
+    """Return the steps that have work, the first one first, with the keys that Luigi would run.
+
+    What nobody needs is not run: an output that is missing matters only if something is to be made
+    from it. None stands for keys that are not known before an earlier step has run.
+    """
+    steps = {step.name: step for step in last.lineage}
+    found: dict[str, dict[str, Key] | None] = {}
+    stack: list[Step] = [last]
+    seen = set()
+    while stack:
+        task = stack.pop()
+        if task.task_id in seen or task.complete():
+            continue
+        seen.add(task.task_id)
+        stack.extend(task.requires())
+        if not task.shard:
+            continue
+        if task.keys() is None:
+            found[task.name] = None
+        else:
+            missing = task.output().missing()  # type: ignore[union-attr]
+            keys = found.setdefault(task.name, {})
+            if keys is not None:
+                keys.update({key.identity: key for key in missing})
+    ordered: dict[Step, list[Key] | None] = {}
+    for name, step in steps.items():
+        if name in found:
+            keys = found[name]
+            ordered[step] = None if keys is None else sorted(keys.values())
+    return ordered
+
+
+def _row(step: Step, missing: list[Key] | None) -> tuple[str, ...]:
+    if missing is None:
+        return step.name, "?", "?", "known when the step before it has run", ""
+    history = {slot: _history(step, slot) for slot in sorted({key.slot for key in missing})}
+    reasons = Counter(reason(step, key, history[key.slot]) for key in missing)
+    why = ", ".join(f"{count} {text}" for text, count in reasons.most_common())
+    slots = Counter(key.slot for key in missing)
+    where = ", ".join(f"{step.nodes.nodes[slot].name}: {slots[slot]}" for slot in sorted(slots))
+    return step.name, str(len(step.keys() or [])), str(len(missing)), why, where
+
+
+def _history(step: Step, slot: int) -> list[dict[str, Any]] | None:
+    """Return every ledger line of a step on a node, or None if it cannot be reached."""
+    try:
+        message = {"op": "history", "step": step.name}
+        records: list[dict[str, Any]] = step.nodes.channel(slot).one(message, "history")["records"]
+    except NodeLost:
+        return None
+    return records
+
+
+def reason(step: Step, key: Key, history: list[dict[str, Any]] | None) -> str:
+    """Say why a key would run, from what its node remembers of that name."""
+    if history is None:
+        return "lost node"
+    same_name = [record for record in history if record["key"] == key.name]
+    if any(record["id"] == key.identity for record in same_name):
+        return "lost output"
+    if not same_name:
+        return "new"
+    if any(record.get("spec") == step.spec for record in same_name):
+        return "changed input"
+    return "changed command"
+
+
+def _where(step: Step) -> str:
+    if step.durable:
+        return f"{step.checkpointed.path} is there"
+    return f"all keys of {step.name} are on their nodes"

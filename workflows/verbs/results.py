@@ -1,0 +1,44 @@
+"""``workflows results``: the last result as a table."""
+
+import argparse
+
+from workflows import run as runs
+from workflows.config import settings
+from workflows.errors import UsageError
+from workflows.results import show
+from workflows.targets import CheckpointTarget
+from workflows.verbs.pipeline import last_line
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("task", nargs="?", default="MergeCounts", help="whose result (MergeCounts)")
+    parser.add_argument("--top", type=int, metavar="N", help="only the first N rows")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the path and the table of the last result."""
+    show(last_result(arguments.task), arguments.top)
+    return 0
+
+
+def last_result(task: str) -> CheckpointTarget:
+    """Return the result of the last run, or else the newest one there is.
+
+    Raises:
+        UsageError: there is none yet.
+    """
+    line = last_line("result", step=task)
+    if line is not None:
+        target = CheckpointTarget(runs.store(line["checkpoint"]), task, line["identity"])
+        if target.exists():
+            return target
+    store = runs.store(settings().checkpoint)
+    done = [item for item in store.list(task) if item.name.endswith("/_SUCCESS")]
+    if not done:
+        raise UsageError(
+            f"{task} has no result in {store.url} yet; make it with:"
+            f" luigi --module workflows.tasks {task}"
+        )
+    newest = max(done, key=lambda item: item.modified)
+    return CheckpointTarget(store, task, newest.name.split("/")[1])
