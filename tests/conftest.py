@@ -5,7 +5,6 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -90,7 +89,8 @@ class Place:
 
     def output_path(self, step: str, line: dict[str, Any]) -> pathlib.Path:
         """Return the file of a ledger line."""
-        return self.state / "nodes" / str(line["slot"]) / "data" / step / line["id"] / line["key"]
+        node = self.state / "nodes" / str(line["slot"])
+        return node / "data" / str(step) / str(line["id"]) / str(line["key"])
 
     def leftovers(self) -> list[str]:
         """Return the temporary files of this place: there must be none after a run."""
@@ -109,9 +109,9 @@ class Done:
 
 
 @pytest.fixture
-def place(tmp_path: pathlib.Path) -> Iterator[Place]:
-    """Return a fresh place to run in; after the test nothing of it may still be running."""
-    yield Place(tmp_path)
+def place(tmp_path: pathlib.Path) -> Place:
+    """Return a fresh place to run in."""
+    return Place(tmp_path)
 
 
 @pytest.fixture

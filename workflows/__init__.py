@@ -1,4 +1,4 @@
-"""Batch pipelines over many files: Luigi tasks whose steps run commands on the node that owns each key.
+"""Batch pipelines over many files: Luigi tasks that run commands on the node that owns a key.
 
 Nothing is imported here: nodes unpack this package too, and the command line must start fast.
 """

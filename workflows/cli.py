@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `| head` has had enough: no complaint at exit
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), 1
+        )  # `| head` has had enough: no complaint at exit
         return 0
     except WorkflowsError as error:
         print(f"workflows: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Settings: a flag beats ``WORKFLOWS_*`` in the environment, which beats luigi.cfg, which beats the default.
+"""Settings: a flag beats ``WORKFLOWS_*`` in the environment, which beats luigi.cfg, then defaults.
 
 Read once per process; every bad value is reported together. The sections and keys are those of the
 dataclass below; luigi.cfg holds Luigi's own sections beside them.
@@ -121,4 +121,4 @@ def _converted(field: dataclasses.Field[object], text: str) -> object:
         raise ValueError(f"must be {'a whole number' if kind is int else 'a number'}") from None
     if value < field.metadata["least"]:
         raise ValueError(f"must be at least {field.metadata['least']}")
-    return value  # type: ignore[no-any-return]
+    return value

@@ -5,8 +5,8 @@ digest of its content, and kept beside the checkpoints so that the next run plac
 """
 
 import concurrent.futures
-import email.utils
 import fnmatch
+import itertools
 import json
 import os
 import posixpath
@@ -151,7 +151,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 def _refuse_twins(keys: list[SourceKey]) -> None:
     names = {key.name for key in keys}
-    for one, other in zip(keys, keys[1:], strict=False):
+    for one, other in itertools.pairwise(keys):
         if one.name == other.name:
             raise SourceError(f"two keys are called {one.name!r}: {one.url} and {other.url}")
     for name in names:
@@ -267,8 +267,6 @@ def _fetch_text(url: str) -> str:
 def _wait_s(retry_after: str | None, attempt: int) -> float:
     if retry_after and retry_after.isdecimal():
         return min(float(retry_after), 30.0)
-    if retry_after and (when := email.utils.parsedate_to_datetime(retry_after)):
-        return min(max(when.timestamp() - time.time(), 0.0), 30.0)
     return 0.25 * 4.0**attempt
 
 

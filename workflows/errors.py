@@ -15,7 +15,8 @@
     └── Busy                  another run of the same pipeline holds the lock
 """
 
-from typing import Any, List, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class WorkflowsError(Exception):
@@ -31,7 +32,7 @@ class ConfigError(UsageError):
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__(list(problems))
-        self.problems: List[str] = list(problems)
+        self.problems: list[str] = list(problems)
 
     def __str__(self) -> str:
         return "bad settings:\n" + "\n".join("  " + problem for problem in self.problems)
@@ -53,7 +54,7 @@ class SourceError(WorkflowsError):
 
 
 class NodeLost(WorkflowsError):
-    """A node died, hangs or is cut off; its keys are retried and nothing is blamed on the command."""
+    """A node died, hangs or is cut off; its keys are retried, and no command is to blame."""
 
     def __init__(self, node: str, why: str) -> None:
         super().__init__(node, why)
@@ -97,9 +98,9 @@ class KeysFailed(WorkflowsError):
 
 
 def describe_failure(node: str, failure: Mapping[str, Any]) -> str:
-    """Say which key failed where and how, with the end of its stderr and the line that repeats it.
+    r"""Say which key failed where and how, with the end of its stderr and the line that repeats it.
 
-    >>> event = {"step": "Select", "key": "a.csv", "why": "exited 3", "stderr": "no column\\n"}
+    >>> event = {"step": "Select", "key": "a.csv", "why": "exited 3", "stderr": "no column\n"}
     >>> print(describe_failure("node 1", event))
     Select of a.csv on node 1: exited 3
         no column

@@ -4,7 +4,6 @@ import concurrent.futures
 import contextlib
 import os
 import re
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
@@ -41,7 +40,7 @@ class Node(Protocol):
 
 
 class Channel:
-    """One session with a node's runtime. Silence is answered by a ping, and twice silence is lost."""
+    """One session with a node's runtime. After a silence it is pinged; after a long one, lost."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -103,7 +102,7 @@ class Channel:
         while True:
             try:
                 event = self._wire.recv(PING_S)
-            except socket.timeout:
+            except TimeoutError:
                 if time.monotonic() - heard > LOST_S:
                     why = f"nothing was heard of it for {LOST_S:g} s"
                     raise NodeLost(self.node.name, why) from None

@@ -1,4 +1,4 @@
-"""What a key is called, which slot owns it, and how its identity is made. Driver and nodes share it.
+"""What a key is called, which slot owns it, how its identity is made. Driver and nodes share it.
 
 A key is ``step/dir/name``. It is placed by its basename alone, so equal names of different steps
 and directories meet on one node: that is how n:1 steps find their inputs without moving a byte.
@@ -7,7 +7,8 @@ and directories meet on one node: that is how n:1 steps find their inputs withou
 import hashlib
 import json
 import posixpath
-from typing import Any, Iterable, List, Optional
+from collections.abc import Iterable
+from typing import Any, Optional
 
 from workflows.errors import KeyNameError
 
@@ -105,7 +106,7 @@ def digest_of(value: Any) -> str:
     return hashlib.blake2b(text.encode("ascii"), digest_size=10).hexdigest()
 
 
-def identity_of(spec: str, name: str, inputs: List[str]) -> str:
+def identity_of(spec: str, name: str, inputs: list[str]) -> str:
     """Return the identity of an output: what made it, not when or where.
 
     `spec` is the digest of the step (command and code), `inputs` the identities of what it reads.

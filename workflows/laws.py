@@ -7,12 +7,13 @@ inputs had (``input.rows_out``, summed), or what an earlier step had on the way 
 """
 
 import re
-from typing import List, Mapping, Optional, Tuple
+from collections.abc import Mapping
+from typing import Optional
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?\Z")
 
 
-def parse(law: str) -> Tuple[List[str], List[str]]:
+def parse(law: str) -> tuple[list[str], list[str]]:
     """Return the names on the two sides of `law`.
 
     >>> parse("rows_in = rows_out + rows_rejected")
@@ -47,15 +48,15 @@ def broken(law: str, numbers: Mapping[str, int]) -> Optional[str]:
 
 
 def parse_metrics(text: str) -> Mapping[str, int]:
-    """Read ``name=integer`` lines; a name given twice is summed.
+    r"""Read ``name=integer`` lines; a name given twice is summed.
 
-    >>> parse_metrics("rows_in=2\\nrows_in=3\\n")
+    >>> parse_metrics("rows_in=2\nrows_in=3\n")
     {'rows_in': 5}
 
     Raises:
         ValueError: a line is anything else.
     """
-    metrics: "dict[str, int]" = {}
+    metrics: dict[str, int] = {}
     for line in text.splitlines():
         name, equals, value = line.partition("=")
         if not equals or not _NAME.match(name) or "." in name:

@@ -1,7 +1,7 @@
 """Which keys a step has, what each is made of, and which belong to one shard. Pure: no I/O.
 
-A step's keys follow from its upstream's: 1:1 keeps them, n:1 groups them by name. Only the keys that
-a 1:n step makes are not known before it has run; they come from its manifest.
+A step's keys follow from its upstream's: 1:1 keeps them, n:1 groups them by name. Only the keys
+that a 1:n step makes are not known before it has run; they come from its manifest.
 """
 
 from collections.abc import Iterable, Sequence
@@ -100,8 +100,8 @@ def shards_of(keys: Sequence[Key], slots: int, *, key_tasks: int, shards: int) -
     """Cut a step's keys into shards: one key each while there are few, else a few for each slot.
 
     Up to `key_tasks` keys have a shard each, called by the key's name. Beyond, there are about
-    `shards` of them, or one a slot if there are more slots. The cut depends on names and slots alone,
-    so that all 1:1 steps of a pipeline are cut alike.
+    `shards` of them, or one a slot if there are more slots. The cut depends on names and slots
+    alone, so that all 1:1 steps of a pipeline are cut alike.
     """
     if len(keys) <= key_tasks:
         return [Shard(key.name, key.slot, (key,)) for key in sorted(keys)]

@@ -9,9 +9,9 @@ from workflows.targets import CheckpointTarget
 
 
 def table(data: bytes, top: int | None = None) -> str:
-    """Return ``value,count`` lines as aligned columns, the first `top` rows of them.
+    r"""Return ``value,count`` lines as aligned columns, the first `top` rows of them.
 
-    >>> print(table(b"1,106386\\n,2150\\n"))
+    >>> print(table(b"1,106386\n,2150\n"))
     1        106386
     (blank)    2150
     """
@@ -20,7 +20,9 @@ def table(data: bytes, top: int | None = None) -> str:
     if not shown:
         return "(nothing was counted)"
     columns = max(map(len, shown))
-    widths = [max((len(row[i]) for row in shown if i < len(row)), default=0) for i in range(columns)]
+    widths = [
+        max((len(row[i]) for row in shown if i < len(row)), default=0) for i in range(columns)
+    ]
     lines = []
     for row in shown:
         cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
@@ -31,7 +33,9 @@ def table(data: bytes, top: int | None = None) -> str:
 def show(target: CheckpointTarget, top: int | None = None, out: TextIO | None = None) -> None:
     """Print a checkpoint's path, then its content as a table; on stdout unless told otherwise."""
     stream = out or sys.stdout
-    parts = [(target.store.locate(part["object"]), part) for part in (target.manifest() or {})["parts"]]
+    parts = [
+        (target.store.locate(part["object"]), part) for part in (target.manifest() or {})["parts"]
+    ]
     for (path, _), (_, data) in zip(parts, target.read(), strict=True):
         print(path, file=stream)
         print(table(data, top), file=stream)

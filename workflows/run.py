@@ -1,7 +1,7 @@
 """What the tasks of one process share: fleets, stores, datasets and the run's log.
 
-Luigi forks a process for each task; what is cached here is inherited. Connections are not: a channel
-belongs to the process that opened it.
+Luigi forks a process for each task; what is cached here is inherited. Connections are not: a
+channel belongs to the process that opened it.
 """
 
 import atexit
@@ -26,7 +26,7 @@ _fleets: list[Fleet] = []
 _driver = [0]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def fleet(spec: str) -> Fleet:
     """Return the fleet of this run, with its runtimes starting."""
     chosen = settings()
@@ -37,13 +37,13 @@ def fleet(spec: str) -> Fleet:
     return opened
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def listings(spec: str) -> Listings:
     """Return what the nodes of a fleet said is done."""
     return Listings(fleet(spec))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def store(url: str) -> Store:
     """Return the store at `url`."""
     opened = open_store(url)
@@ -51,7 +51,7 @@ def store(url: str) -> Store:
     return opened
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def dataset(source: str, pattern: str, slots: int, checkpoint: str) -> Dataset:
     """Return the dataset of a source, listed once in this run."""
     return load(source, pattern, slots, store(checkpoint))
@@ -90,8 +90,6 @@ def close() -> None:
         _fleets.pop().close()
     for cached in (fleet, listings, store, dataset, log, begin):
         cached.cache_clear()
-
-
 
 
 def _end(progress: Progress, driver: int) -> None:

@@ -65,7 +65,8 @@ class Totals:
 
     def update(self, path: str) -> None:
         """Take in what was added to the log since the last time."""
-        for self._read_to, line in read_lines(path, self._read_to):
+        for offset, line in read_lines(path, self._read_to):
+            self._read_to = offset
             self.first = self.first or line["at"]
             self.last = line["at"]
             if line["what"] == "planned":

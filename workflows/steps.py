@@ -7,9 +7,9 @@ A step states its command, the files it ships, what it reads, and what must hold
         command = "python3 words.py"
         files = ("words.py",)
 
-As a Luigi task a step without a shard is the whole step; it requires its shards. A shard is some keys
-of one slot, run on the node that owns them. What is done is never run again, one bad key fails its
-shard only after all its other keys are done, and nothing is ever overwritten.
+As a Luigi task a step without a shard is the whole step; it requires its shards. A shard is some
+keys of one slot, run on the node that owns them. What is done is never run again, one bad key fails
+its shard only after all its other keys are done, and nothing is ever overwritten.
 """
 
 import functools
@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 import luigi
 
-from workflows import execution, laws, run
+from workflows import barriers, checkpoints, execution, laws, run
 from workflows.config import settings
 from workflows.dataset import Dataset
 from workflows.errors import UsageError, WorkflowsError
@@ -47,7 +47,7 @@ if multiprocessing.get_start_method(allow_none=True) is None:
     multiprocessing.set_start_method("fork")
 
 
-class Step(luigi.Task):  # type: ignore[misc]
+class Step(luigi.Task):
     """What all steps have in common. Use `Map`, `MapToN` or `MapFromN`."""
 
     source = luigi.Parameter(
@@ -68,7 +68,6 @@ class Step(luigi.Task):  # type: ignore[misc]
 
     mode: ClassVar[str]
     upstream: ClassVar["type[Step] | None"] = None
-    command: str
     files: ClassVar[Sequence[str]] = ()
     laws: ClassVar[Sequence[str]] = ()
     total_laws: ClassVar[Sequence[str]] = ()
@@ -76,6 +75,15 @@ class Step(luigi.Task):  # type: ignore[misc]
     timeout_s: float = settings().timeout_s
 
     # -- what it is ----------------------------------------------------------------------------
+
+    @property
+    def command(self) -> str:
+        """Return what bash runs for each key; a step states it as an attribute or a property.
+
+        Raises:
+            UsageError: the step states none.
+        """
+        raise UsageError(f"{self.name} states no command")
 
     @property
     def name(self) -> str:
@@ -101,7 +109,9 @@ class Step(luigi.Task):  # type: ignore[misc]
                 with open(os.path.join(here, path), "rb") as file:
                     data = file.read()
             except OSError as error:
-                raise UsageError(f"{self.name} ships {path}, but {error.strerror}: {here}") from error
+                raise UsageError(
+                    f"{self.name} ships {path}, but {error.strerror}: {here}"
+                ) from error
             found[os.path.basename(path)] = (hashlib.sha256(data).hexdigest()[:20], data)
         return found
 
@@ -281,10 +291,10 @@ class Step(luigi.Task):  # type: ignore[misc]
     def finish(self) -> None:
         """Do what is left once all shards are done: commit the checkpoint of a durable step."""
         if self.durable:
-            execution.commit(self)
+            checkpoints.commit(self)
 
     @property
-    def resources(self) -> dict[str, float]:
+    def resources(self) -> dict[str, float]:  # type: ignore[override]
         """Return the share of its node that a shard takes, so that no worker waits in vain.
 
         The node's slots limit what runs; two tasks a node at least keep them busy in between.
@@ -339,8 +349,8 @@ class MapToN(Step):
     """1:n. The command reads a key on stdin, writes files, and prints their names, one a line.
 
     Each file becomes a key ``<input>/<file>`` on the node that owns its name. The command must make
-    the same files again when it is run again. As a Luigi task the whole step is the barrier: it moves
-    the files from node to node once all are made.
+    the same files again when it is run again. As a Luigi task the whole step is the barrier: it
+    moves the files from node to node once all are made.
     """
 
     mode = "to_n"
@@ -352,7 +362,7 @@ class MapToN(Step):
 
     def manifest(self) -> dict[str, Any] | None:
         """Return what all keys made, once they all have."""
-        return execution.read_manifest(self)
+        return barriers.read_manifest(self)
 
     def pieces(self) -> list[Piece] | None:
         """Return every file that was made, with the slot that owns it."""
@@ -368,22 +378,23 @@ class MapToN(Step):
         """Tell whether the shard has made its files, or all files are where they belong."""
         if self.shard:
             return bool(super().complete())
-        outputs = self.outputs()
-        if outputs is None:
-            return False
-        return all(target.exists() for target in self.output())
+        return self.outputs() is not None and all(target.exists() for target in self._delivered())
 
     def output(self) -> "luigi.Target | list[luigi.Target]":
         """Return the keys made on their nodes, or for the whole step the files delivered."""
         if self.shard:
             shard = self.this_shard()
             return NodeTarget(run.listings(self.fleet), self.name, shard.slot, shard.keys)
-        shards = slot_shards(self.outputs(), len(self.nodes))
-        return [NodeTarget(run.listings(self.fleet), self.ledger, s.slot, s.keys) for s in shards]
+        return list(self._delivered())
 
     def finish(self) -> None:
         """Move the files to the nodes that own their names."""
-        execution.deliver(self)
+        barriers.deliver(self)
+
+    def _delivered(self) -> list[NodeTarget]:
+        listings = run.listings(self.fleet)
+        shards = slot_shards(self.outputs(), len(self.nodes))
+        return [NodeTarget(listings, self.ledger, shard.slot, shard.keys) for shard in shards]
 
     def _on_node(self, shard: Shard) -> NodeTarget:
         return NodeTarget(run.listings(self.fleet), self.name, shard.slot, shard.keys)

@@ -126,9 +126,7 @@ class DirectoryStore:
                 path = os.path.join(folder, name)
                 with contextlib.suppress(FileNotFoundError):
                     status = os.stat(path)
-                    yield Stored(
-                        os.path.relpath(path, self.root), status.st_size, status.st_mtime
-                    )
+                    yield Stored(os.path.relpath(path, self.root), status.st_size, status.st_mtime)
 
     def remove(self, prefix: str) -> None:
         """Remove a folder and what is in it."""

@@ -21,9 +21,9 @@ _BELIEVED_S = 2.0
 class Listings:
     """What nodes said is done: positives are kept, negatives are asked again.
 
-    Outputs are immutable, so a key once seen done stays done for this run. A key that was missing may
-    be there by now, also in a process that Luigi forked meanwhile: it is believed to be missing only
-    by the process that asked, for two seconds.
+    Outputs are immutable, so a key once seen done stays done for this run. A key that was missing
+    may be there by now, also in a process that Luigi forked meanwhile: it is believed to be missing
+    only by the process that asked, for two seconds.
     """
 
     def __init__(self, fleet: Fleet) -> None:
@@ -88,8 +88,8 @@ class NodeTarget(luigi.Target):
 class CheckpointTarget(luigi.Target):
     """All outputs of a step, durable. `_SUCCESS`, its manifest, is what makes it exist.
 
-    The layout is ``<step>/<identity>/data/<attempt>/<key>`` and ``<step>/<identity>/_SUCCESS``. Data
-    goes under names of this attempt alone; creating `_SUCCESS` is the only commit.
+    The layout is ``<step>/<identity>/data/<attempt>/<key>`` and ``<step>/<identity>/_SUCCESS``.
+    Data goes under names of this attempt alone; creating `_SUCCESS` is the only commit.
     """
 
     def __init__(self, store: Store, step: str, identity: str) -> None:
@@ -115,7 +115,13 @@ class CheckpointTarget(luigi.Target):
 
     def commit(self, parts: Iterable[dict[str, Any]], about: dict[str, Any]) -> dict[str, Any]:
         """Create the manifest; return the one that counts, which may be another run's."""
-        manifest = {"v": 1, "step": self.step, "created": time.time(), **about, "parts": list(parts)}
+        manifest = {
+            "v": 1,
+            "step": self.step,
+            "created": time.time(),
+            **about,
+            "parts": list(parts),
+        }
         text = json.dumps(manifest, indent=1, sort_keys=True).encode("ascii")
         self.store.create(f"{self.folder}/_SUCCESS", [text])
         committed = self.manifest()
@@ -134,7 +140,9 @@ class CheckpointTarget(luigi.Target):
         would fail at its next object, read the manifest, and use the winner's.
         """
         manifest = self.manifest() or {"parts": [], "attempt": ""}
-        seen = {"/".join(item.name.split("/")[:4]) for item in self.store.list(f"{self.folder}/data")}
+        seen = {
+            "/".join(item.name.split("/")[:4]) for item in self.store.list(f"{self.folder}/data")
+        }
         for folder in seen - {manifest.get("attempt")}:
             self.store.remove(folder)
 
@@ -159,7 +167,7 @@ class CheckpointTarget(luigi.Target):
 
 
 def stream_checked(fleet: Fleet, key: Key, step: str, crc: str) -> Iterator[bytes]:
-    """Yield an output's bytes from its node; fail at the end if they are not what the ledger says."""
+    """Yield an output's bytes from its node; fail at the end if the ledger says otherwise."""
     value = 0
     for chunk in fleet.channel(key.slot).read(step, key.identity, key.name):
         value = zlib.crc32(chunk, value)

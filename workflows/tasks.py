@@ -3,7 +3,7 @@
 ::
 
     luigi --module workflows.tasks MergeCounts
-    luigi --module workflows.tasks MergeCounts --source DIR_OR_URL --pattern '*yellow*' --fleet local:3
+    luigi --module workflows.tasks MergeCounts --source DIR_OR_URL --pattern '*yellow*'
 """
 
 import shlex
@@ -27,7 +27,7 @@ class ByColumns:
     """What is counted by; every step after Fetch depends on it."""
 
     columns = luigi.ListParameter(
-        default=["passenger_count"], description="names of the columns to count by, as JSON"
+        default=("passenger_count",), description="names of the columns to count by, as JSON"
     )
 
 
@@ -80,7 +80,7 @@ class MergeCounts(ByColumns, MapFromN):
         return None
 
 
-@luigi.Task.event_handler(luigi.Event.DEPENDENCY_PRESENT)
+@luigi.Task.event_handler(luigi.Event.DEPENDENCY_PRESENT)  # type: ignore[untyped-decorator]
 def _already_done(task: Any) -> None:
     """Print the result of a run that found it done already."""
     if isinstance(task, MergeCounts) and not task.shard:
@@ -88,7 +88,5 @@ def _already_done(task: Any) -> None:
 
 
 def _show(step: MergeCounts) -> None:
-    run.log().add(
-        what="result", step=step.name, identity=step.identity, checkpoint=step.checkpoint
-    )
+    run.log().add(what="result", step=step.name, identity=step.identity, checkpoint=step.checkpoint)
     results.show(step.checkpointed)

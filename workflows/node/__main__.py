@@ -1,7 +1,7 @@
 """``python3 -I -S runtime.pyz ROOT SLOT NODES SLOTS [SOCKET]``: start the runtime of one slot.
 
-It says hello on stdout, serves its own stdin and stdout as one session (and the socket, if named, as
-many more), and ends when stdin does.
+It says hello on stdout, serves its own stdin and stdout as one session (and the socket, if named,
+as many more), and ends when stdin does.
 """
 
 import os
@@ -10,15 +10,15 @@ import secrets
 import signal
 import sys
 import threading
-from typing import List
 
-from workflows.node.server import Pipes, Runtime, Session, Slots, accept, environment, listen
+from workflows.node.connections import Pipes, accept, listen
+from workflows.node.server import Runtime, Session, Slots, environment
 from workflows.node.storage import Storage
 from workflows.node.watchdog import Watchdog, kill_marked
 from workflows.node.wire import Wire
 
 
-def main(arguments: List[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Serve until stdin ends."""
     root, slot, nodes, slots = arguments[:4]
     for number in (signal.SIGINT, signal.SIGHUP):
@@ -36,7 +36,11 @@ def main(arguments: List[str]) -> int:
     try:
         if len(arguments) > 4:
             listener = listen(arguments[4])
-            threading.Thread(target=accept, args=(listener, runtime), daemon=True).start()
+
+            def serve(wire: Wire) -> None:
+                Session(runtime, wire).serve()
+
+            threading.Thread(target=accept, args=(listener, serve), daemon=True).start()
         wire.send({"event": "hello", "pid": os.getpid(), "python": platform.python_version()})
         session.serve()
         return 0
@@ -51,7 +55,7 @@ def _end(mark: str, storage: Storage) -> None:
 
 
 def start() -> None:
-    """Run `main` and leave at once: threads that wait for commands must not hold the runtime back."""
+    """Run `main` and leave at once: threads that wait for commands must not hold it back."""
     code = main(sys.argv[1:])
     sys.stdout.flush()
     os._exit(code)

@@ -3,14 +3,15 @@
 import contextlib
 import os
 import shutil
-from typing import Any, Dict, Iterator, Optional
+from collections.abc import Iterator
+from typing import Any, Optional
 
 from workflows.node.ledger import Record
 from workflows.node.storage import Storage, checksum, remove
 from workflows.node.work import KeyFailed
 
 
-def bring(storage: Storage, step: str, item: Dict[str, Any]) -> Record:
+def bring(storage: Storage, step: str, item: dict[str, Any]) -> Record:
     """Fetch one file, compare it with the checksum its maker computed, and publish it as a key.
 
     Raises:
@@ -22,8 +23,7 @@ def bring(storage: Storage, step: str, item: Dict[str, Any]) -> Record:
         _fetch(item["path"], tmp, share=item.get("share", False))
         found = (os.path.getsize(tmp), checksum(tmp))
         if found != (item["bytes"], item["crc"]):
-            expected = f"{item['bytes']} bytes, crc {item['crc']}"
-            raise KeyFailed(f"damaged: expected {expected}, got {found[0]} bytes, crc {found[1]}", step)
+            raise KeyFailed(f"damaged: {found} is not {(item['bytes'], item['crc'])}", step)
         record = {name: item[name] for name in ("key", "id", "bytes", "crc")}
         record.update({name: item[name] for name in item if name in ("spec", "inputs", "totals")})
         return storage.publish(step, tmp, dict(record, metrics={"bytes_out": item["bytes"]}))
@@ -41,7 +41,7 @@ def _fetch(path: str, tmp: str, *, share: bool) -> None:
     shutil.copyfile(path, tmp)
 
 
-def damaged(storage: Storage, step: str) -> Iterator[Dict[str, Any]]:
+def damaged(storage: Storage, step: str) -> Iterator[dict[str, Any]]:
     """Read every output of `step` again; yield those that are missing or differ, and forget them."""
     ledger = storage.ledger(step)
     for identity, entry in ledger.entries().items():

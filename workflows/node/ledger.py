@@ -9,9 +9,10 @@ import fcntl
 import json
 import os
 import threading
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Optional
 
-Record = Dict[str, Any]
+Record = dict[str, Any]
 
 
 class Entry(NamedTuple):
@@ -27,8 +28,8 @@ class Ledger:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._entries: Dict[str, Entry] = {}
-        self._proofs: Dict[str, str] = {}
+        self._entries: dict[str, Entry] = {}
+        self._proofs: dict[str, str] = {}
         self._read_to = 0
         self._inode = 0
         self._mutex = threading.RLock()
@@ -64,7 +65,7 @@ class Ledger:
             raise
         self._refresh()
 
-    def entries(self) -> Dict[str, Entry]:
+    def entries(self) -> dict[str, Entry]:
         """Return identity -> entry of every key that is recorded as done."""
         with self._mutex:
             self._refresh()
@@ -92,7 +93,7 @@ class Ledger:
             record: Record = json.loads(file.readline())
             return record
 
-    def history(self) -> List[Record]:
+    def history(self) -> list[Record]:
         """Return every readable line there ever was, oldest first."""
         try:
             with open(self.path, "rb") as file:

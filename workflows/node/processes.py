@@ -10,7 +10,7 @@ class Groups:
     """The process groups of one session, so that they can all be killed."""
 
     def __init__(self) -> None:
-        self._pids: "set[int]" = set()
+        self._pids: set[int] = set()
         self._mutex = threading.Lock()
         self.cancelled = False
 

@@ -1,8 +1,8 @@
 """The runtime: sessions in JSON lines, and the slots that run commands.
 
-A session is one connection: the runtime's own stdin and stdout, or one to its private socket. When a
-session ends, its commands are killed; when the runtime's stdin ends, so does the runtime. One reads
-a session's operations in order and answers each; events of a `run` come as its keys end.
+A session is one connection: the runtime's own stdin and stdout, or one to its private socket. When
+a session ends, its commands are killed; when the runtime's stdin ends, so does the runtime. The
+operations of a session are answered in order; the events of a `run` come as its keys end.
 
 =========  ==============================================  =========================================
 operation  fields                                          answered by
@@ -28,10 +28,9 @@ import contextlib
 import functools
 import os
 import queue
-import socket
 import sys
 import threading
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, NamedTuple
 
 from workflows.node import bring
 from workflows.node.processes import Groups
@@ -41,14 +40,14 @@ from workflows.node.wire import Wire
 from workflows.node.work import KeyFailed, KeyRun, Stage, Work
 
 _READ = 1 << 20
-Message = Dict[str, Any]
+Message = dict[str, Any]
 
 
 class Slots:
     """S threads that take what is to be run from one queue, whatever session it came from."""
 
     def __init__(self, count: int) -> None:
-        self._queue: "queue.SimpleQueue[Callable[[], None]]" = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         for _ in range(count):
             threading.Thread(target=self._serve, daemon=True).start()
 
@@ -66,7 +65,7 @@ class Runtime(NamedTuple):
 
     storage: Storage
     slots: Slots
-    env: Dict[str, str]
+    env: dict[str, str]
 
 
 class Session:
@@ -156,7 +155,7 @@ class Session:
         # Beside the session's own thread: it takes long, and pings must be answered meanwhile.
         threading.Thread(target=self._check, args=(message["steps"],), daemon=True).start()
 
-    def _check(self, steps: List[str]) -> None:
+    def _check(self, steps: list[str]) -> None:
         checked = 0
         with contextlib.suppress(OSError):
             for step in steps or self.runtime.storage.steps():
@@ -169,7 +168,9 @@ class Session:
 
     def op_need(self, message: Message) -> None:
         """Say which shipped files are not here yet."""
-        missing = [digest for digest in message["digests"] if not os.path.exists(self._file(digest))]
+        missing = [
+            digest for digest in message["digests"] if not os.path.exists(self._file(digest))
+        ]
         self.wire.send({"event": "needed", "digests": missing})
 
     def op_file(self, message: Message) -> None:
@@ -178,7 +179,7 @@ class Session:
         tmp = os.path.join(self.runtime.storage.scratch(), "file")
         with open(tmp, "wb") as file:
             file.write(data)
-        os.chmod(tmp, 0o555)
+        os.chmod(tmp, 0o555)  # noqa: S103 - scripts must be runnable
         os.rename(tmp, self._file(message["digest"]))
 
     def op_drop(self, message: Message) -> None:
@@ -209,7 +210,7 @@ class Session:
         self._each(step, message["items"], run, "brought")
 
     def _each(
-        self, step: str, items: List[Message], run: Callable[[Message], Message], event: str
+        self, step: str, items: list[Message], run: Callable[[Message], Message], event: str
     ) -> None:
         storage = self.runtime.storage
         storage.ledger(step).entries()  # read what others have added since
@@ -237,7 +238,7 @@ class Session:
             record = run(item)
         except KeyFailed as failure:
             return dict(failed, **failure.event)
-        except Exception as error:  # the slot must live on, and the key must be named
+        except Exception as error:  # noqa: BLE001 - the slot must live on, and the key be named
             return dict(failed, why=f"{type(error).__name__}: {error}", status=0, stderr="")
         return dict(_without_pieces(record), event=event)
 
@@ -267,56 +268,14 @@ def _without_pieces(record: Message) -> Message:
     return {name: value for name, value in record.items() if name not in ("inputs", "totals")}
 
 
-def environment(mark: str, slot: str, nodes: str) -> Dict[str, str]:
+def environment(mark: str, slot: str, nodes: str) -> dict[str, str]:
     """Return the environment every command gets: the runtime's own, in the C locale."""
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
     return dict(
-        os.environ, LC_ALL="C", PATH=path, WORKFLOWS_SLOT=slot, WORKFLOWS_NODES=nodes, **{MARK: mark}
+        os.environ,
+        LC_ALL="C",
+        PATH=path,
+        WORKFLOWS_SLOT=slot,
+        WORKFLOWS_NODES=nodes,
+        **{MARK: mark},
     )
-
-
-class Pipes:
-    """The runtime's stdin and stdout, with the methods of a socket."""
-
-    def recv(self, size: int) -> bytes:
-        """Read what there is."""
-        return os.read(0, size)
-
-    def sendall(self, data: bytes) -> None:
-        """Write everything."""
-        view = memoryview(data)
-        while view:
-            view = view[os.write(1, view) :]
-
-    def settimeout(self, timeout: Optional[float]) -> None:
-        """Do nothing: the node waits for as long as the driver lives."""
-
-    def close(self) -> None:
-        """Do nothing: the process ends."""
-
-
-def listen(name: str) -> socket.socket:
-    """Return a listening socket in Linux's abstract namespace: it has no file to leave behind."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind("\0" + name)
-    listener.listen(128)
-    return listener
-
-
-def accept(listener: socket.socket, runtime: Runtime) -> None:
-    """Serve every connection of this user in a thread of its own."""
-    while True:
-        stream, _ = listener.accept()
-        if _peer(stream)[1] != os.getuid():
-            stream.close()
-            continue
-        session = Session(runtime, Wire(stream))
-        threading.Thread(target=session.serve, daemon=True).start()
-
-
-def _peer(stream: socket.socket) -> Tuple[int, int]:
-    import struct
-
-    raw = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid, uid, _ = struct.unpack("3i", raw)
-    return pid, uid

@@ -2,7 +2,7 @@
 
 ::
 
-    <root>/data/<step>/<identity>/<key>   the immutable output, mode 0444 (a directory for 1:n steps)
+    <root>/data/<step>/<identity>/<key>   the immutable output, mode 0444 (1:n: a directory)
     <root>/ledger/<step>.jsonl            what is done; a file without its line is not
     <root>/files/<digest>                 the files that steps ship
     <root>/tmp/<runtime>/                 work in progress of one runtime; swept when it is dead
@@ -15,7 +15,8 @@ import shutil
 import tempfile
 import threading
 import zlib
-from typing import Any, Dict, Iterator, List, Optional
+from collections.abc import Iterator
+from typing import Any, Optional
 
 from workflows.node.ledger import Ledger, Record
 
@@ -27,7 +28,7 @@ class Storage:
 
     def __init__(self, root: str) -> None:
         self.root = os.path.abspath(root)
-        self._ledgers: Dict[str, Ledger] = {}
+        self._ledgers: dict[str, Ledger] = {}
         self._mutex = threading.Lock()
         self._counter = 0
         for name in ("data", "ledger", "files", "tmp"):
@@ -45,7 +46,7 @@ class Storage:
                 self._ledgers[step] = Ledger(path)
             return self._ledgers[step]
 
-    def steps(self) -> List[str]:
+    def steps(self) -> list[str]:
         """Return the names of the steps that have a ledger here."""
         names = os.listdir(os.path.join(self.root, "ledger"))
         return sorted(name[: -len(".jsonl")] for name in names if name.endswith(".jsonl"))
@@ -54,7 +55,7 @@ class Storage:
         """Return where the output of a key is, or would be."""
         return os.path.join(self.root, "data", step, identity, key)
 
-    def listing(self, step: str) -> Dict[str, int]:
+    def listing(self, step: str) -> dict[str, int]:
         """Return identity -> bytes of every key that is in the ledger and whose file agrees."""
         entries = self.ledger(step).entries()
         return {
@@ -71,8 +72,8 @@ class Storage:
     def publish(self, step: str, tmp: str, record: Record) -> Record:
         """Move `tmp` to its final name and write its ledger line; return the line that counts.
 
-        Nothing is ever replaced: if another run was first, its output stays and ours is dropped. What
-        a run left that died between the two moves is not in the ledger, and makes room.
+        Nothing is ever replaced: if another run was first, its output stays and ours is dropped.
+        What a run left that died between the two moves is not in the ledger, and makes room.
 
         Raises:
             OSError: the disk is full; nothing is published.
@@ -95,7 +96,7 @@ class Storage:
             ledger.append(fd, record)
         return record
 
-    def drop(self, step: str, identities: List[str], why: str) -> int:
+    def drop(self, step: str, identities: list[str], why: str) -> int:
         """Take keys out of the ledger, then remove their files; return how many there were."""
         ledger = self.ledger(step)
         dropped = 0
@@ -108,7 +109,7 @@ class Storage:
                 remove(os.path.join(self.root, "data", step, identity))
         return dropped
 
-    def orphans(self, step: str) -> List[str]:
+    def orphans(self, step: str) -> list[str]:
         """Return the identities that have files but no ledger line: left by a run that died."""
         recorded = self.ledger(step).entries()
         try:

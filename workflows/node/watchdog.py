@@ -1,15 +1,14 @@
 """What ends a runtime's commands when the runtime itself is killed.
 
-The runtime kills its commands when its driver goes away. Nothing can do that for a runtime that gets
-SIGKILL, so a second, idle process waits on a pipe that the runtime holds open. When the pipe ends
-without a farewell, it kills every process that carries the runtime's mark in its environment, and
-removes the runtime's temporary files.
+The runtime kills its commands when its driver goes away. Nothing can do that for a runtime that
+gets SIGKILL, so a second, idle process waits on a pipe that the runtime holds open. When the pipe
+ends without a farewell, it kills every process that carries the runtime's mark in its environment,
+and removes the runtime's temporary files.
 """
 
 import contextlib
 import os
 import signal
-from typing import List
 
 from workflows.node.storage import remove
 
@@ -52,7 +51,7 @@ def _watch(reader: int, mark: str, tmp: str) -> None:
 
 
 def kill_marked(mark: str) -> int:
-    """Kill every process with `mark` in its environment, until a look finds none; return how many."""
+    """Kill every process with `mark` in its environment, till none is found; return how many."""
     killed = 0
     while True:
         found = marked(mark)
@@ -64,14 +63,13 @@ def kill_marked(mark: str) -> int:
                 killed += 1
 
 
-def marked(mark: str) -> List[int]:
+def marked(mark: str) -> list[int]:
     """Return the processes that run with `mark` in their environment."""
     wanted = f"{MARK}={mark}".encode()
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != os.getpid():
-            with contextlib.suppress(OSError):
-                with open(f"/proc/{name}/environ", "rb") as file:
-                    if wanted in file.read().split(b"\0"):
-                        found.append(int(name))
+            with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
+                if wanted in file.read().split(b"\0"):
+                    found.append(int(name))
     return found

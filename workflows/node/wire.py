@@ -2,7 +2,7 @@
 
 import json
 import threading
-from typing import Any, Dict, Optional, Protocol
+from typing import Any, Optional, Protocol
 
 CHUNK = 1 << 16
 
@@ -32,19 +32,19 @@ class Wire:
         self._scanned = 0
         self._sending = threading.Lock()
 
-    def send(self, message: Dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any]) -> None:
         """Send one message. Names that are not UTF-8 travel as lone surrogates, escaped."""
         line = json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n"
         with self._sending:
             self._stream.sendall(line)
 
-    def send_bytes(self, message: Dict[str, Any], data: bytes) -> None:
+    def send_bytes(self, message: dict[str, Any], data: bytes) -> None:
         """Send one message that is followed by raw bytes; its ``size`` says how many."""
         line = json.dumps(dict(message, size=len(data)), separators=(",", ":")).encode("ascii")
         with self._sending:
             self._stream.sendall(line + b"\n" + data)
 
-    def recv(self, timeout_s: Optional[float] = None) -> Optional[Dict[str, Any]]:
+    def recv(self, timeout_s: Optional[float] = None) -> Optional[dict[str, Any]]:
         """Return the next message, or None at the end of the stream.
 
         Raises:
@@ -57,7 +57,7 @@ class Wire:
                 line = bytes(self._buffer[:end])
                 del self._buffer[: end + 1]
                 self._scanned = 0
-                message: Dict[str, Any] = json.loads(line)
+                message: dict[str, Any] = json.loads(line)
                 return message
             self._scanned = len(self._buffer)
             data = self._stream.recv(CHUNK)

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import threading
 import time
-from typing import IO, Any, Dict, List, Mapping, NamedTuple, Tuple
+from collections.abc import Mapping
+from typing import IO, Any, NamedTuple
 
 from workflows import laws
 from workflows.keys import digest_of
@@ -28,8 +29,8 @@ class Stage(NamedTuple):
 
     step: str
     command: str
-    files: Dict[str, str]
-    laws: List[str]
+    files: dict[str, str]
+    laws: list[str]
     timeout_s: float
 
 
@@ -39,8 +40,8 @@ class Work(NamedTuple):
     step: str
     mode: str
     spec: str
-    stages: List[Stage]
-    env: Dict[str, str]
+    stages: list[Stage]
+    env: dict[str, str]
 
 
 class KeyFailed(Exception):
@@ -54,12 +55,12 @@ class KeyFailed(Exception):
 class KeyRun:
     """One key on its way through the stages of `work`; used once."""
 
-    def __init__(self, storage: Storage, work: Work, item: Dict[str, Any], groups: Groups) -> None:
+    def __init__(self, storage: Storage, work: Work, item: dict[str, Any], groups: Groups) -> None:
         self.storage, self.work, self.item, self.groups = storage, work, item, groups
         self.key: str = item["key"]
         self.scratch = storage.scratch()
-        self.meters: List[Meter] = []
-        self.timers: Dict[int, threading.Timer] = {}
+        self.meters: list[Meter] = []
+        self.timers: dict[int, threading.Timer] = {}
         self.timed_out = False
 
     def __call__(self) -> Record:
@@ -81,7 +82,7 @@ class KeyRun:
 
     # -- input ---------------------------------------------------------------------------------
 
-    def _input(self) -> Tuple[IO[bytes], int, List[Record]]:
+    def _input(self) -> tuple[IO[bytes], int, list[Record]]:
         """Return the first stage's stdin, the bytes behind it, and the records of the inputs."""
         source = self.item.get("source")
         if source is not None:
@@ -109,7 +110,7 @@ class KeyRun:
         os.unlink(path)
         return stdin
 
-    def _readable(self, paths: List[str]) -> List[str]:
+    def _readable(self, paths: list[str]) -> list[str]:
         """Return `paths`, with links in place of those that plain ``xargs`` would split."""
         links = os.path.join(self.scratch, "in")
         safe = []
@@ -124,8 +125,8 @@ class KeyRun:
 
     # -- run -----------------------------------------------------------------------------------
 
-    def _run_stages(self, stdin: IO[bytes]) -> "List[Dict[str, Any]]":
-        processes: List[subprocess.Popen[bytes]] = []
+    def _run_stages(self, stdin: IO[bytes]) -> "list[dict[str, Any]]":
+        processes: list[subprocess.Popen[bytes]] = []
         started = time.perf_counter()
         last = len(self.work.stages) - 1
         try:
@@ -193,7 +194,7 @@ class KeyRun:
 
     def _wait(
         self, number: int, process: "subprocess.Popen[bytes]", started: float
-    ) -> Dict[str, Any]:
+    ) -> dict[str, Any]:
         stage = self.work.stages[number]
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -226,7 +227,7 @@ class KeyRun:
     # -- measure -------------------------------------------------------------------------------
 
     def _measured(
-        self, started: float, size_in: int, inputs: List[Record], done: List[Dict[str, Any]]
+        self, started: float, size_in: int, inputs: list[Record], done: list[dict[str, Any]]
     ) -> Record:
         """Check every stage's laws and return the ledger record of the key."""
         record: Record = {
@@ -282,7 +283,7 @@ class KeyRun:
         except ValueError as error:
             raise KeyFailed(str(error), stage.step) from error
 
-    def _described_output(self) -> Dict[str, Any]:
+    def _described_output(self) -> dict[str, Any]:
         if self.work.mode != "to_n":
             path = self._output()
             return {"bytes": os.path.getsize(path), "crc": checksum(path)}
@@ -298,10 +299,10 @@ class KeyRun:
         size = sum(piece[1] for piece in pieces)
         return {"bytes": size, "pieces": pieces, "proof": proof}
 
-    def _piece_names(self) -> List[str]:
+    def _piece_names(self) -> list[str]:
         with open(self._stdout_path(), "rb") as file:
             names = [os.fsdecode(line) for line in file.read().split(b"\n") if line]
-        seen: "set[str]" = set()
+        seen: set[str] = set()
         for name in names:
             if "/" in name or name in (".", "..") or "\0" in name:
                 self._refuse_piece(name, "is not a plain file name in the working directory")
@@ -347,10 +348,10 @@ class KeyRun:
             return file.read().decode("utf-8", "backslashreplace")
 
 
-def _carried(inputs: List[Record]) -> "Tuple[Dict[str, int], Dict[str, int]]":
+def _carried(inputs: list[Record]) -> "tuple[dict[str, int], dict[str, int]]":
     """Sum what the inputs counted: as `input.`'s numbers, and as each earlier step's."""
-    previous: Dict[str, int] = {}
-    totals: Dict[str, int] = {}
+    previous: dict[str, int] = {}
+    totals: dict[str, int] = {}
     for record in inputs:
         for name, value in record.get("metrics", {}).items():
             previous[name] = previous.get(name, 0) + value

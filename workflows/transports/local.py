@@ -85,7 +85,7 @@ class LocalNode:
             self.start()
 
     def close(self) -> None:
-        """End the runtime and wait for it: it kills its commands and removes its temporary files."""
+        """End the runtime and wait for it: it kills its commands and sweeps its temporary files."""
         process, self._process = self._process, None
         if process is None or self._driver != os.getpid():
             return

@@ -1,1 +1,1 @@
-"""The verbs of the command line, one module each: ``add(parser)`` and ``run(arguments) -> exit code``."""
+"""The verbs of the command line, one module each: ``add(parser)``, ``run(arguments) -> code``."""

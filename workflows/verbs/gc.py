@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from workflows import run as runs
 from workflows.lineage import PIECES
@@ -14,7 +14,9 @@ from workflows.verbs.pipeline import add_pipeline, step_from
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("--yes", action="store_true", help="remove it; without this it is only shown")
+    parser.add_argument(
+        "--yes", action="store_true", help="remove it; without this it is only shown"
+    )
     parser.add_argument(
         "--all-steps", action="store_true", help="also steps that the pipeline does not have"
     )
@@ -24,9 +26,39 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_pipeline(parser)
 
 
+class Removal(NamedTuple):
+    """What one node has of one step that nothing refers to."""
+
+    slot: int
+    step: str
+    identities: list[str]
+    unfinished: int
+    size: int
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Show, or remove, what the pipeline does not refer to as it is now."""
     last = step_from(arguments).whole
+    removals = unreferred(last, all_steps=arguments.all_steps)
+    abandoned = abandoned_attempts(last, arguments.age)
+    if not removals and not abandoned:
+        print("nothing to remove: all that is kept is referred to")
+        return 0
+    _show(last, removals, abandoned)
+    if not arguments.yes:
+        print("nothing was removed; to remove it: workflows gc --yes")
+        return 0
+    for slot, step, identities, *_ in removals:
+        message = {"op": "drop", "step": step, "ids": identities, "why": "gc"}
+        last.nodes.channel(slot).one(message, "dropped")
+    for folder in abandoned:
+        last.checkpointed.store.remove(folder)
+    print("removed")
+    return 0
+
+
+def unreferred(last: Step, *, all_steps: bool) -> list[Removal]:
+    """Return what the nodes have of the pipeline's steps, or of all, that it does not refer to."""
     keep = referred(last)
     known = {name for step in last.lineage for name in (step.name, step.name + PIECES)}
     fleet = last.nodes
@@ -35,41 +67,32 @@ def run(arguments: argparse.Namespace) -> int:
         steps: dict[str, Any] = fleet.channel(slot).one({"op": "steps"}, "steps")["steps"]
         return steps
 
-    rows: list[tuple[str, ...]] = [("step", "node", "keys", "MB", "unfinished")]
     removals = []
     for slot, steps in fleet.each(range(len(fleet)), look).items():
         for step, held in steps.items():
-            if step in known or arguments.all_steps:
-                gone = {i: kept for i, kept in held["keys"].items() if i not in keep}
-                size = sum(kept[1] for kept in gone.values()) + sum(held["orphans"].values())
-                if gone or held["orphans"]:
-                    removals.append((slot, step, [*gone, *held["orphans"]]))
-                    unfinished = str(len(held["orphans"]))
-                    row = (step, str(slot), str(len(gone)), f"{size / 1e6:.1f}", unfinished)
-                    rows.append(row)
-    abandoned = abandoned_attempts(last, arguments.age)
-    if not removals and not abandoned:
-        print("nothing to remove: all that is kept is referred to")
-        return 0
+            gone = {i: kept for i, kept in held["keys"].items() if i not in keep}
+            orphans = held["orphans"]
+            if (gone or orphans) and (step in known or all_steps):
+                size = sum(kept[1] for kept in gone.values()) + sum(orphans.values())
+                removals.append(Removal(slot, step, [*gone, *orphans], len(orphans), size))
+    return removals
+
+
+def _show(last: Step, removals: list[Removal], abandoned: list[str]) -> None:
+    rows: list[tuple[str, ...]] = [("step", "node", "keys", "unfinished", "MB")]
+    for removal in removals:
+        keys = str(len(removal.identities) - removal.unfinished)
+        size = f"{removal.size / 1e6:.1f}"
+        rows.append((removal.step, str(removal.slot), keys, str(removal.unfinished), size))
     if removals:
         print(aligned(rows, left=(0,)))
     for folder in abandoned:
         print(f"unfinished checkpoint {last.checkpointed.store.locate(folder)}")
-    if not arguments.yes:
-        print("nothing was removed; to remove it: workflows gc --yes")
-        return 0
-    for slot, step, identities in removals:
-        message = {"op": "drop", "step": step, "ids": identities, "why": "gc"}
-        fleet.channel(slot).one(message, "dropped")
-    for folder in abandoned:
-        last.checkpointed.store.remove(folder)
-    print("removed")
-    return 0
 
 
 def referred(last: Step) -> set[str]:
     """Return the identities of all outputs that the pipeline is made of, as it is now."""
-    keep = set()
+    keep: set[str] = set()
     for step in last.lineage:
         keep.update(key.identity for key in step.keys() or [])
         keep.update(key.identity for key in step.outputs() or [])
@@ -77,7 +100,7 @@ def referred(last: Step) -> set[str]:
 
 
 def abandoned_attempts(last: Step, age_h: float) -> list[str]:
-    """Return the folders of attempts at a checkpoint that were begun long ago and never committed."""
+    """Return the folders of attempts at a checkpoint, begun long ago and never committed."""
     store = runs.store(last.checkpoint)
     newest: dict[str, float] = {}
     for step in last.lineage:

@@ -17,7 +17,9 @@ _EXAMPLE = "workflows plan MergeCounts --source samples/taxi"
 
 def add_pipeline(parser: argparse.ArgumentParser) -> None:
     """Let a verb be told a pipeline as `luigi` is: a task, its module and its parameters."""
-    parser.add_argument("task", nargs="?", default="MergeCounts", help="the last step (MergeCounts)")
+    parser.add_argument(
+        "task", nargs="?", default="MergeCounts", help="the last step (MergeCounts)"
+    )
     parser.add_argument("--module", default="workflows.tasks", help="where it is (workflows.tasks)")
     parser.add_argument(
         "parameters", nargs=argparse.REMAINDER, help="its parameters, as luigi takes them"

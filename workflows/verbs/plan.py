@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     if last.complete():
         print(f"nothing to run: {_where(last)}")
         return 0
-    rows = [("step", "keys", "to run", "why", "where")]
+    rows: list[tuple[str, ...]] = [("step", "keys", "to run", "why", "where")]
     for step, missing in needed(last).items():
         rows.append(_row(step, missing))
     print(aligned(rows, left=(0, 3, 4)))

@@ -118,7 +118,7 @@ def _ship(step: Step, cwd: str) -> None:
     for name, (_, data) in step.shipped.items():
         with open(os.path.join(cwd, name), "wb") as file:
             file.write(data)
-        os.chmod(file.name, 0o755)
+        os.chmod(file.name, 0o755)  # noqa: S103 - scripts must be runnable
 
 
 def _environment(step: Step, key: Key, cwd: str, metrics: str) -> dict[str, str]:

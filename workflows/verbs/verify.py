@@ -93,7 +93,9 @@ def count_duckdb(paths: list[str], columns: list[str]) -> Counts:
 
     counts: collections.Counter[tuple[str, ...]] = collections.Counter()
     for path in paths:
-        read = duckdb.read_csv(path, all_varchar=True, header=True, null_padding=True, strict_mode=False)
+        read = duckdb.read_csv(
+            path, all_varchar=True, header=True, null_padding=True, strict_mode=False
+        )
         names = {normal_name(name): name for name in read.columns}
         chosen = ", ".join('"' + names[column].replace('"', '""') + '"' for column in columns)
         for *values, count in read.aggregate(f"{chosen}, count(*)", chosen).fetchall():

@@ -1,0 +1,96 @@
+"""The barrier behind a 1:n step: write down what all keys made, then move it to its owners."""
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from workflows import run
+from workflows.accounts import check_totals, records_of, summed
+from workflows.errors import KeysFailed
+from workflows.lineage import Piece, pieces_of
+
+if TYPE_CHECKING:
+    from workflows.steps import MapToN
+
+Event = dict[str, Any]
+
+
+def _manifest_name(step: "MapToN") -> str:
+    return f"barriers/{step.name}/{step.identity}.json"
+
+
+def read_manifest(step: "MapToN") -> dict[str, Any] | None:
+    """Return what all keys of a 1:n step made, or None if some have yet to."""
+    whole = step.whole
+    if "_manifest" not in whole.__dict__:
+        text = run.store(step.checkpoint).read(_manifest_name(step))
+        if text is None:
+            return None
+        whole.__dict__["_manifest"] = json.loads(text)
+    found: dict[str, Any] = whole.__dict__["_manifest"]
+    return found
+
+
+def deliver(step: "MapToN") -> None:
+    """Write down what all keys of a 1:n step made, then bring each piece to the node that owns it.
+
+    Raises:
+        KeysFailed: a piece could not be brought, or is not what its maker said.
+        LawBroken: the pieces do not add up.
+    """
+    manifest = read_manifest(step)
+    if manifest is None:
+        manifest = _describe(step)
+        text = json.dumps(manifest, separators=(",", ":")).encode("ascii")
+        run.store(step.checkpoint).create(_manifest_name(step), [text])
+        manifest = read_manifest(step) or manifest
+    by_slot: dict[int, list[Piece]] = {}
+    for piece in pieces_of(manifest, step.name, len(step.nodes)):
+        by_slot.setdefault(piece.key.slot, []).append(piece)
+
+    def bring(slot: int) -> list[Event]:
+        pieces = by_slot[slot]
+        items = [
+            {
+                "key": piece.key.name,
+                "id": piece.key.identity,
+                "bytes": piece.size,
+                "crc": piece.crc,
+                "share": True,
+                "path": _piece_path(step, piece),
+            }
+            for piece in pieces
+        ]
+        message = {"op": "bring", "step": step.ledger, "items": items}
+        return [event for event in step.nodes.channel(slot).ask(message, "ran") if "key" in event]
+
+    outcomes = step.nodes.each(by_slot, bring)
+    run.listings(step.fleet).forget()
+    for slot, events in outcomes.items():
+        failures = [event for event in events if event["event"] == "failed"]
+        if failures:
+            raise KeysFailed(step.nodes.nodes[slot].name, len(events) - len(failures), failures)
+    run.log().add(what="delivered", step=step.name, pieces=sum(map(len, by_slot.values())))
+
+
+def _piece_path(step: "MapToN", piece: Piece) -> str:
+    root = step.nodes.nodes[piece.made_on].root
+    name = piece.key.name.rsplit("/", 1)[1]
+    return os.path.join(root, "data", step.name, piece.maker.identity, piece.maker.name, name)
+
+
+def _describe(step: "MapToN") -> dict[str, Any]:
+    """Gather from the nodes what every key made; check what must hold of the whole step."""
+    records = records_of(step, step.keys() or [])
+    totals = summed(record.get("totals", {}) for record in records.values())
+    manifest = {
+        "step": step.name,
+        "identity": step.identity,
+        "totals": totals,
+        "keys": [
+            [key.name, key.identity, key.slot, records[key.identity]["pieces"]]
+            for key in step.keys() or []
+        ],
+    }
+    check_totals(step, totals)
+    return manifest

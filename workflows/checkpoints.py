@@ -1,0 +1,113 @@
+"""Durable copies of a step: commit them when all keys are done, bring them back to empty nodes."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from workflows import run
+from workflows.accounts import check_totals, records_of, summed
+from workflows.barriers import read_manifest
+from workflows.errors import WorkflowsError
+from workflows.lineage import Key
+from workflows.targets import stream_checked
+
+if TYPE_CHECKING:
+    from workflows.steps import Step
+
+Event = dict[str, Any]
+
+
+def commit(step: "Step") -> None:
+    """Copy all outputs of a step to the store and commit them, if every law holds.
+
+    Raises:
+        LawBroken: the step as a whole lost or made up rows; nothing is written.
+        CheckpointError: the store cannot be written.
+    """
+    started = time.time()
+    target = step.checkpointed
+    keys = step.keys() or []
+    records = records_of(step, keys)
+    totals = _all_totals(step, records)
+    check_totals(step, totals)
+    attempt = target.attempt()
+    parts = []
+    for key in keys:
+        record = records[key.identity]
+        name = f"{attempt}/{key.name}"
+        target.store.create(name, stream_checked(step.nodes, key, step.name, record["crc"]))
+        parts.append(
+            {
+                "key": key.name,
+                "id": key.identity,
+                "object": name,
+                "bytes": record["bytes"],
+                "crc": record["crc"],
+                "slot": key.slot,
+                "metrics": record["metrics"],
+                "inputs": [given.identity for given in key.inputs],
+            }
+        )
+    target.commit(parts, _about(step, totals, attempt, started))
+    target.sweep()
+
+
+def _all_totals(step: "Step", records: dict[str, Event]) -> dict[str, int]:
+    """Sum what the keys counted, and what was counted before the last barrier."""
+    totals = summed(record.get("totals", {}) for record in records.values())
+    for before in step.lineage[:-1]:
+        if before.mode == "to_n":
+            manifest = read_manifest(before)  # type: ignore[arg-type]
+            totals.update(manifest["totals"] if manifest else {})
+    return totals
+
+
+def _about(step: "Step", totals: dict[str, int], attempt: str, started: float) -> dict[str, Any]:
+    """Return what a checkpoint says of how it was made."""
+    listed = step.listed
+    return {
+        "identity": step.identity,
+        "attempt": attempt,
+        "run": run.log().name,
+        "params": step.to_str_params(only_significant=True),
+        "seconds": round(time.time() - started, 3),
+        "totals": totals,
+        "steps": [
+            {
+                "step": before.name,
+                "command": before.command,
+                "files": {name: digest for name, (digest, _) in before.shipped.items()},
+                "spec": before.spec,
+            }
+            for before in step.lineage
+        ],
+        "fleet": step.nodes.spec,
+        "dataset": {
+            "digest": listed.digest,
+            "source": listed.source,
+            "pattern": listed.pattern,
+            "keys": [[key.name, key.url, key.size, key.etag] for key in listed.keys],
+        },
+    }
+
+
+def parts_for(step: "Step", missing: list[Key]) -> list[Event]:
+    """Return what a node needs to know to bring keys of a durable step back from its checkpoint.
+
+    Raises:
+        WorkflowsError: the checkpoint does not hold one of them.
+    """
+    manifest = step.checkpointed.manifest() or {"parts": []}
+    parts = {part["id"]: part for part in manifest["parts"]}
+    lost = [key.name for key in missing if key.identity not in parts]
+    if lost:
+        raise WorkflowsError(f"the checkpoint {step.checkpointed.path} has no {lost[0]}")
+    return [
+        {
+            "key": key.name,
+            "id": key.identity,
+            "bytes": parts[key.identity]["bytes"],
+            "crc": parts[key.identity]["crc"],
+            "path": step.checkpointed.store.locate(parts[key.identity]["object"]),
+        }
+        for key in missing
+    ]
