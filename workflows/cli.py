@@ -27,10 +27,9 @@ VERBS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = _parser(arguments[0] if arguments else "")
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     try:
-        parsed = parser.parse_args(arguments)
+        parsed = _parser(arguments[0] if arguments else "").parse_args(arguments)
         module = importlib.import_module(f"workflows.verbs.{parsed.verb}")
         code: int = module.run(parsed)
         sys.stdout.flush()

@@ -8,6 +8,7 @@ import configparser
 import dataclasses
 import difflib
 import functools
+import math
 import os
 from collections.abc import Mapping
 
@@ -119,6 +120,6 @@ def _converted(field: dataclasses.Field[object], text: str) -> object:
         value = kind(text)  # type: ignore[call-arg]
     except ValueError:
         raise ValueError(f"must be {'a whole number' if kind is int else 'a number'}") from None
-    if value < field.metadata["least"]:
+    if not field.metadata["least"] <= value < math.inf:
         raise ValueError(f"must be at least {field.metadata['least']}")
     return value

@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from workflows.errors import SourceError
+from workflows.errors import SourceError, UsageError
 from workflows.keys import check_name, digest_of, group_of, numeric_prefix
 from workflows.store import Store
 
@@ -70,7 +70,8 @@ def list_source(url: str, pattern: str) -> list[SourceKey]:
     `url` is a directory (searched below), or a file or http(s) URL that lists one URL a line.
 
     Raises:
-        SourceError: it cannot be listed, or nothing in it matches.
+        UsageError: there is no such source, or nothing in it matches.
+        SourceError: it cannot be listed.
     """
     path = _local_path(url)
     if path is None:
@@ -81,10 +82,10 @@ def list_source(url: str, pattern: str) -> list[SourceKey]:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             found = _probe(_listed(url, file.read()))
     else:
-        raise SourceError(f"there is no source {url}: give a directory, or a file that lists URLs")
+        raise UsageError(f"there is no source {url}: give a directory, or a file that lists URLs")
     keys = sorted(key for key in found if _matches(key.name, pattern))
     if not keys:
-        raise SourceError(f"nothing in {url} matches {pattern!r} ({len(found)} names were seen)")
+        raise UsageError(f"nothing in {url} matches {pattern!r} ({len(found)} names were seen)")
     _refuse_twins(keys)
     return keys
 

@@ -8,10 +8,13 @@ import atexit
 import functools
 import logging
 import os
+import re
 import sys
+from types import TracebackType
 
 from workflows.config import settings
 from workflows.dataset import Dataset, load
+from workflows.errors import WorkflowsError
 from workflows.fleet import Fleet, open_fleet
 from workflows.progress import Progress
 from workflows.runlog import RunLog, Totals
@@ -22,6 +25,12 @@ from workflows.targets import Listings
 # says a line a step while Luigi itself is quiet.
 logger = logging.getLogger("luigi-interface.workflows")
 
+# What Luigi makes of an error in complete() or requires(): text, before anybody can see the error.
+_TRACEBACK = re.compile(
+    r"(Will not run .* method:\n)?Traceback \(most recent call last\):\n.*^workflows\.errors\.\w+: ",
+    re.DOTALL | re.MULTILINE,
+)
+_said: set[str] = set()
 _fleets: list[Fleet] = []
 _driver = [0]
 
@@ -73,7 +82,6 @@ def begin() -> None:
         handler = logging.FileHandler(path)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("luigi-interface").addHandler(handler)
-    logging.getLogger("luigi-interface").addFilter(_brief)
     progress = Progress(log())
     progress.start()
     atexit.register(_end, progress, os.getpid())
@@ -105,10 +113,29 @@ def _end(progress: Progress, driver: int) -> None:
 
 
 def _brief(record: logging.LogRecord) -> bool:
-    """Keep Luigi from printing a traceback for an error that explains itself."""
-    from workflows.errors import WorkflowsError
-
+    """Say an error that explains itself once, and without Luigi's traceback."""
     if record.exc_info and isinstance(record.exc_info[1], WorkflowsError):
-        record.msg, record.args = "%s", (str(record.exc_info[1]),)
-        record.exc_info = None
-    return True
+        text = str(record.exc_info[1])
+    elif isinstance(record.msg, str) and not record.args and _TRACEBACK.match(record.msg):
+        text = _TRACEBACK.sub("", record.msg).rstrip()
+    else:
+        return True
+    record.msg, record.args, record.exc_info = "%s", (text,), None
+    record.levelno, record.levelname = logging.ERROR, "ERROR"
+    is_new = text not in _said
+    _said.add(text)
+    return is_new
+
+
+def _excepthook(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Do the same for an error that comes before Luigi catches any: a bad value in luigi.cfg."""
+    if isinstance(error, WorkflowsError):
+        print(f"workflows: {error}", file=sys.stderr)
+    else:
+        _python_excepthook(kind, error, trace)
+
+
+logging.getLogger("luigi-interface").addFilter(_brief)
+_python_excepthook, sys.excepthook = sys.excepthook, _excepthook

@@ -117,9 +117,16 @@ class Step(luigi.Task):
 
     @functools.cached_property
     def spec(self) -> str:
-        """Return the digest of what the step does: its name, command and code."""
+        """Return the digest of what the step does: its name, command and code.
+
+        Raises:
+            UsageError: a law is malformed, or a file that the step ships is not there.
+        """
         for law in [*self.laws, *self.total_laws]:
-            laws.parse(law)
+            try:
+                laws.parse(law)
+            except ValueError as error:
+                raise UsageError(f"{self.name}: {error}") from error
         digests = {name: digest for name, (digest, _) in self.shipped.items()}
         return digest_of([self.name, self.mode, self.command, digests])
 
@@ -365,13 +372,19 @@ class MapToN(Step):
         return barriers.read_manifest(self)
 
     def pieces(self) -> list[Piece] | None:
-        """Return every file that was made, with the slot that owns it."""
-        manifest = self.manifest()
-        return None if manifest is None else pieces_of(manifest, self.name, len(self.nodes))
+        """Return every file that was made, with the slot that owns it, or None before that."""
+        whole = self.whole
+        if "_pieces" not in whole.__dict__:
+            manifest = self.manifest()
+            if manifest is None:
+                return None
+            whole.__dict__["_pieces"] = pieces_of(manifest, self.name, len(self.nodes))
+        found: list[Piece] = whole.__dict__["_pieces"]
+        return found
 
     def outputs(self) -> list[Key] | None:
         """Return the files as keys of their own."""
-        pieces = self.whole.pieces()  # type: ignore[attr-defined]
+        pieces = self.pieces()
         return None if pieces is None else [piece.key for piece in pieces]
 
     def complete(self) -> bool:

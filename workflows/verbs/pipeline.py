@@ -45,6 +45,8 @@ def step_from(arguments: argparse.Namespace) -> Step:
         raise UsageError(f"{error}; for example: {_EXAMPLE}") from error
     if not isinstance(task, Step):
         raise UsageError(f"{arguments.task} is no step of workflows; for example: {_EXAMPLE}")
+    if task.shard:
+        task.this_shard()
     return task
 
 

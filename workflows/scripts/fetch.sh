@@ -1,0 +1,124 @@
+# The bytes of one source, on stdout:  bash fetch.sh < FILE-WITH-ONE-LINE > COPY
+#
+# Promise: stdin is one line, an absolute path or a file:, http: or https: URL. Exit 0 means that all
+# its bytes were written, once. Anything else fails with one line that names the source without its
+# query string, user and password: a signed URL is a secret, so it never stands in an argv either.
+# Passing troubles (the network, 408, 429, 5xx) are retried: WORKFLOWS_FETCH_ATTEMPTS times in all
+# (5), the waits doubling from WORKFLOWS_FETCH_BACKOFF_S (1).
+# Needs bash, and for URLs curl or, where it is missing, python3. Writes fetch.* in the directory.
+
+set -euo pipefail
+
+fail() {
+    printf 'fetch: %s\n' "$1" >&2
+    exit "${2:-1}"
+}
+
+# Print the bytes of a file. exec, so that 1,000s of tiny keys cost one process each; and cat copies
+# from file to file inside the kernel.
+copy() {
+    exec cat -- "$1"
+}
+
+# A file: URL's path, its %XX decoded.
+path_of() {
+    local encoded=/${1#*://*/}
+    [[ $encoded =~ %(00|[^[:xdigit:]]|.[^[:xdigit:]]|.?$) ]] && fail "$1: not a percent-encoded URL" 2
+    encoded=${encoded//\\/\\\\}
+    printf -v path %b "${encoded//%/\\x}"
+}
+
+# What may be shown of a URL.
+without_secrets() {
+    shown=${1%%[?#]*}
+    [[ $shown =~ ^([^/]*//)[^/]*@(.*)$ ]] && shown=${BASH_REMATCH[1]}${BASH_REMATCH[2]}
+    return 0
+}
+
+# Both downloads write fetch.body, print the HTTP status, leave the reason of a failure in
+# fetch.error, and exit 0 only if the body is whole. Their other statuses are curl's.
+with_curl() {
+    local quoted=${1//\\/\\\\}
+    quoted=${quoted//\"/\\\"}
+    # --disable: not the user's .curlrc. --globoff: [ ] { } are part of the name.
+    printf 'url = "%s"\n' "${quoted// /%20}" |
+        curl --disable --config - --globoff --proto '=http,https' --fail --location --silent --show-error \
+            --connect-timeout 20 --speed-limit 1024 --speed-time 60 \
+            --output fetch.body --write-out '%{http_code}' 2> fetch.error
+}
+
+with_python() {
+    printf %s "$1" | python3 -I -S -c '
+import base64, shutil, sys, urllib.error, urllib.parse, urllib.request
+try:
+    url = "".join(chr(b) if 0x20 < b < 0x7f else "%%%02X" % b for b in sys.stdin.buffer.read())
+    url, _, _ = url.partition("#")
+    scheme, place, *rest = urllib.parse.urlsplit(url)
+    login, _, place = place.rpartition("@")  # urllib takes it for a part of the name
+    request = urllib.request.Request(urllib.parse.urlunsplit([scheme, place, *rest]))
+    if login:
+        login = base64.b64encode(urllib.parse.unquote_to_bytes(login)).decode()
+        request.add_unredirected_header("Authorization", "Basic " + login)
+    with urllib.request.urlopen(request, timeout=60) as response, open("fetch.body", "wb") as body:
+        shutil.copyfileobj(response, body, 1 << 20)
+        length = response.headers.get("Content-Length")
+        if length is not None and body.tell() != int(length):
+            raise OSError("the connection ended after %d of %s bytes" % (body.tell(), length))
+        print(response.status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+    sys.exit(22)
+except Exception as error:
+    print("%s: %s" % (type(error).__name__, error), file=sys.stderr)
+    sys.exit(3 if isinstance(error, ValueError) else 56)
+' 2> fetch.error
+}
+
+download() {
+    local url=$1 with status code error attempt
+    local attempts=${WORKFLOWS_FETCH_ATTEMPTS:-5} wait_s=${WORKFLOWS_FETCH_BACKOFF_S:-1}
+    without_secrets "$url"
+    if command -v curl > /dev/null; then with=with_curl
+    elif command -v python3 > /dev/null; then with=with_python
+    else fail "$shown: this node has neither curl nor python3 to fetch it with" 127
+    fi
+    for ((attempt = 1; ; attempt++)); do
+        code=0
+        : > fetch.body  # curl need not make a file of an empty answer
+        # The body goes into a file first, and only a whole one is written: a retry starts afresh.
+        status=$($with "$url") || code=$?
+        ((code == 0)) && return
+        error=$(< fetch.error)
+        error=${error//"$url"/"$shown"}
+        ((${status:-0} >= 400)) && error="HTTP status $status"
+        case $code:$status in
+            # 3 no URL, 23 the disk is full, 60 a bad certificate: the same next time.
+            22:408 | 22:429 | 22:5??) ;;
+            22:* | 3:* | 23:* | 60:*) break ;;
+        esac
+        ((attempt < attempts)) || break
+        sleep "$wait_s"
+        wait_s=$((wait_s * 2))
+    done
+    fail "$shown: ${error:-failed} (attempt $attempt of $attempts)"
+}
+
+source=
+IFS= read -r source || [[ $source ]] || fail "no source on stdin" 2
+IFS= read -r more && fail "more than one line on stdin" 2
+case ${source,,} in
+    /*) copy "$source" ;;
+    file:///* | file://localhost/*)
+        path_of "$source"
+        copy "$path"
+        ;;
+    http://* | https://*)
+        download "$source"
+        cat fetch.body
+        rm -f fetch.body fetch.error
+        ;;
+    *)
+        without_secrets "$source"
+        fail "$shown: neither an absolute path nor a file:, http: or https: URL" 2
+        ;;
+esac
