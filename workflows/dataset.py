@@ -119,25 +119,45 @@ def place(keys: Iterable[SourceKey], slots: int, before: Mapping[str, int]) -> l
     for index, key in enumerate(keys):
         groups.setdefault(group_of(key.name), []).append(index)
     weight = {name: sum(_weight(keys[i]) for i in indexes) for name, indexes in groups.items()}
-    loads = [0] * slots
-    chosen: dict[str, int] = {}
+    fixed = {}
     for name, indexes in groups.items():
         number = numeric_prefix(keys[indexes[0]].name)
         if number is not None:
-            chosen[name] = number % slots
-            loads[chosen[name]] += weight[name]
-    limit = IMBALANCE * sum(weight.values()) / slots
-    heavy_first = sorted(groups, key=lambda name: (-weight[name], name))
-    for name in heavy_first:
+            fixed[name] = number % slots
+    # Few or uneven keys cannot be as even as that: then, what would come of placing them afresh.
+    loads = _loads(weight, _spread(weight, fixed, slots), slots)
+    limit = max(IMBALANCE * sum(loads) / slots, *loads)
+    loads = _loads(weight, fixed, slots)
+    chosen = dict(fixed)
+    for name in _heavy_first(weight):
         slot = before.get(keys[groups[name][0]].name, slots)
         if name not in chosen and slot < slots and loads[slot] + weight[name] <= limit:
             chosen[name] = slot
             loads[slot] += weight[name]
-    for name in heavy_first:
-        if name not in chosen:
-            chosen[name] = loads.index(min(loads))
-            loads[chosen[name]] += weight[name]
+    chosen = _spread(weight, chosen, slots)
     return [chosen[group_of(key.name)] for key in keys]
+
+
+def _spread(weight: Mapping[str, int], chosen: Mapping[str, int], slots: int) -> dict[str, int]:
+    """Return the slot of each group: the one chosen already, else the lightest, heaviest first."""
+    spread = dict(chosen)
+    loads = _loads(weight, chosen, slots)
+    for name in _heavy_first(weight):
+        if name not in spread:
+            spread[name] = loads.index(min(loads))
+            loads[spread[name]] += weight[name]
+    return spread
+
+
+def _loads(weight: Mapping[str, int], chosen: Mapping[str, int], slots: int) -> list[int]:
+    loads = [0] * slots
+    for name, slot in chosen.items():
+        loads[slot] += weight[name]
+    return loads
+
+
+def _heavy_first(weight: Mapping[str, int]) -> list[str]:
+    return sorted(weight, key=lambda name: (-weight[name], name))
 
 
 def _weight(key: SourceKey) -> int:

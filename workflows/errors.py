@@ -89,7 +89,7 @@ class KeysFailed(WorkflowsError):
 
     def __str__(self) -> str:
         total = self.done + len(self.failures)
-        lines = [f"{len(self.failures)} of {total} keys failed on {self.node}"]
+        lines = [f"{len(self.failures)} of {total} keys failed on {self.node}"] if total > 1 else []
         for failure in self.failures[: self.SHOWN]:
             lines.append(describe_failure(self.node, failure))
         if len(self.failures) > self.SHOWN:

@@ -66,7 +66,7 @@ def node_for(name: str, slots: int) -> int:
 
 
 def _mixed(seed: int, slot: int) -> int:
-    """Give the weight of `slot` for a name hashed to `seed` (splitmix64's finaliser, Vigna 2015)."""
+    """Give the weight of `slot` for a name hashed to `seed` (splitmix64's finaliser, 2015)."""
     z = (seed + (slot + 1) * 0x9E3779B97F4A7C15) & _MASK
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK

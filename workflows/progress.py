@@ -6,7 +6,7 @@ import threading
 from workflows.runlog import RunLog, Totals, on_terminal
 
 _EVERY_S = 0.2
-_CLEAR = "\r\x1b[K"
+CLEAR = "\r\x1b[K"
 
 
 class Progress:
@@ -35,8 +35,8 @@ class Progress:
         while not self._stop.wait(_EVERY_S):
             self._totals.update(self._log.path)
             if self._totals.planned:
-                _write(_CLEAR + self._totals.line()[: _columns() - 1])
-        _write(_CLEAR)
+                _write(CLEAR + self._totals.line()[: _columns() - 1])
+        _write(CLEAR)
 
 
 def _columns() -> int:

@@ -16,8 +16,8 @@ from workflows.config import settings
 from workflows.dataset import Dataset, load
 from workflows.errors import WorkflowsError
 from workflows.fleet import Fleet, open_fleet
-from workflows.progress import Progress
-from workflows.runlog import RunLog, Totals
+from workflows.progress import CLEAR, Progress
+from workflows.runlog import RunLog, Totals, on_terminal
 from workflows.store import Store, open_store
 from workflows.targets import Listings
 
@@ -25,7 +25,7 @@ from workflows.targets import Listings
 # says a line a step while Luigi itself is quiet.
 logger = logging.getLogger("luigi-interface.workflows")
 
-# What Luigi makes of an error in complete() or requires(): text, before anybody can see the error.
+# What Luigi makes of an error in complete() or requires(): text, before a filter sees the error.
 _TRACEBACK = re.compile(
     r"(Will not run .* method:\n)?Traceback \(most recent call last\):\n.*^workflows\.errors\.\w+: ",
     re.DOTALL | re.MULTILINE,
@@ -108,6 +108,12 @@ def _end(progress: Progress, driver: int) -> None:
     totals.update(log().path)
     if totals.steps:
         print(totals.table(), file=sys.stderr)
+    if failed := sum(step["failed"] for step in totals.steps.values()):
+        keys = "1 key" if failed == 1 else f"{failed} keys"
+        print(
+            f"{keys} failed, all others are done and kept: mend the cause, then run the same again",
+            file=sys.stderr,
+        )
     for opened in _fleets:
         opened.close()
 
@@ -120,7 +126,8 @@ def _brief(record: logging.LogRecord) -> bool:
         text = _TRACEBACK.sub("", record.msg).rstrip()
     else:
         return True
-    record.msg, record.args, record.exc_info = "%s", (text,), None
+    clear = CLEAR if on_terminal() else ""  # or it would follow the progress on its line
+    record.msg, record.args, record.exc_info = "%s%s", (clear, text), None
     record.levelno, record.levelname = logging.ERROR, "ERROR"
     is_new = text not in _said
     _said.add(text)

@@ -99,7 +99,7 @@ class Totals:
         """Return the progress so far as one line."""
         parts = []
         moved = 0
-        for step, planned in self.planned.items():
+        for step, planned in reversed(self.planned.items()):  # the scheduler plans backwards
             total = self.steps.get(step, _empty(fused=False))
             failed = f" ({total['failed']} failed)" if total["failed"] else ""
             parts.append(f"{step} {total['keys']}/{planned}{failed}")

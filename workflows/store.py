@@ -84,9 +84,9 @@ class DirectoryStore:
                 os.fsync(file.fileno())
                 os.link(file.name, path)
             _sync_directory(os.path.dirname(path))
-        except FileExistsError:
-            return False
         except OSError as error:
+            if isinstance(error, FileExistsError) and os.path.exists(path):
+                return False
             raise CheckpointError(f"cannot write {path}: {error.strerror}") from error
         return True
 

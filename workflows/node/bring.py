@@ -42,7 +42,7 @@ def _fetch(path: str, tmp: str, *, share: bool) -> None:
 
 
 def damaged(storage: Storage, step: str) -> Iterator[dict[str, Any]]:
-    """Read every output of `step` again; yield those that are missing or differ, and forget them."""
+    """Read every output of `step` again; forget those missing or different, and yield them."""
     ledger = storage.ledger(step)
     for identity, entry in ledger.entries().items():
         record = ledger.record(identity)

@@ -102,7 +102,7 @@ class KeyRun:
         return open(paths[0], "rb"), size, records
 
     def _stdin_of(self, data: bytes) -> IO[bytes]:
-        """Return an open file that holds `data` and has no name, so that nobody else can read it."""
+        """Return an open file that holds `data` and has no name: nobody else can read it."""
         path = os.path.join(self.scratch, "stdin")
         with open(path, "wb") as file:
             file.write(data)
@@ -113,15 +113,19 @@ class KeyRun:
     def _readable(self, paths: list[str]) -> list[str]:
         """Return `paths`, with links in place of those that plain ``xargs`` would split."""
         links = os.path.join(self.scratch, "in")
-        safe = []
+        # Absolute where that is safe; a scratch directory with a space in it can only be named from
+        # the working directory beside `links`.
+        shown = os.path.join("..", "in") if _UNSAFE_FOR_XARGS.intersection(links) else links
+        readable = []
         for number, path in enumerate(paths):
-            if _UNSAFE_FOR_XARGS.intersection(path):
-                os.makedirs(links, exist_ok=True)
-                link = os.path.join(links, f"{number:06d}")
-                os.symlink(path, link)
-                path = link
-            safe.append(path)
-        return safe if not _UNSAFE_FOR_XARGS.intersection(self.scratch) else paths
+            if not _UNSAFE_FOR_XARGS.intersection(path):
+                readable.append(path)
+                continue
+            name = f"{number:06d}"
+            os.makedirs(links, exist_ok=True)
+            os.symlink(path, os.path.join(links, name))
+            readable.append(os.path.join(shown, name))
+        return readable
 
     # -- run -----------------------------------------------------------------------------------
 
@@ -172,7 +176,7 @@ class KeyRun:
         )
         with open(self._stderr_path(number), "wb") as stderr:
             process = subprocess.Popen(
-                BASH + [stage.command],
+                [*BASH, stage.command],
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,

@@ -29,7 +29,7 @@ END {
 }
 
 function count_quoted(    n, row) {
-    if ((n = csv_read($0, FIELD))) {
+    if ((n = csv_read($0, FIELD, 0))) {
         row = csv_row(FIELD, n)
         if (!COUNT[row]++) ROWS[++distinct] = row
     } else rows_rejected++
@@ -38,7 +38,7 @@ function count_quoted(    n, row) {
 function add(row, count,    i, n, value) {
     # In a file of one column an empty line is a blank value, so that counts add up after cut, too.
     if (columns > 1 && csv_is_blank(row, columns)) return
-    if ((n = csv_fields(row, FIELD, 0)) != columns) { rows_rejected += count; return }
+    if ((n = csv_read(row, FIELD, 0)) != columns) { rows_rejected += count; return }
     for (i = 1; i <= n; i++) FIELD[i] = clean(FIELD[i])
     FIELD[n + 1] = ""
     value = csv_row(FIELD, n + 1)  # ends with the comma before the count

@@ -4,45 +4,38 @@
 # commas, doubled quotes and newlines inside, CRLF or LF, with or without a final newline.
 # Runs the same in mawk 1.3.4, gawk, busybox awk and original-awk, given LC_ALL=C.
 
-# The fields of one record, or the first `limit` of them; their number, or 0 if a quote is left open.
-function csv_fields(record, fields, limit,    n, at, value) {
-    if (substr(record, length(record)) == "\r") record = substr(record, 1, length(record) - 1)
-    record = record ","
-    n = 0
-    while (record != "" && (!limit || n < limit)) {
-        value = ""
-        if (substr(record, 1, 1) == "\"") {
-            record = substr(record, 2)
-            while ((at = index(record, "\"")) && substr(record, at + 1, 1) == "\"") {
-                value = value substr(record, 1, at)
-                record = substr(record, at + 2)
-            }
-            if (!at) return 0
-            value = value substr(record, 1, at - 1)
-            record = substr(record, at + 1)
-        }
-        at = index(record, ",")
-        fields[++n] = value substr(record, 1, at - 1)
-        record = substr(record, at + 1)
-    }
-    return n
-}
-
-# The fields of the record that starts with `line`, reading on while a quote is open; 0 if the input
-# was cut off inside a quote of its last line. A quote that swallows whole lines and is never closed
-# is refused: nobody can tell how many rows are in there.
-function csv_read(line, fields,    n, more, first) {
+# The fields of the record that starts with `line`, or the first `limit` of them; their number. It
+# reads on while a quote is open, and gives 0 if the input was cut off inside a quote of its last line.
+# A quote that swallows whole lines and is never closed is refused: nobody can tell how many rows.
+function csv_read(line, fields, limit,    n, at, value, first) {
     first = NR
-    while (!(n = csv_fields(line, fields, 0)))
-        do {
-            if ((getline more) <= 0) {
-                if (NR == first) return 0
-                fail("the quote opened in line " first " is never closed", 4)
+    for (n = 0; !limit || n < limit; line = substr(line, at + 1)) {
+        value = ""
+        if (substr(line, 1, 1) == "\"") {
+            line = substr(line, 2)
+            while (!(at = index(line, "\"")) || substr(line, at + 1, 1) == "\"") {
+                if (at) {  # a doubled quote
+                    value = value substr(line, 1, at)
+                    line = substr(line, at + 2)
+                    continue
+                }
+                value = value line "\n"
+                # The csv module's limit. Appending copies, so without one a stray quote takes hours.
+                if (length(value) > 131072) fail("the quote opened in line " first " is not closed within 128 KiB", 4)
+                if ((getline line) > 0) continue
+                if (NR > first) fail("the quote opened in line " first " is never closed", 4)
+                return 0
             }
-            line = line "\n" more
-            # Appending copies, so without a limit one stray quote in a big file takes hours.
-            if (length(line) > 1048576) fail("the record of line " first " is longer than 1 MiB: a stray quote?", 4)
-        } while (!index(more, "\""))
+            value = value substr(line, 1, at - 1)
+            line = substr(line, at + 1)
+        }
+        if (!(at = index(line, ","))) {
+            if (substr(line, length(line)) == "\r") line = substr(line, 1, length(line) - 1)
+            fields[++n] = value line
+            return n
+        }
+        fields[++n] = value substr(line, 1, at - 1)
+    }
     return n
 }
 
@@ -53,7 +46,7 @@ function csv_header(fields,    line, n) {
         if (NR == 1 && substr(line, 1, 3) == "\357\273\277") line = substr(line, 4)  # UTF-8 BOM
         if (line ~ /[^ \t\r]/) {
             CSV_HEADER = line
-            if (!(n = csv_read(line, fields))) fail("the header ends inside a quote: " shown(line), 4)
+            if (!(n = csv_read(line, fields, 0))) fail("the header ends inside a quote: " shown(CSV_HEADER), 4)
             return n
         }
     }

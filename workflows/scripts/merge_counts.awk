@@ -15,7 +15,7 @@ BEGIN {
 {
     start = NR
     line = $0
-    n = csv_read(line, FIELD)
+    n = csv_read(line, FIELD, 0)
     # Files glued together without a newline between them show as a line with more values.
     if (!columns) columns = n
     if (n < 2 || n != columns || FIELD[n] !~ /^[0-9]+$/) fail("line " start " is not value,count: " shown(line), 4)

@@ -72,11 +72,11 @@ function chosen(    i, row) {
     return row
 }
 
-# The regular expression is a record that ends in its line: then the other columns need no parsing,
-# which in mawk halves the time of a file with all fields quoted.
-function quoted_row(    columns, i) {
-    if ($0 ~ /^([^",]*|"([^"]|"")*")(,([^",]*|"([^"]|"")*"))*$/) columns = csv_fields($0, FIELD, last + 1)
-    else columns = csv_read($0, FIELD)
+# A record that ends in its line, which the regular expression says, needs no parsing beyond the chosen
+# columns: in mawk that halves the time of a file with all fields quoted.
+function quoted_row(    limit, columns, i) {
+    limit = $0 ~ /^([^",]*|"([^"]|"")*")(,([^",]*|"([^"]|"")*"))*\r?$/ ? last + 1 : 0
+    columns = csv_read($0, FIELD, limit)
     if (!reaches(columns)) return
     for (i = 1; i <= wanted; i++) VALUE[i] = FIELD[COLUMN[i]]
     rows_out++
