@@ -18,7 +18,7 @@ from workflows.steps import Map, MapFromN, MapToN
 class Fetch(Map):
     """Every source key, byte for byte, on the node that owns it."""
 
-    command = "bash fetch.sh"
+    command = ". ./fetch.sh"
     files = ("scripts/fetch.sh",)
     laws = ("bytes_out = source.bytes",)
 

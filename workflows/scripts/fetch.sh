@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # The bytes of one source, on stdout:  bash fetch.sh < FILE-WITH-ONE-LINE > COPY
 #
 # Promise: stdin is one line, an absolute path or a file:, http: or https: URL. Exit 0 means that all
@@ -105,7 +106,7 @@ download() {
 
 source=
 IFS= read -r source || [[ $source ]] || fail "no source on stdin" 2
-IFS= read -r more && fail "more than one line on stdin" 2
+IFS= read -r _ && fail "more than one line on stdin" 2
 case ${source,,} in
     /*) copy "$source" ;;
     file:///* | file://localhost/*)
