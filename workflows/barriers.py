@@ -44,6 +44,8 @@ def deliver(step: "MapToN") -> None:
         text = json.dumps(manifest, separators=(",", ":")).encode("ascii")
         run.store(step.checkpoint).create(_manifest_name(step), [text])
         manifest = read_manifest(step) or manifest
+    # Not the manifest's slots: it may be of a fleet of another size, or of nodes long gone.
+    made_on = {key.identity: key.slot for key in step.keys() or []}
     by_slot: dict[int, list[Piece]] = {}
     for piece in pieces_of(manifest, step.name, len(step.nodes)):
         by_slot.setdefault(piece.key.slot, []).append(piece)
@@ -57,7 +59,7 @@ def deliver(step: "MapToN") -> None:
                 "bytes": piece.size,
                 "crc": piece.crc,
                 "share": True,
-                "path": _piece_path(step, piece),
+                "path": _piece_path(step, piece, made_on[piece.maker.identity]),
             }
             for piece in pieces
         ]
@@ -73,8 +75,8 @@ def deliver(step: "MapToN") -> None:
     run.log().add(what="delivered", step=step.name, pieces=sum(map(len, by_slot.values())))
 
 
-def _piece_path(step: "MapToN", piece: Piece) -> str:
-    root = step.nodes.nodes[piece.made_on].root
+def _piece_path(step: "MapToN", piece: Piece, slot: int) -> str:
+    root = step.nodes.nodes[slot].root
     name = piece.key.name.rsplit("/", 1)[1]
     return os.path.join(root, "data", step.name, piece.maker.identity, piece.maker.name, name)
 

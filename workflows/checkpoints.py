@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from workflows import run
 from workflows.accounts import check_totals, records_of, summed
 from workflows.barriers import read_manifest
-from workflows.errors import WorkflowsError
+from workflows.errors import CheckpointError, WorkflowsError
 from workflows.lineage import Key
 from workflows.targets import stream_checked
 
@@ -30,11 +30,27 @@ def commit(step: "Step") -> None:
     totals = _all_totals(step, records)
     check_totals(step, totals)
     attempt = target.attempt()
+    try:
+        parts = _store(step, keys, records, attempt)
+    except CheckpointError:
+        if target.exists():
+            return  # another run was first, and swept away what this one had so far
+        raise
+    target.commit(parts, _about(step, totals, attempt, started))
+    target.sweep()
+
+
+def _store(
+    step: "Step", keys: list[Key], records: dict[str, Event], attempt: str
+) -> list[dict[str, Any]]:
+    """Copy outputs to the store, under names of this attempt; return the manifest's parts."""
     parts = []
     for key in keys:
         record = records[key.identity]
         name = f"{attempt}/{key.name}"
-        target.store.create(name, stream_checked(step.nodes, key, step.name, record["crc"]))
+        step.checkpointed.store.create(
+            name, stream_checked(step.nodes, key, step.name, record["crc"])
+        )
         parts.append(
             {
                 "key": key.name,
@@ -47,8 +63,7 @@ def commit(step: "Step") -> None:
                 "inputs": [given.identity for given in key.inputs],
             }
         )
-    target.commit(parts, _about(step, totals, attempt, started))
-    target.sweep()
+    return parts
 
 
 def _all_totals(step: "Step", records: dict[str, Event]) -> dict[str, int]:

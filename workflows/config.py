@@ -120,7 +120,7 @@ def _converted(field: dataclasses.Field[object], text: str) -> object:
         value = kind(text)  # type: ignore[call-arg]
     except ValueError:
         raise ValueError(f"must be {'a whole number' if kind is int else 'a number'}") from None
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must be a number")
     if value < field.metadata["least"]:
         raise ValueError(f"must be at least {field.metadata['least']}")

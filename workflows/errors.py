@@ -106,14 +106,30 @@ def describe_failure(node: str, failure: Mapping[str, Any]) -> str:
         no column
       to see it again: workflows repro Select a.csv
     """
-    import shlex
-
     step, key = failure["step"], failure["key"]
     stderr = str(failure.get("stderr", "")).rstrip("\n")
     lines = [f"{step} of {key} on {node}: {failure['why']}"]
     lines += ["    " + line for line in stderr.split("\n") if line]
-    lines.append(f"  to see it again: workflows repro {step} {shlex.quote(key)}")
+    lines.append(f"  to see it again: workflows repro {step} {_typed(key)}")
     return "\n".join(lines)
+
+
+def _typed(key: str) -> str:
+    r"""Return `key` as one types it in a shell: quoted, escaped where terminals cannot show it.
+
+    >>> print(_typed("a b"), _typed("-rf"), _typed("\udcff\t"))
+    'a b' -- -rf $'\xff\x09'
+    """
+    import shlex
+
+    dashes = "-- " if key.startswith("-") else ""
+    if key.isprintable():
+        return dashes + shlex.quote(key)
+    escaped = [
+        chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}"
+        for byte in key.encode("utf-8", "surrogateescape")
+    ]
+    return f"{dashes}$'{''.join(escaped)}'"
 
 
 class LawBroken(WorkflowsError):

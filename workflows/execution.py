@@ -1,6 +1,6 @@
 """Run a shard: its missing keys, on the node that owns them, from the nearest output there is."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from workflows import checkpoints, run
@@ -34,27 +34,35 @@ def run_shard(step: "Step") -> None:
         NodeLost: the node was lost more often than is retried.
     """
     shard = step.this_shard()
-    retries = settings().retries
     with TaskReport(step, shard) as report:
-        for attempt in range(retries + 1):
-            try:
-                _run_once(step, shard, report)
-                break
-            except NodeLost as lost:
-                report.lost(lost, attempt, retries)
-                if attempt == retries:
-                    raise
-                revive(step, shard.slot)
+        retried(step, lambda: _run_once(step, shard, report), report.write)
         if report.failures:
             name = step.nodes.nodes[shard.slot].name
             raise KeysFailed(name, report.tally.done, report.failures)
 
 
-def revive(step: "Step", slot: int) -> None:
-    """Put a new runtime in place of a lost one, and forget what it had said."""
-    step.nodes.drop(slot)
-    step.nodes.nodes[slot].revive()
-    run.listings(step.fleet).lose(slot)
+def retried(
+    step: "Step", work: Callable[[], None], note: Callable[[str], None] = lambda _: None
+) -> None:
+    """Do `work`; if a node is lost meanwhile, revive it and do what is left of it again.
+
+    Raises:
+        NodeLost: a node was lost more often than is retried.
+    """
+    retries = settings().retries
+    for attempt in range(retries + 1):
+        try:
+            return work()
+        except NodeLost as lost:
+            note(str(lost))
+            next_step = "trying again" if attempt < retries else "giving up"
+            run.logger.warning("%s; %s %s: %s", lost, step.name, step.shard, next_step)
+            if attempt == retries:
+                raise
+            slot = step.nodes.slot_of(lost.node)
+            step.nodes.revive(slot)
+            run.listings(step.fleet).lose(slot)
+    return None
 
 
 def _run_once(step: "Step", shard: Shard, report: TaskReport) -> None:
@@ -68,6 +76,7 @@ def _run_once(step: "Step", shard: Shard, report: TaskReport) -> None:
         items = checkpoints.parts_for(step, missing)
         for event in channel.ask({"op": "bring", "step": step.name, "items": items}, "ran"):
             report.take(event)
+        listings.forget()
         return
     for stages, keys in _by_start(step, missing):
         channel.ship({digest: data for s in stages for digest, data in s.shipped.values()})

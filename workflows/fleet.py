@@ -4,7 +4,6 @@ import concurrent.futures
 import contextlib
 import os
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -12,6 +11,7 @@ from workflows.errors import NodeLost, UsageError, WorkflowsError
 from workflows.node.wire import Wire
 from workflows.transports.local import LocalNode
 
+# A silent runtime is asked every PING_S seconds, and lost after LOST_S without an answer.
 PING_S = 5.0
 LOST_S = 20.0
 Event = dict[str, Any]
@@ -54,6 +54,7 @@ class Channel:
             WorkflowsError: the node could not make sense of the operation.
         """
         try:
+            self._wire.limit(LOST_S)
             self._wire.send(message)
             while True:
                 event = self._next()
@@ -80,6 +81,7 @@ class Channel:
             return
         needed = self.one({"op": "need", "digests": sorted(files)}, "needed")["digests"]
         try:
+            self._wire.limit(LOST_S)
             for digest in needed:
                 self._wire.send_bytes({"op": "file", "digest": digest}, files[digest])
         except OSError as error:
@@ -90,7 +92,7 @@ class Channel:
         message = {"op": "read", "step": step, "id": identity, "key": key}
         for event in self.ask(message, "end"):
             if event["event"] == "data":
-                yield self._wire.recv_bytes(event["size"])
+                yield self._raw(event["size"])
 
     def close(self) -> None:
         """End the session: what it had running is killed."""
@@ -98,19 +100,40 @@ class Channel:
             self._wire.close()
 
     def _next(self) -> Event:
-        heard = time.monotonic()
+        # Waits are counted, not the clock read: a driver that was stopped itself, or slept with its
+        # machine, has heard nothing for long either, and has yet to ask.
+        waited = 0.0
         while True:
             try:
                 event = self._wire.recv(PING_S)
             except TimeoutError:
-                if time.monotonic() - heard > LOST_S:
-                    why = f"nothing was heard of it for {LOST_S:g} s"
-                    raise NodeLost(self.node.name, why) from None
+                waited += PING_S
+                if waited > LOST_S:
+                    raise self._silent() from None
                 self._wire.send({"op": "ping", "n": 0})
                 continue
+            except (ValueError, RecursionError) as error:
+                raise NodeLost(self.node.name, f"it talks nonsense: {error}") from error
             if event is None:
                 raise NodeLost(self.node.name, "it hung up")
+            if not isinstance(event.get("event"), str):
+                raise NodeLost(self.node.name, f"it talks nonsense: {str(event)[:80]}")
             return event
+
+    def _raw(self, size: int) -> bytes:
+        try:
+            self._wire.limit(LOST_S)
+            data = self._wire.recv_bytes(size)
+        except TimeoutError:
+            raise self._silent() from None
+        except OSError as error:
+            raise NodeLost(self.node.name, str(error)) from error
+        if len(data) < size:
+            raise NodeLost(self.node.name, "it hung up")
+        return data
+
+    def _silent(self) -> NodeLost:
+        return NodeLost(self.node.name, f"nothing was heard of it for {LOST_S:g} s")
 
 
 class Fleet:
@@ -146,6 +169,19 @@ class Fleet:
         channel = self._channels.pop(slot, None)
         if channel is not None:
             channel.close()
+
+    def revive(self, slot: int) -> None:
+        """Put a new runtime in place of a lost one.
+
+        Raises:
+            NodeLost: there is none to be had.
+        """
+        self.drop(slot)
+        self.nodes[slot].revive()
+
+    def slot_of(self, node: str) -> int:
+        """Return the slot of the node with that name."""
+        return next(one.slot for one in self.nodes if one.name == node)
 
     def each(self, slots: Iterable[int], work: Callable[[int], T]) -> dict[int, T]:
         """Do `work` for several slots at once; return slot -> result.

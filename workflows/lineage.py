@@ -76,23 +76,22 @@ def merged_keys(spec: str, ledger: str, upstream: Iterable[Key]) -> list[Key]:
 
 
 class Piece(NamedTuple):
-    """One file that a 1:n step made: which key made it, where that is, and what it must be."""
+    """One file that a 1:n step made: which key made it, and what it must be."""
 
     key: Key
     size: int
     crc: str
     maker: Input
-    made_on: int
 
 
 def pieces_of(manifest: dict[str, Any], step: str, slots: int) -> list[Piece]:
     """Return the pieces that a 1:n step's manifest lists, each with the slot that owns its name."""
     pieces = []
-    for name, identity, slot, parts in manifest["keys"]:
+    for name, identity, _, parts in manifest["keys"]:
         for part, size, crc in parts:
             full = f"{name}/{part}"
             key = Key(full, digest_of([identity, part]), node_for(part, slots))
-            pieces.append(Piece(key, size, crc, Input(step, identity, name), slot))
+            pieces.append(Piece(key, size, crc, Input(step, identity, name)))
     return pieces
 
 

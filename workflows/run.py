@@ -27,7 +27,8 @@ logger = logging.getLogger("luigi-interface.workflows")
 
 # What Luigi makes of an error in complete() or requires(): text, before a filter sees the error.
 _TRACEBACK = re.compile(
-    r"(Will not run .* method:\n)?Traceback \(most recent call last\):\n.*^workflows\.errors\.\w+: ",
+    r"(Will not run .* method:\n)?Traceback \(most recent call last\):\n"
+    r".*^workflows\.errors\.\w+: ",
     re.DOTALL | re.MULTILINE,
 )
 _said: set[str] = set()

@@ -4,6 +4,7 @@ Each line is JSON: what was planned, what came of keys, how a step ended. Progre
 stages at the end and ``workflows report`` are all made from it.
 """
 
+import datetime as dt
 import json
 import os
 import secrets
@@ -19,8 +20,9 @@ class RunLog:
     """One run's file; created with its first line."""
 
     def __init__(self, state: str) -> None:
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        self.name = f"{stamp}-{secrets.token_hex(3)}"
+        now = dt.datetime.now(dt.timezone.utc)
+        # To the millisecond: the newest run is the one whose name sorts last.
+        self.name = f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03d}-{secrets.token_hex(3)}"
         self.folder = os.path.join(state, "runs", self.name)
         self.path = os.path.join(self.folder, "log.jsonl")
 

@@ -293,7 +293,7 @@ class Step(luigi.Task):
         if self.shard:
             execution.run_shard(self)
         else:
-            self.finish()
+            execution.retried(self, self.finish)
 
     def finish(self) -> None:
         """Do what is left once all shards are done: commit the checkpoint of a durable step."""

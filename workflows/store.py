@@ -9,14 +9,12 @@ import fcntl
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from typing import IO, NamedTuple, Protocol
 
 from workflows.errors import CheckpointError, UsageError
 
 _TMP = ".tmp"
-_NEWBORN_S = 1.0  # a temporary file is born before it is locked
 
 
 class Stored(NamedTuple):
@@ -92,20 +90,26 @@ class DirectoryStore:
 
     def sweep(self) -> None:
         """Remove what writers left that died: the lock on it is free."""
-        with contextlib.suppress(FileNotFoundError):
-            for entry in os.scandir(os.path.join(self.root, _TMP)):
+        folder = os.path.join(self.root, _TMP)
+        with contextlib.suppress(FileNotFoundError), _locked(folder, fcntl.LOCK_EX):
+            for entry in os.scandir(folder):
                 with contextlib.suppress(OSError), open(entry.path, "rb") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    if time.time() - os.fstat(file.fileno()).st_mtime > _NEWBORN_S:
-                        os.unlink(entry.path)
+                    os.unlink(entry.path)
 
     @contextlib.contextmanager
     def _temporary(self) -> "Iterator[IO[bytes]]":
         folder = os.path.join(self.root, _TMP)
         os.makedirs(folder, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder) as file:
+        with _locked(folder, fcntl.LOCK_SH):  # a sweep must not meet it before it is locked
+            file = tempfile.NamedTemporaryFile(dir=folder, delete=False)  # noqa: SIM115 - see below
             fcntl.flock(file, fcntl.LOCK_EX)
+        try:
             yield file
+        finally:
+            os.unlink(file.name)  # by itself it would stay if the disk is full: closing fails first
+            with contextlib.suppress(OSError):
+                file.close()
 
     def read(self, name: str) -> bytes | None:
         """Return an object's bytes, or None."""
@@ -135,6 +139,17 @@ class DirectoryStore:
     def locate(self, name: str) -> str:
         """Return the path of an object."""
         return os.path.join(self.root, name)
+
+
+@contextlib.contextmanager
+def _locked(folder: str, how: int) -> "Iterator[None]":
+    """Hold a folder's lock."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, how)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _sync_directory(path: str) -> None:

@@ -54,14 +54,23 @@ class Listings:
 
     def _ask(self, slot: int, step: str) -> dict[str, int]:
         try:
-            channel = self._fleet.channel(slot)
-            listing = channel.one({"op": "list", "steps": [step]}, "listing")["steps"][step]
+            try:
+                listing = self._listing(slot, step)
+            except NodeLost:
+                # Its runtime may have died between two tasks: what is on its disk is still done.
+                self._fleet.revive(slot)
+                listing = self._listing(slot, step)
         except NodeLost:
             self._fleet.drop(slot)
             self._done.pop((slot, step), None)
             return {}
         self._done[slot, step] = listing
-        return dict(listing)
+        return listing
+
+    def _listing(self, slot: int, step: str) -> dict[str, int]:
+        channel = self._fleet.channel(slot)
+        answer = channel.one({"op": "list", "steps": [step]}, "listing")
+        return dict(answer["steps"][step])
 
 
 class NodeTarget(luigi.Target):

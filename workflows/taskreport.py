@@ -7,7 +7,7 @@ import urllib.parse
 from typing import TYPE_CHECKING, Any
 
 from workflows import run
-from workflows.errors import NodeLost, describe_failure
+from workflows.errors import describe_failure
 from workflows.lineage import Shard
 from workflows.runlog import Tally
 
@@ -60,12 +60,6 @@ class TaskReport:
             self.write(describe_failure(name, event))
         if time.monotonic() - self._shown >= _STATUS_EVERY_S or event["event"] == "failed":
             self._show()
-
-    def lost(self, lost: NodeLost, attempt: int, retries: int) -> None:
-        """Say that the node was lost."""
-        self.write(str(lost))
-        next_step = "trying again" if attempt < retries else "giving up"
-        run.logger.warning("%s; %s %s: %s", lost, self.step.name, self.shard.label, next_step)
 
     def write(self, text: str) -> None:
         """Add a line to the task's log."""

@@ -136,4 +136,7 @@ def _parse(line: bytes) -> Optional[Record]:
         record = json.loads(line)
     except ValueError:
         return None
-    return record if isinstance(record, dict) and "id" in record and "key" in record else None
+    if not isinstance(record, dict):
+        return None
+    kinds = (("id", str), ("key", str), ("bytes", int))
+    return record if all(isinstance(record.get(name), kind) for name, kind in kinds) else None

@@ -176,6 +176,8 @@ class Session:
     def op_file(self, message: Message) -> None:
         """Take one shipped file; its name is its digest, so that a second ship sends nothing."""
         data = self.wire.recv_bytes(message["size"])
+        if len(data) < message["size"]:
+            raise ConnectionResetError("cut off within a shipped file")
         tmp = os.path.join(self.runtime.storage.scratch(), "file")
         with open(tmp, "wb") as file:
             file.write(data)

@@ -93,7 +93,11 @@ class Storage:
                 os.chmod(tmp, 0o444)
                 os.link(tmp, final)  # a rename would replace; a link refuses
                 os.unlink(tmp)
-            ledger.append(fd, record)
+            try:
+                ledger.append(fd, record)
+            except OSError:
+                remove(os.path.join(self.root, "data", step, identity))
+                raise
         return record
 
     def drop(self, step: str, identities: list[str], why: str) -> int:

@@ -9,6 +9,7 @@ and removes the runtime's temporary files.
 import contextlib
 import os
 import signal
+import time
 
 from workflows.node.storage import remove
 
@@ -51,21 +52,27 @@ def _watch(reader: int, mark: str, tmp: str) -> None:
 
 
 def kill_marked(mark: str) -> int:
-    """Kill every process with `mark` in its environment, till none is found; return how many."""
+    """Kill every command of a runtime, and what it left behind; return how many there were."""
+    return kill_having(f"{MARK}={mark}")
+
+
+def kill_having(variable: str) -> int:
+    """Kill all processes with ``NAME=value`` in their environment till none is found; count."""
     killed = 0
     while True:
-        found = marked(mark)
+        found = having(variable)
         if not found:
             return killed
         for pid in found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
+        time.sleep(0.001)  # they need a moment to be gone
 
 
-def marked(mark: str) -> list[int]:
-    """Return the processes that run with `mark` in their environment."""
-    wanted = f"{MARK}={mark}".encode()
+def having(variable: str) -> list[int]:
+    """Return the processes that run with ``NAME=value`` in their environment."""
+    wanted = os.fsencode(variable)
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != os.getpid():

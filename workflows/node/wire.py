@@ -13,7 +13,7 @@ class Stream(Protocol):
     def recv(self, size: int) -> bytes:
         """Return up to `size` bytes, empty at the end."""
 
-    def sendall(self, data: bytes) -> None:
+    def sendall(self, data: "bytes | memoryview") -> None:
         """Send every byte or raise OSError."""
 
     def settimeout(self, timeout: Optional[float]) -> None:
@@ -35,14 +35,23 @@ class Wire:
     def send(self, message: dict[str, Any]) -> None:
         """Send one message. Names that are not UTF-8 travel as lone surrogates, escaped."""
         line = json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n"
-        with self._sending:
-            self._stream.sendall(line)
+        self._put(line)
 
     def send_bytes(self, message: dict[str, Any], data: bytes) -> None:
         """Send one message that is followed by raw bytes; its ``size`` says how many."""
         line = json.dumps(dict(message, size=len(data)), separators=(",", ":")).encode("ascii")
+        self._put(line + b"\n" + data)
+
+    def _put(self, data: bytes) -> None:
+        view = memoryview(data)
         with self._sending:
-            self._stream.sendall(line + b"\n" + data)
+            # In pieces: a socket's timeout is for a whole `sendall`, however much that is.
+            for start in range(0, len(view), CHUNK):
+                self._stream.sendall(view[start : start + CHUNK])
+
+    def limit(self, timeout_s: Optional[float]) -> None:
+        """Make what is sent or read as raw bytes fail with socket.timeout if nothing moves."""
+        self._stream.settimeout(timeout_s)
 
     def recv(self, timeout_s: Optional[float] = None) -> Optional[dict[str, Any]]:
         """Return the next message, or None at the end of the stream.

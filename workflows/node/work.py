@@ -18,9 +18,11 @@ from workflows.node.ledger import Record
 from workflows.node.meter import Meter
 from workflows.node.processes import Groups, kill_group
 from workflows.node.storage import Storage, checksum, remove
+from workflows.node.watchdog import kill_having
 
 BASH = ["bash", "--norc", "--noprofile", "-euo", "pipefail", "-c"]
 STDERR_KEPT = 4096
+_FULL = 1 << 16  # a disk with less than this is full: even a command's stderr may not fit
 _UNSAFE_FOR_XARGS = set(" \t\"'\\")
 
 
@@ -133,6 +135,9 @@ class KeyRun:
         processes: list[subprocess.Popen[bytes]] = []
         started = time.perf_counter()
         last = len(self.work.stages) - 1
+        # Everything that the commands start holds this pipe open: it tells, at no cost, whether
+        # one of them left a process in a session of its own, which its group's end does not reach.
+        alive, self._held = os.pipe()
         try:
             upstream: Any = stdin
             for number, stage in enumerate(self.work.stages):
@@ -156,8 +161,21 @@ class KeyRun:
             for process in processes:
                 self.groups.end(process.pid)
                 process.wait()
+            self._end_escaped(alive)
             for meter in self.meters:
                 meter.abandon()
+
+    def _end_escaped(self, alive: int) -> None:
+        """Kill what the commands left in sessions of their own, before it can touch the output."""
+        os.close(self._held)
+        os.set_blocking(alive, False)
+        try:
+            os.read(alive, 1)
+        except BlockingIOError:
+            for number in range(len(self.work.stages)):
+                kill_having(f"WORKFLOWS_METRICS={self._metrics_path(number)}")
+        finally:
+            os.close(alive)
 
     def _start(
         self, number: int, stage: Stage, stdin: IO[bytes], stdout: IO[bytes]
@@ -182,6 +200,7 @@ class KeyRun:
                 stderr=stderr,
                 cwd=cwd,
                 env=environment,
+                pass_fds=(self._held,),
                 start_new_session=True,
             )
         self.groups.add(process.pid)
@@ -226,6 +245,9 @@ class KeyRun:
             return f"timeout: ran longer than {stage.timeout_s:g} s"
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"
+        disk = os.statvfs(self.storage.root)
+        if disk.f_bavail * disk.f_frsize < _FULL:
+            return f"exited {code}; no space left on device below {self.storage.root}"
         return f"exited {code}"
 
     # -- measure -------------------------------------------------------------------------------

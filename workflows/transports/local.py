@@ -5,12 +5,17 @@ by the process that schedules; the processes Luigi forks connect to its private 
 """
 
 import contextlib
+import fcntl
 import os
 import secrets
+import select
+import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
+import time
 import weakref
 
 from workflows.errors import NodeLost, NodeRefused
@@ -18,6 +23,7 @@ from workflows.node.wire import Wire
 from workflows.transports.pack import runtime_pack
 
 _START_S = 20.0
+_END_S = 20.0
 
 
 class LocalNode:
@@ -29,31 +35,33 @@ class LocalNode:
         self.name = f"node {slot}"
         self._process: subprocess.Popen[bytes] | None = None
         self._hello = False
-        self._driver = 0
+        self._driver = self._launcher = self._peer = 0  # processes
+        self._life = self._hold = 0  # the two ends of a pipe; -1 where it is let go of
         self._address = ""
         self._mutex = threading.Lock()
         _nodes.add(self)
 
     def start(self) -> None:
         """Start the runtime, without waiting for it: several nodes start side by side."""
-        if self._process is not None and self._usable():
+        if self._hold and (self._driver != os.getpid() or self._is_alive()):
             return
         self.close()
-        os.makedirs(self.root, exist_ok=True)
-        program = os.path.join(self.root, f"runtime-{runtime_pack().digest}.pyz")
-        if not os.path.exists(program):
-            _write_once(program, runtime_pack().data)
+        try:
+            self._make_room()
+        except OSError as error:
+            raise NodeRefused(self.name, f"{error.strerror}: {self.root}") from error
         self._address = f"workflows-{secrets.token_hex(12)}"
-        numbers = [str(self.slot), str(self.nodes), str(self.slots)]
-        with open(os.path.join(self.root, "runtime.log"), "ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", program, self.root, *numbers, self._address],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,
-            )
-        self._driver, self._hello = os.getpid(), False
+        # Every runtime reads this pipe, whichever process of the run started it; only the driver
+        # holds its other end. So all end with the driver, and none with a process that it forked.
+        self._life, self._hold = os.pipe()
+        self._driver = os.getpid()
+        self._launch()
+
+    def _make_room(self) -> None:
+        os.makedirs(self.root, exist_ok=True)
+        if not os.path.exists(self._program()):
+            _write_once(self._program(), runtime_pack().data)
+        open(os.path.join(self.root, "runtime.log"), "ab").close()
 
     def connect(self) -> Wire:
         """Return a wire to a new session of the runtime.
@@ -62,55 +70,107 @@ class LocalNode:
             NodeLost: the runtime is gone, or the run it belongs to is.
             NodeRefused: the runtime could not start.
         """
+        if not self._hold:
+            self.start()
         with self._mutex:
             self._wait_for_hello()
         stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             stream.connect("\0" + self._address)
+            self._peer = _peer(stream)
         except OSError as error:
             stream.close()
             raise NodeLost(self.name, f"its runtime is gone ({error.strerror})") from error
         return Wire(stream)
 
     def revive(self) -> None:
-        """Start a new runtime in place of one that is lost, if the run is still on.
+        """Put a new runtime in place of the one that was lost, for all processes of the run.
 
         Raises:
             NodeLost: this process has outlived the run that it belongs to.
+            NodeRefused: the new runtime could not start.
         """
-        if self._driver not in (0, os.getpid(), os.getppid()):
+        if not self._hold:
+            return self.start()
+        if self._driver not in (os.getpid(), os.getppid()):
             raise NodeLost(self.name, "the run that it worked for is gone")
-        with self._mutex:
-            self._process = None
-            self.start()
+        with self._mutex, open(os.path.join(self.root, "revive.lock"), "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            found = self._listening()
+            if found and found != self._peer:
+                return None  # another process of this run was first
+            self._end(found, 0)  # it may be stopped or hang, and must not outlive its successor
+            self._launch()
+            self._wait_for_hello()
+        return None
 
     def close(self) -> None:
-        """End the runtime and wait for it: it kills its commands and sweeps its temporary files."""
-        process, self._process = self._process, None
-        if process is None or self._driver != os.getpid():
+        """End the runtime and wait: it kills its commands and removes its temporary files."""
+        if not self._hold or self._driver != os.getpid():
             return
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_START_S)
+        for fd in (self._hold, self._life):
+            os.close(fd)
+        self._hold = 0
+        self._end(self._listening(), _END_S)
+        if self._process is not None:
+            _reap(self._process)
+            self._process = None
 
     def forget(self) -> None:
-        """In a forked child: let go of the runtime's stdin, so that it ends with the driver."""
-        if self._process is not None and self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
+        """In a forked child: let go of what keeps the runtimes alive; they end with the driver."""
+        if self._hold > 0:
+            os.close(self._hold)
+            self._hold = -1
 
-    def _usable(self) -> bool:
-        return self._driver != os.getpid() or self._process is None or self._process.poll() is None
+    def _program(self) -> str:
+        return os.path.join(self.root, f"runtime-{runtime_pack().digest}.pyz")
+
+    def _launch(self) -> None:
+        if self._process is not None and self._launcher == os.getpid():
+            _reap(self._process)
+        numbers = [str(self.slot), str(self.nodes), str(self.slots)]
+        with open(os.path.join(self.root, "runtime.log"), "ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", self._program(), self.root, *numbers, self._address],
+                stdin=self._life,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._launcher, self._hello = os.getpid(), False
+
+    def _is_alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def _listening(self) -> int:
+        """Return the process that answers at the address now, or 0."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1)
+            try:
+                probe.connect("\0" + self._address)
+            except OSError:
+                return 0
+            return _peer(probe)
+
+    def _end(self, pid: int, patience_s: float) -> None:
+        """Wait until a runtime no longer answers, which is when it is gone; in the end kill it."""
+        deadline = time.monotonic() + patience_s
+        while pid and self._listening() == pid:
+            if time.monotonic() >= deadline:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)  # its watchdog sees to its commands and files
+            time.sleep(0.005)
 
     def _wait_for_hello(self) -> None:
-        if self._process is None:
-            self.start()
-        if self._hello or self._process is None or self._driver != os.getpid():
+        """Wait for the first line of a runtime that this process started."""
+        if self._hello or self._process is None or self._launcher != os.getpid():
             return
         stdout = self._process.stdout
-        line = stdout.readline() if stdout is not None else b""
+        if stdout is None or not select.select([stdout], [], [], _START_S)[0]:
+            raise NodeLost(self.name, f"its runtime did not start within {_START_S:g} s")
+        line = stdout.readline()
+        if not line and self._process.wait(_END_S) < 0:
+            raise NodeLost(self.name, "its runtime was killed while it started")
         if b'"hello"' not in line:
             raise NodeRefused(self.name, self._last_words(line))
         self._hello = True
@@ -132,8 +192,31 @@ def _forget_all() -> None:
 os.register_at_fork(after_in_child=_forget_all)
 
 
+def _peer(stream: socket.socket) -> int:
+    """Return the process that listens at the other end."""
+    raw = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid: int = struct.unpack("3i", raw)[0]
+    return pid
+
+
+def _reap(process: "subprocess.Popen[bytes]") -> None:
+    """Let go of a runtime that has ended, or that never got as far as to listen."""
+    try:
+        process.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
 def _write_once(path: str, data: bytes) -> None:
     tmp = f"{path}.{secrets.token_hex(4)}"
-    with open(tmp, "wb") as file:
-        file.write(data)
-    os.rename(tmp, path)
+    try:
+        with open(tmp, "wb") as file:
+            file.write(data)
+        os.rename(tmp, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(tmp)
+        raise

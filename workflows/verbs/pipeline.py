@@ -83,8 +83,16 @@ def step_of_last_run(name: str) -> Step:
     Raises:
         UsageError: no run on record had such a step.
     """
-    line = last_line("planned", step=name)
-    if line is None:
-        raise UsageError(f"no run here had a step {name}; the steps are the tasks luigi shows")
-    step: Step = getattr(_import(line["module"]), name).from_str_params(line["params"])
-    return step
+    for path in run_logs():
+        planned = {line["step"]: line for _, line in read_lines(path) if line["what"] == "planned"}
+        # A pipe is planned by its last step: the others are found upstream of it.
+        for line in [planned[name]] if name in planned else planned.values():
+            kind = getattr(_import(line["module"]), line["step"])
+            if name in _names_up_to(kind):
+                step: Step = kind.from_str_params(line["params"])
+                return next(before for before in step.lineage if before.name == name)
+    raise UsageError(f"no run here had a step {name}; the steps are the tasks luigi shows")
+
+
+def _names_up_to(kind: type[Step] | None) -> list[str]:
+    return [] if kind is None else [kind.__name__, *_names_up_to(kind.upstream)]

@@ -1,0 +1,175 @@
+"""The main job twice: as this project runs it, and its floor, the same commands under ``xargs -P``.
+
+Both start from nothing, read the same files, leave the same files on the same file system, and
+their results are compared.
+"""
+
+import glob
+import os
+import pathlib
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from benchmarks import measure
+from benchmarks.measure import Took
+from workflows import tasks
+from workflows.fleet import open_fleet
+from workflows.node.work import BASH
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+NODES = 3
+KEYED_STEPS = 4  # Fetch, Select, GroupCount, Shuffle; MergeCounts is one key whatever comes in
+CORES = len(os.sched_getaffinity(0))
+
+
+class ResultsDiffer(Exception):
+    """Two ways to do the same job came to different results."""
+
+
+def slots(nodes: int = NODES) -> int:
+    """Return how many commands the fleet runs at once, all nodes together."""
+    fleet = open_fleet(f"local:{nodes}", state="unused", slots=0)
+    return sum(node.slots for node in fleet.nodes)
+
+
+class Ours(NamedTuple):
+    """The job as a user starts it: luigi, from a fresh process, on local nodes."""
+
+    folder: str
+    source: str
+    fuse: bool = False
+    nodes: int = NODES
+
+    def clean(self) -> None:
+        """Forget all earlier runs."""
+        _fresh(self.folder)
+        os.mkdir(os.path.join(self.folder, ".workflows"))
+
+    def run(self, *, watch_memory: bool = False) -> Took:
+        """Run the job, or what is left of it."""
+        argv = [sys.executable, "-m", "luigi", "--module", "workflows.tasks", "MergeCounts"]
+        argv += ["--source", self.source, "--pattern", "*", "--fleet", f"local:{self.nodes}"]
+        argv += ["--checkpoint", ".workflows/checkpoint", *(["--fuse"] if self.fuse else [])]
+        environ = {
+            name: value for name, value in os.environ.items() if not name.startswith("WORKFLOWS_")
+        }
+        environ["PYTHONPATH"] = str(ROOT)
+        environ["LUIGI_CONFIG_PATH"] = str(ROOT / "luigi.cfg")
+        return measure.run(argv, cwd=self.folder, env=environ, watch_memory=watch_memory)
+
+    def result(self) -> bytes:
+        """Return what the job came to."""
+        pattern = os.path.join(self.folder, ".workflows/checkpoint/MergeCounts/*/data/*/results")
+        return _only(glob.glob(pattern))
+
+
+class Floor(NamedTuple):
+    """The same commands on the same files under xargs: one pass a step, or one pipe a key."""
+
+    folder: str
+    source: str
+    processes: int
+    fuse: bool = False
+
+    def clean(self) -> None:
+        """Forget all earlier runs; lay out the folders and scripts that nodes get shipped."""
+        _fresh(self.folder)
+        for step in ("Fetch", "Select", "GroupCount", "Shuffle", "MergeCounts"):
+            os.mkdir(os.path.join(self.folder, step))
+        for script in (ROOT / "workflows/scripts").iterdir():
+            shutil.copy(script, self.folder)
+        names = sorted(os.listdir(self.source))
+        pathlib.Path(self.folder, "names").write_bytes(b"".join(map(_terminated, names)))
+        pathlib.Path(self.folder, "floor.sh").write_text(self.script())
+
+    def run(self) -> Took:
+        """Run the job."""
+        environ = dict(os.environ, LC_ALL="C", IN=self.source, OUT=self.folder)
+        return measure.run(["bash", "--norc", "floor.sh"], cwd=self.folder, env=environ)
+
+    def result(self) -> bytes:
+        """Return what the job came to."""
+        return _only(glob.glob(os.path.join(self.folder, "MergeCounts/results")))
+
+    def script(self) -> str:
+        """Return the passes over all keys, each key by a strict bash of its own, as on nodes."""
+        fetch, select, count, shuffle, merge = commands()
+        fetch = f'{fetch} <<< "$IN/$0"'
+        if self.fuse:
+            passes = [f'{fetch} | {select} | {count} > "$OUT/GroupCount/$0"']
+        else:
+            passes = [
+                f'{fetch} > "$OUT/Fetch/$0"',
+                f'{select} < "$OUT/Fetch/$0" > "$OUT/Select/$0"',
+                f'{count} < "$OUT/Select/$0" > "$OUT/GroupCount/$0"',
+            ]
+        passes.append(f'cd "$OUT/Shuffle/$0"; exec < "$OUT/GroupCount/$0"; {shuffle}')
+        lines = ["set -euo pipefail", "(cd Shuffle; exec xargs -0 mkdir) < names"]
+        for each in passes:
+            argv = ["xargs", "-0", "-n", "1", "-P", str(self.processes), *BASH, each]
+            lines.append(shlex.join(argv) + " < names > pieces")
+        lines.append('find "$OUT/Shuffle" -type f | sort > paths')
+        lines.append(shlex.join([*BASH, merge]) + ' < paths > "$OUT/MergeCounts/results"')
+        return "\n".join(lines) + "\n"
+
+
+def commands() -> list[str]:
+    """Return the commands of the five steps, as the pipeline itself states them."""
+    steps = (tasks.Fetch, tasks.Select, tasks.GroupCount, tasks.Shuffle, tasks.MergeCounts)
+    return [step().command for step in steps]
+
+
+def alternate(
+    jobs: Sequence["tuple[str, Ours | Floor]"],
+    rounds: int,
+    say: Callable[[str], None],
+    *,
+    sweep_each: bool,
+) -> dict[str, list[Took]]:
+    """Run the jobs in turn, `rounds` times; return what each took each time.
+
+    Every run has a folder of its own. It is removed at once with `sweep_each`, else at the end:
+    ext4 without a journal does not reuse an inode for a minute, and whenever it needs one looks at
+    all that were just freed. Removing many files would slow down what is measured next.
+
+    Raises:
+        ResultsDiffer: not all came to the same bytes.
+    """
+    took: dict[str, list[Took]] = {name: [] for name, _ in jobs}
+    results: dict[bytes, str] = {}
+    folders: list[str] = []
+    for number in range(rounds):
+        for name, job in jobs:
+            here = job._replace(folder=f"{job.folder}-{len(folders)}")
+            folders.append(here.folder)
+            here.clean()
+            os.sync()  # what is still to be written is not written while the next one is timed
+            one = here.run()
+            took[name].append(one)
+            results.setdefault(here.result(), name)
+            say(f"round {number + 1}: {name}: {one.wall_s:.2f} s, CPU {one.cpu_s:.2f} s")
+            if sweep_each:
+                shutil.rmtree(here.folder)
+            if len(results) > 1:
+                raise ResultsDiffer(f"{' and '.join(results.values())} differ: {list(results)}")
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    return took
+
+
+def _fresh(folder: str) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+
+
+def _terminated(name: str) -> bytes:
+    return os.fsencode(name) + b"\0"
+
+
+def _only(paths: list[str]) -> bytes:
+    if len(paths) != 1:
+        raise ResultsDiffer(f"expected one result, found {paths}")
+    return pathlib.Path(paths[0]).read_bytes()

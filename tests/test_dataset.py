@@ -1,0 +1,258 @@
+"""Datasets: what a source is found to hold, and which slot each of its keys is placed on."""
+
+import json
+import os
+import pathlib
+import random
+
+import pytest
+
+from workflows import dataset
+from workflows.dataset import SourceKey, list_source, load, place
+from workflows.errors import KeyNameError, SourceError, UsageError
+from workflows.store import DirectoryStore
+
+
+def keys_of(sizes: list[int], name: str = "month-{:03d}.csv") -> list[SourceKey]:
+    return [SourceKey(name.format(n), f"/in/{n}", size, "e") for n, size in enumerate(sizes)]
+
+
+def loads_of(keys: list[SourceKey], placed: list[int], slots: int) -> list[int]:
+    loads = [0] * slots
+    for key, slot in zip(keys, placed, strict=True):
+        loads[slot] += key.size or 0
+    return loads
+
+
+def sizes(count: int, seed: int) -> list[int]:
+    chance = random.Random(seed)
+    return [chance.randint(200_000, 3_000_000) for _ in range(count)]
+
+
+# -- placing ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 5, 12])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_slot_has_more_than_a_tenth_above_the_mean(slots: int, seed: int) -> None:
+    keys = keys_of(sizes(144, seed))
+
+    loads = loads_of(keys, place(keys, slots, {}), slots)
+
+    assert max(loads) <= 1.1 * sum(loads) / slots
+
+
+def test_one_giant_key_does_not_spread_the_others_unevenly() -> None:
+    keys = keys_of([1000, *[10] * 30])
+
+    loads = loads_of(keys, place(keys, 4, {}), 4)
+
+    assert sorted(loads) == [100, 100, 100, 1000]
+
+
+def test_empty_keys_and_keys_of_unknown_size_are_spread_too() -> None:
+    keys = [SourceKey(f"k{n}", "", size, "") for n, size in enumerate([0] * 6 + [None] * 6)]
+
+    placed = place(keys, 3, {})
+
+    assert sorted(placed.count(slot) for slot in range(3)) == [4, 4, 4]
+
+
+@pytest.mark.parametrize("slots", [3, 5, 30, 40])
+def test_a_new_key_moves_no_other(slots: int) -> None:
+    old = keys_of(sizes(36, seed=slots))
+    before = {key.name: slot for key, slot in zip(old, place(old, slots, {}), strict=True)}
+    new = SourceKey("a-new-month.csv", "/in/new", 1_500_000, "e")
+
+    placed = place([new, *old], slots, before)
+
+    assert dict(zip([key.name for key in old], placed[1:], strict=True)) == before
+
+
+def test_keys_stay_where_they_were_only_as_long_as_that_is_even() -> None:
+    keys = keys_of([100] * 40)
+    before = {key.name: 0 for key in keys}
+
+    loads = loads_of(keys, place(keys, 4, before), 4)
+
+    assert max(loads) <= 1.1 * sum(loads) / 4
+
+
+def test_a_slot_that_is_no_more_gives_its_keys_to_the_others() -> None:
+    keys = keys_of([100] * 12)
+    before = {key.name: n % 4 for n, key in enumerate(keys)}
+
+    placed = place(keys, 3, before)
+
+    assert set(placed) == {0, 1, 2}
+    kept = [(before[key.name], slot) for key, slot in zip(keys, placed, strict=True)]
+    assert all(now == then for then, now in kept if then < 3)
+
+
+def test_a_numeric_prefix_beats_size_and_what_was_before() -> None:
+    keys = [SourceKey(f"{n:03d}_x", "", 10**n, "") for n in range(6)]
+
+    assert place(keys, 4, {key.name: 3 for key in keys}) == [0, 1, 2, 3, 0, 1]
+
+
+def test_equal_basenames_are_placed_together() -> None:
+    names = ["a/same.csv", "b/same.csv", "c/same.csv", "a/x", "b/y", "c/z", "z"]
+    keys = [SourceKey(name, "", 100, "") for name in names]
+
+    placed = place(keys, 3, {})
+
+    assert len(set(placed[:3])) == 1
+    assert placed[5] == placed[6]
+    assert set(placed[3:]) == {0, 1, 2} - {placed[0]}
+
+
+# -- listing ---------------------------------------------------------------------------------------
+
+
+def write(folder: pathlib.Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode("utf-8", "surrogateescape"))
+
+
+def test_a_directory_is_searched_below_and_hidden_files_are_left(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "b.csv", "deep/er/a.csv", ".hidden", ".git/config", "deep/.tmp")
+
+    found = list_source(str(tmp_path), "*")
+
+    assert [key.name for key in found] == ["b.csv", "deep/er/a.csv"]
+    assert [key.size for key in found] == [5, 13]
+    assert all(os.path.isabs(key.url) for key in found)
+
+
+def test_a_pattern_chooses_by_basename_or_by_whole_name(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "2018/yellow_1.csv", "2018/green_1.csv", "2019/yellow_2.csv")
+
+    assert len(list_source(str(tmp_path), "*yellow*")) == 2
+    assert [k.name for k in list_source(str(tmp_path), "2019/*")] == ["2019/yellow_2.csv"]
+
+
+def test_names_with_any_byte_are_listed_as_they_are(tmp_path: pathlib.Path) -> None:
+    names = ["a b", "it's", 'q"', "100%;$(x)", "back\\", "-rf", "é", "\udcff", "#0", "[x]*"]
+    write(tmp_path, *names)
+
+    assert [key.name for key in list_source(str(tmp_path), "*")] == sorted(names)
+
+
+def test_a_name_with_a_newline_is_refused_by_name(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "a\nb")
+
+    with pytest.raises(KeyNameError, match=r"'a\\nb' cannot be a key"):
+        list_source(str(tmp_path), "*")
+
+
+def test_a_file_that_lists_paths_is_a_source(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "data/it's 1.csv", "data/2.csv")
+    listing = tmp_path / "list.txt"
+    listing.write_text(f"# months\ndata/it's 1.csv\r\n\n{tmp_path}/data/2.csv\n")
+
+    found = list_source(str(listing), "*")
+
+    assert [key.name for key in found] == ["2.csv", "it's 1.csv"]
+    assert {key.url for key in found} == {str(tmp_path / "data" / key.name) for key in found}
+
+
+def test_a_listed_file_that_is_missing_is_named(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "list.txt").write_text("gone.csv\n")
+
+    with pytest.raises(SourceError, match=r"gone\.csv is listed, but No such file"):
+        list_source(str(tmp_path / "list.txt"), "*")
+
+
+def test_two_listed_keys_of_one_name_are_refused_with_both_places(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "a/x.csv", "b/x.csv")
+    (tmp_path / "list.txt").write_text("a/x.csv\nb/x.csv\n")
+
+    with pytest.raises(SourceError, match=r"two keys are called 'x\.csv': .*a/x.*b/x"):
+        list_source(str(tmp_path / "list.txt"), "*")
+
+
+def test_an_empty_source_a_pattern_without_match_and_no_source_say_so(
+    tmp_path: pathlib.Path,
+) -> None:
+    write(tmp_path, "full/x.csv")
+    (tmp_path / "empty").mkdir()
+
+    with pytest.raises(UsageError, match=r"nothing in .*empty matches '\*' \(0 names were seen\)"):
+        list_source(str(tmp_path / "empty"), "*")
+    with pytest.raises(UsageError, match=r"nothing in .*full matches 'y\*' \(1 names were seen\)"):
+        list_source(str(tmp_path / "full"), "y*")
+    with pytest.raises(UsageError, match=r"there is no source .*nowhere: give a directory"):
+        list_source(str(tmp_path / "nowhere"), "*")
+
+
+# -- remembering -----------------------------------------------------------------------------------
+
+
+def test_a_dataset_is_named_by_its_content_alone(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "in/a.csv", "in/b.csv")
+    store = DirectoryStore(str(tmp_path / "store"))
+
+    one = load(str(tmp_path / "in"), "*", 3, store)
+    again = load(str(tmp_path / "in"), "*", 3, store)
+    other_slots = load(str(tmp_path / "in"), "*", 2, store)
+    (tmp_path / "in/a.csv").write_bytes(b"changed")
+    changed = load(str(tmp_path / "in"), "*", 3, store)
+
+    assert one == again
+    assert other_slots.digest == one.digest
+    assert changed.digest != one.digest
+    assert changed.placed == one.placed
+
+
+def test_a_file_replaced_by_one_of_the_same_size_and_time_is_noticed(
+    tmp_path: pathlib.Path,
+) -> None:
+    write(tmp_path, "in/a.csv")
+    path = tmp_path / "in/a.csv"
+    before = list_source(str(tmp_path / "in"), "*")[0]
+    other = tmp_path / "other"
+    other.write_bytes(b"IN/A.CSV")
+    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+
+    os.replace(other, path)
+
+    after = list_source(str(tmp_path / "in"), "*")[0]
+    assert after.size == before.size
+    assert after.identity != before.identity
+
+
+def test_the_next_run_places_keys_as_the_last_one_did(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, *[f"in/{n}.csv" for n in range(10)])
+    store = DirectoryStore(str(tmp_path / "store"))
+    first = load(str(tmp_path / "in"), "*", 3, store)
+    write(tmp_path, "in/0-first.csv")
+
+    second = load(str(tmp_path / "in"), "*", 3, store)
+
+    placed = {key.name: slot for key, slot in zip(second.keys, second.placed, strict=True)}
+    assert {key.name: placed[key.name] for key in first.keys} == {
+        key.name: slot for key, slot in zip(first.keys, first.placed, strict=True)
+    }
+
+
+def test_a_stored_dataset_holds_each_keys_name_url_size_etag_and_slot(
+    tmp_path: pathlib.Path,
+) -> None:
+    write(tmp_path, "in/é \udcff.csv")
+    store = DirectoryStore(str(tmp_path / "store"))
+
+    listed = load(str(tmp_path / "in"), "*", 1, store)
+
+    stored = [item for item in store.list("datasets") if listed.digest in item.name]
+    assert len(stored) == 1
+    lines = json.loads(store.read(stored[0].name) or b"")["keys"]
+    assert lines == [[*listed.keys[0], 0]]
+
+
+def test_skew_is_the_fullest_slot_over_the_mean() -> None:
+    keys = tuple(keys_of([99, 299]))
+
+    assert dataset.Dataset("s", "*", 2, keys, (0, 1)).skew == pytest.approx(1.5)
+    assert dataset.Dataset("s", "*", 2, keys, (0, 0)).skew == pytest.approx(2.0)
