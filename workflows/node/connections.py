@@ -16,7 +16,7 @@ class Pipes:
         """Read what there is."""
         return os.read(0, size)
 
-    def sendall(self, data: bytes) -> None:
+    def sendall(self, data: "bytes | memoryview") -> None:
         """Write everything."""
         view = memoryview(data)
         while view:
