@@ -4,8 +4,10 @@ import contextlib
 import os
 import pathlib
 import select
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +18,7 @@ from workflows.fleet import Channel
 from workflows.keys import digest_of
 from workflows.node.processes import Groups
 from workflows.node.server import environment
-from workflows.node.storage import Storage, checksum
+from workflows.node.storage import Storage, checksum, remove
 from workflows.node.work import KeyFailed, KeyRun, Stage, Work
 from workflows.transports.local import LocalNode
 
@@ -172,6 +174,26 @@ def test_a_command_runs_in_an_empty_directory_of_its_own_that_is_removed(bench: 
     folder, *rest = bench.output().read_text().splitlines()
     assert rest == []
     assert not os.path.exists(folder)
+
+
+def test_a_directory_that_a_command_made_read_only_is_removed_too() -> None:
+    user = os.geteuid()
+    folder = pathlib.Path(tempfile.mkdtemp())
+    if user == 0:  # who may do anything
+        os.chown(folder, 65534, 65534)
+        os.seteuid(65534)
+    try:
+        (folder / "cwd/a/b").mkdir(parents=True)
+        (folder / "cwd/a/b/file").touch()
+        (folder / "cwd/a/b").chmod(0)
+        (folder / "cwd/a").chmod(0o500)
+
+        remove(str(folder / "cwd"))
+
+        assert list(folder.iterdir()) == []
+    finally:
+        os.seteuid(user)
+        shutil.rmtree(folder)
 
 
 def test_shipped_files_are_in_the_working_directory(bench: Bench) -> None:

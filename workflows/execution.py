@@ -50,8 +50,12 @@ def retried(
         NodeLost: a node was lost more often than is retried.
     """
     retries = settings().retries
+    slot = None
     for attempt in range(retries + 1):
         try:
+            if slot is not None:
+                step.nodes.revive(slot)
+                run.listings(step.fleet).lose(slot)
             return work()
         except NodeLost as lost:
             note(str(lost))
@@ -60,8 +64,6 @@ def retried(
             if attempt == retries:
                 raise
             slot = step.nodes.slot_of(lost.node)
-            step.nodes.revive(slot)
-            run.listings(step.fleet).lose(slot)
     return None
 
 

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import sys
+import types
 from types import TracebackType
 
 from workflows.config import settings
@@ -83,6 +84,7 @@ def begin() -> None:
         handler = logging.FileHandler(path)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("luigi-interface").addHandler(handler)
+    sys.excepthook = _say_interrupted
     progress = Progress(log())
     progress.start()
     atexit.register(_end, progress, os.getpid())
@@ -117,6 +119,17 @@ def _end(progress: Progress, driver: int) -> None:
         )
     for opened in _fleets:
         opened.close()
+
+
+def _say_interrupted(
+    kind: type[BaseException], error: BaseException, trace: "types.TracebackType | None"
+) -> None:
+    """Say that somebody pressed Ctrl-C, without the traceback of where Luigi was just waiting."""
+    if issubclass(kind, KeyboardInterrupt):
+        text = "interrupted: what is done is kept, run the same again to go on"
+        print(text, file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def _brief(record: logging.LogRecord) -> bool:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 import urllib.parse
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from workflows import run
 from workflows.errors import describe_failure
@@ -29,18 +29,21 @@ class TaskReport:
         self.failures: list[Event] = []
         self.tally = Tally(run.log(), step.name)
         self._path = run.log().task_log(step.name, shard.label)
+        self._log: IO[bytes] | None = None
         self._shown = 0.0
 
     def __enter__(self) -> "Self":
-        os.makedirs(os.path.dirname(self._path), exist_ok=True)
-        self._log = open(self._path, "a", encoding="utf-8", errors="backslashreplace")
+        with contextlib.suppress(OSError):
+            os.makedirs(os.path.dirname(self._path), exist_ok=True)
+            self._log = open(self._path, "ab", buffering=0)
         self._say("set_tracking_url", "file://" + urllib.parse.quote(self._path))
         return self
 
     def __exit__(self, *_: object) -> None:
         self.tally.flush()
         self._show()
-        self._log.close()
+        if self._log is not None:
+            self._log.close()
         if len(self.shard.keys) > 1:
             took = time.monotonic() - self.tally.started
             run.logger.info(
@@ -62,9 +65,11 @@ class TaskReport:
             self._show()
 
     def write(self, text: str) -> None:
-        """Add a line to the task's log."""
-        self._log.write(time.strftime("%H:%M:%S ") + text + "\n")
-        self._log.flush()
+        """Add a line to the task's log; where the disk is full, a key must not fail for it."""
+        line = f"{time.strftime('%H:%M:%S')} {text}\n".encode("utf-8", "backslashreplace")
+        if self._log is not None:
+            with contextlib.suppress(OSError):
+                self._log.write(line)
 
     def _show(self) -> None:
         self._shown = time.monotonic()

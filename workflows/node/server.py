@@ -83,8 +83,8 @@ class Session:
                 if message is None:
                     return
                 self._answer(message)
-        except OSError:
-            return  # the other side is gone: nobody is left to tell
+        except (OSError, ValueError):
+            return  # the other side is gone, or is no driver: nobody is left to tell
         finally:
             self.groups.cancel()
             with contextlib.suppress(OSError):

@@ -167,6 +167,17 @@ def remove(path: str) -> None:
         return
     except OSError:  # a directory: EISDIR on Linux, EPERM elsewhere
         shutil.rmtree(path, ignore_errors=True)
+        if os.path.lexists(path):  # a command may have made what it leaves read-only
+            _unlock(path)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _unlock(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.chmod(path, 0o700)
+        for entry in os.scandir(path):
+            if entry.is_dir(follow_symlinks=False):
+                _unlock(entry.path)
 
 
 def checksum(path: str) -> str:

@@ -57,6 +57,7 @@ class Wire:
         """Return the next message, or None at the end of the stream.
 
         Raises:
+            ValueError: what came is not a message.
             socket.timeout: nothing came for `timeout_s` seconds.
         """
         self._stream.settimeout(timeout_s)
@@ -66,7 +67,9 @@ class Wire:
                 line = bytes(self._buffer[:end])
                 del self._buffer[: end + 1]
                 self._scanned = 0
-                message: dict[str, Any] = json.loads(line)
+                message = json.loads(line)
+                if not isinstance(message, dict):
+                    raise ValueError(f"not an object: {line[:80]!r}")
                 return message
             self._scanned = len(self._buffer)
             data = self._stream.recv(CHUNK)
