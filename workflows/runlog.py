@@ -28,7 +28,7 @@ class RunLog:
         self.path = os.path.join(self.folder, "log.jsonl")
 
     def add(self, **line: Any) -> None:
-        """Append one line; lines of several processes never mix. A full disk costs only the line."""
+        """Append one line; those of several processes never mix. A full disk costs the line."""
         text = json.dumps({"at": round(time.time(), 3), **line}).encode("ascii") + b"\n"
         with contextlib.suppress(OSError):
             os.makedirs(self.folder, exist_ok=True)
