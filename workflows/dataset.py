@@ -5,7 +5,9 @@ digest of its content, and kept beside the checkpoints so that the next run plac
 """
 
 import concurrent.futures
+import dataclasses
 import fnmatch
+import functools
 import itertools
 import json
 import os
@@ -40,7 +42,8 @@ class SourceKey(NamedTuple):
         return digest_of([self.url, self.size, self.etag])
 
 
-class Dataset(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Dataset:
     """An immutable listing, each key with its slot."""
 
     source: str
@@ -49,7 +52,7 @@ class Dataset(NamedTuple):
     keys: tuple[SourceKey, ...]
     placed: tuple[int, ...]
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """Return the name of this dataset: what was listed, not where it was placed."""
         return digest_of([[key.name, key.identity] for key in self.keys])

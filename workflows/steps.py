@@ -74,6 +74,13 @@ class Step(luigi.Task):
     durable: ClassVar[bool] = False
     timeout_s: float = settings().timeout_s
 
+    @classmethod
+    @functools.cache
+    def get_params(cls) -> list[tuple[str, luigi.Parameter]]:
+        """Return the parameters, found once: Luigi would search the class for every task made."""
+        found: list[tuple[str, luigi.Parameter]] = super().get_params()
+        return found
+
     # -- what it is ----------------------------------------------------------------------------
 
     @property
@@ -136,13 +143,13 @@ class Step(luigi.Task):
         before = self.listed.digest if self.before is None else self.before.identity
         return digest_of([self.spec, before])
 
-    @property
+    @functools.cached_property
     def whole(self) -> "Step":
         """Return the whole step that this shard belongs to, pinned to the dataset."""
         whole: Step = self.clone(shard="", dataset=self.listed.digest)
         return whole
 
-    @property
+    @functools.cached_property
     def before(self) -> "Step | None":
         """Return the whole upstream step, or None for a step that reads the source."""
         if self.upstream is None:
