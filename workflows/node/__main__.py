@@ -5,8 +5,6 @@ as many more), and ends when stdin does.
 """
 
 import os
-import platform
-import secrets
 import signal
 import sys
 import threading
@@ -23,7 +21,7 @@ def main(arguments: list[str]) -> int:
     root, slot, nodes, slots = arguments[:4]
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the driver decides, by closing stdin
-    mark = secrets.token_hex(8)
+    mark = os.urandom(8).hex()
     wire = Wire(Pipes())
     try:
         storage = Storage(root)
@@ -41,7 +39,7 @@ def main(arguments: list[str]) -> int:
                 Session(runtime, wire).serve()
 
             threading.Thread(target=accept, args=(listener, serve), daemon=True).start()
-        wire.send({"event": "hello", "pid": os.getpid(), "python": platform.python_version()})
+        wire.send({"event": "hello", "pid": os.getpid(), "python": sys.version.split()[0]})
         session.serve()
         return 0
     finally:

@@ -15,7 +15,6 @@ import shutil
 import tempfile
 import threading
 import zlib
-from collections.abc import Iterator
 from typing import Any, Optional
 
 from workflows.node.ledger import Ledger, Record
@@ -187,31 +186,12 @@ def checksum(path: str) -> str:
     2 for SHA-256), and every output is read once for it.
     """
     value = 0
-    with open(path, "rb", buffering=0) as file:
-        for block in _blocks(file):
-            value = zlib.crc32(block, value)
-    return f"{value:08x}"
-
-
-def _blocks(file: Any) -> Iterator[Any]:
-    size = os.fstat(file.fileno()).st_size
-    if size >= _READ:
-        import mmap
-
-        # Mapped in windows: no copy through a buffer, and no address space for a whole huge file.
-        window = 1 << 28
-        for start in range(0, size, window):
-            length = min(window, size - start)
-            with mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ, offset=start) as view:
-                yield view
-        return
     buffer = bytearray(_READ)
-    view_of = memoryview(buffer)
-    while True:
-        count = file.readinto(buffer)
-        if not count:
-            return
-        yield view_of[:count]
+    view = memoryview(buffer)
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            value = zlib.crc32(view[:count], value)
+    return f"{value:08x}"
 
 
 def tree_size(path: str) -> "Optional[int]":
