@@ -45,6 +45,7 @@ format: dev  ## rewrite the code in the house format, with the fixes ruff is sur
 	$(BIN)/ruff format $(CODE)
 
 bench: dev  ## run the benchmarks
+	@./run_pipeline.sh --setup
 	$(BIN)/python -m benchmarks $(ARGS)
 
 sizes: dev  ## lines per module and function, largest first, against the house limits
