@@ -10,12 +10,15 @@ import secrets
 import signal
 import sys
 import threading
+import time
 
 from workflows.node.connections import Pipes, accept, listen
 from workflows.node.server import Runtime, Session, Slots, environment
 from workflows.node.storage import Storage
 from workflows.node.watchdog import Watchdog, kill_marked
 from workflows.node.wire import Wire
+
+_END_S = 2.0
 
 
 def main(arguments: list[str]) -> int:
@@ -45,13 +48,27 @@ def main(arguments: list[str]) -> int:
         session.serve()
         return 0
     finally:
-        _end(mark, storage)
-        watchdog.dismiss()
+        if _end(mark, runtime):
+            watchdog.dismiss()
 
 
-def _end(mark: str, storage: Storage) -> None:
-    kill_marked(mark)  # also what commands of other sessions put into groups of their own
-    storage.close()
+def _end(mark: str, runtime: Runtime) -> bool:
+    """Kill what all sessions run, then remove its files; tell whether it ended in time.
+
+    If not, one copies a large file perhaps, the rest is left to the watchdog.
+    """
+    runtime.slots.close()
+    deadline = time.monotonic() + _END_S
+    while True:
+        # In this order: what is idle before the kill starts nothing after it.
+        are_idle = runtime.slots.are_idle(0)
+        kill_marked(mark)
+        if are_idle:
+            runtime.storage.close()
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        runtime.slots.are_idle(0.01)
 
 
 def start() -> None:
