@@ -41,7 +41,7 @@ _driver = [0]
 def fleet(spec: str) -> Fleet:
     """Return the fleet of this run, with its runtimes starting."""
     chosen = settings()
-    opened = open_fleet(spec, state=chosen.state, slots=chosen.slots)
+    opened = open_fleet(spec, state=chosen.state, slots=chosen.slots, silence_s=chosen.silence_s)
     _fleets.append(opened)
     opened.start()
     begin()

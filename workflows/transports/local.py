@@ -29,8 +29,10 @@ _END_S = 20.0
 class LocalNode:
     """One slot as a directory; constructing it does nothing."""
 
-    def __init__(self, slot: int, nodes: int, slots: int, root: str) -> None:
-        self.slot, self.nodes, self.slots = slot, nodes, slots
+    def __init__(
+        self, slot: int, nodes: int, slots: int, root: str, silence_s: float = 20.0
+    ) -> None:
+        self.slot, self.nodes, self.slots, self.silence_s = slot, nodes, slots, silence_s
         self.root = os.path.abspath(os.path.join(root, str(slot)))
         self.name = f"node {slot}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -111,7 +113,7 @@ class LocalNode:
         for fd in (self._hold, self._life):
             os.close(fd)
         self._hold = 0
-        self._end(self._listening(), _END_S)
+        self._end(self._listening(), self.silence_s)
         if self._process is not None:
             _reap(self._process)
             self._process = None
