@@ -25,7 +25,8 @@ def main(arguments: list[str]) -> int:
     """Serve until stdin ends."""
     root, slot, nodes, slots = arguments[:4]
     for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the driver decides, by closing stdin
+        # The driver decides, by closing stdin. Not SIG_IGN, which all commands would inherit.
+        signal.signal(number, _ignore)
     mark = secrets.token_hex(8)
     wire = Wire(Pipes())
     try:
@@ -52,6 +53,10 @@ def main(arguments: list[str]) -> int:
             watchdog.dismiss()
 
 
+def _ignore(*_: object) -> None:
+    pass
+
+
 def _end(mark: str, runtime: Runtime) -> bool:
     """Kill what all sessions run, then remove its files; tell whether it ended in time.
 
@@ -62,7 +67,7 @@ def _end(mark: str, runtime: Runtime) -> bool:
     while True:
         # In this order: what is idle before the kill starts nothing after it.
         are_idle = runtime.slots.are_idle(0)
-        kill_marked(mark)
+        kill_marked(mark, runtime.storage.tmp)
         if are_idle:
             runtime.storage.close()
             return True

@@ -42,7 +42,7 @@ class Strays:
                     _kill(pid)
                 if time.monotonic() >= deadline:
                     return False
-            return kill_having(self._variable, since)
+            return kill_having(self._variable, since=since)
         finally:
             os.close(self._alive)
 
@@ -63,13 +63,14 @@ class Strays:
         ]
 
 
-def kill_having(variable: str, since: int = 0) -> bool:
+def kill_having(variable: str, *, below: str = "", since: int = 0) -> bool:
     """Kill all processes with ``NAME=value`` in their environment; tell if none is left.
 
-    With `since`, only what was started after that process is looked at: reading hundreds of
-    environments takes a millisecond, and the commands of a key may take no more themselves.
+    With `below`, also those that work in a directory below it. With `since`, only what was started
+    after that process is looked at: reading hundreds of environments takes a millisecond, and the
+    commands of a key may take no more themselves.
     """
-    wanted = os.fsencode(variable)
+    wanted = os.fsencode(variable), os.path.realpath(below) + "/" if below else ""
     deadline = time.monotonic() + _PATIENCE_S
     while time.monotonic() < deadline:
         newest = last_pid()
@@ -81,7 +82,7 @@ def kill_having(variable: str, since: int = 0) -> bool:
     return False
 
 
-def _kill_found(wanted: bytes, since: int) -> bool:
+def _kill_found(wanted: tuple[bytes, str], since: int) -> bool:
     """Kill what has the variable; tell whether there was any."""
     for _ in range(_LOOKS):
         found, hidden = _look(wanted, since)
@@ -94,15 +95,18 @@ def _kill_found(wanted: bytes, since: int) -> bool:
     return False
 
 
-def _look(wanted: bytes, since: int) -> "tuple[list[int], bool]":
-    """Return the processes that have the variable, and whether one did not show what it has."""
+def _look(wanted: tuple[bytes, str], since: int) -> "tuple[list[int], bool]":
+    """Return the processes that are wanted, and whether one did not show what it has."""
+    variable, below = wanted
     found, hidden = [], False
     for pid in processes(since):
         environment = _read(f"/proc/{pid}/environ")
-        if environment:
-            if wanted in environment.split(b"\0"):
-                found.append(pid)
-        elif environment is not None and _has_program(pid):
+        if environment is None:
+            continue
+        has_it = variable in environment.split(b"\0")
+        if has_it or (below and _link(pid, "cwd").startswith(below)):
+            found.append(pid)
+        elif not environment and _link(pid, "exe"):  # neither the kernel's own nor a zombie
             hidden = True
     return found, hidden
 
@@ -128,20 +132,15 @@ def last_pid() -> int:
 
 
 def _holds(pid: int, link: str) -> bool:
-    folder = f"/proc/{pid}/fd"
     with contextlib.suppress(OSError):
-        for name in os.listdir(folder):
-            with contextlib.suppress(OSError):
-                if os.readlink(f"{folder}/{name}") == link:
-                    return True
+        return any(_link(pid, f"fd/{name}") == link for name in os.listdir(f"/proc/{pid}/fd"))
     return False
 
 
-def _has_program(pid: int) -> bool:
-    """Tell whether a process is neither the kernel's own nor a zombie."""
+def _link(pid: int, name: str) -> str:
     with contextlib.suppress(OSError):
-        return bool(os.readlink(f"/proc/{pid}/exe"))
-    return False
+        return os.readlink(f"/proc/{pid}/{name}")
+    return ""
 
 
 def _read(path: str) -> Optional[bytes]:

@@ -47,14 +47,14 @@ def _watch(reader: int, mark: str, tmp: str) -> None:
         for fd in (0, 1, 2):
             os.dup2(null, fd)
         if os.read(reader, 1) != _FAREWELL:
-            kill_marked(mark)
+            kill_marked(mark, tmp)
             time.sleep(_START_S)
-            kill_marked(mark)
+            kill_marked(mark, tmp)
             remove(tmp)
     finally:
         os._exit(0)
 
 
-def kill_marked(mark: str) -> None:
+def kill_marked(mark: str, tmp: str) -> None:
     """Kill every command of a runtime, and what it left behind."""
-    kill_having(f"{MARK}={mark}")
+    kill_having(f"{MARK}={mark}", below=tmp)  # ``env -i`` takes the mark away, not the directory
