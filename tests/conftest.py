@@ -6,9 +6,11 @@ import pathlib
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from faults import Trial
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "samples" / "taxi"
@@ -127,3 +129,14 @@ def taxi(place: Place) -> Place:
     for path in sorted(SAMPLES.glob("*.csv")):
         place.key(path.name, path.read_bytes())
     return place
+
+
+@pytest.fixture
+def trial(place: Place) -> Iterator[Trial]:
+    """Return a place for runs that faults are done to; in the end no process of it may be left."""
+    trial = Trial(place)
+    try:
+        yield trial
+        trial.await_silence()
+    finally:
+        trial.close()

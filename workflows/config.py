@@ -40,6 +40,7 @@ class Settings:
     retries: int = _setting("run", "retries", 2, least=0)  # type: ignore[assignment]
     slots: int = _setting("node", "slots", 0, least=0)  # type: ignore[assignment]
     timeout_s: float = _setting("node", "timeout", 0.0, least=0)  # type: ignore[assignment]
+    silence_s: float = _setting("node", "silence", 20.0, least=1)  # type: ignore[assignment]
 
     @classmethod
     def names(cls) -> dict[tuple[str, str], dataclasses.Field[object]]:

@@ -68,19 +68,20 @@ def retried(
 
 
 def _run_once(step: "Step", shard: Shard, report: TaskReport) -> None:
-    channel = step.nodes.channel(shard.slot)
     listings = run.listings(step.fleet)
     listings.forget()
     missing = listings.missing(shard.slot, step.name, shard.keys)
     report.failures = []
     report.total = len(missing)
     if missing and step.is_restorable:
+        channel = step.nodes.channel(shard.slot)
         items = checkpoints.parts_for(step, missing)
         for event in channel.ask({"op": "bring", "step": step.name, "items": items}, "ran"):
             report.take(event)
         listings.forget()
         return
     for stages, keys in _by_start(step, missing):
+        channel = step.nodes.channel(shard.slot)  # now: to list what is done revives a lost node
         channel.ship({digest: data for s in stages for digest, data in s.shipped.values()})
         message = {"op": "run", "work": _work(stages), "keys": [_item(k, s) for k, s in keys]}
         for event in channel.ask(message, "ran"):

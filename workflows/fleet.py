@@ -11,9 +11,7 @@ from workflows.errors import NodeLost, UsageError, WorkflowsError
 from workflows.node.wire import Wire
 from workflows.transports.local import LocalNode
 
-# A silent runtime is asked every PING_S seconds, and lost after LOST_S without an answer.
-PING_S = 5.0
-LOST_S = 20.0
+_WAITS = 4  # after each but the last of so many, a silent runtime is asked for a sign of life
 Event = dict[str, Any]
 T = TypeVar("T")
 
@@ -25,6 +23,7 @@ class Node(Protocol):
     slots: int
     name: str
     root: str
+    silence_s: float  # how long it may say nothing, not even when asked, before it is lost
 
     def start(self) -> None:
         """Begin to make the runtime reachable, without waiting."""
@@ -50,11 +49,11 @@ class Channel:
         """Send an operation and yield its events, up to and with the first that is named in `last`.
 
         Raises:
-            NodeLost: the connection broke, or nothing was heard for 20 s.
+            NodeLost: the connection broke, or nothing was heard for too long.
             WorkflowsError: the node could not make sense of the operation.
         """
         try:
-            self._wire.limit(LOST_S)
+            self._wire.limit(self.node.silence_s)
             self._wire.send(message)
             while True:
                 event = self._next()
@@ -81,7 +80,7 @@ class Channel:
             return
         needed = self.one({"op": "need", "digests": sorted(files)}, "needed")["digests"]
         try:
-            self._wire.limit(LOST_S)
+            self._wire.limit(self.node.silence_s)
             for digest in needed:
                 self._wire.send_bytes({"op": "file", "digest": digest}, files[digest])
         except OSError as error:
@@ -102,13 +101,13 @@ class Channel:
     def _next(self) -> Event:
         # Waits are counted, not the clock read: a driver that was stopped itself, or slept with its
         # machine, has heard nothing for long either, and has yet to ask.
-        waited = 0.0
+        waited, ping_s = 0.0, self.node.silence_s / _WAITS
         while True:
             try:
-                event = self._wire.recv(PING_S)
+                event = self._wire.recv(ping_s)
             except TimeoutError:
-                waited += PING_S
-                if waited > LOST_S:
+                waited += ping_s
+                if waited >= self.node.silence_s:
                     raise self._silent() from None
                 self._wire.send({"op": "ping", "n": 0})
                 continue
@@ -122,7 +121,7 @@ class Channel:
 
     def _raw(self, size: int) -> bytes:
         try:
-            self._wire.limit(LOST_S)
+            self._wire.limit(self.node.silence_s)
             data = self._wire.recv_bytes(size)
         except TimeoutError:
             raise self._silent() from None
@@ -133,7 +132,7 @@ class Channel:
         return data
 
     def _silent(self) -> NodeLost:
-        return NodeLost(self.node.name, f"nothing was heard of it for {LOST_S:g} s")
+        return NodeLost(self.node.name, f"nothing was heard of it for {self.node.silence_s:g} s")
 
 
 class Fleet:
@@ -206,11 +205,11 @@ class Fleet:
             node.close()
 
 
-def open_fleet(spec: str, *, state: str, slots: int) -> Fleet:
+def open_fleet(spec: str, *, state: str, slots: int, silence_s: float = 20.0) -> Fleet:
     """Return the fleet that `spec` names; nothing is started.
 
     ``local:3`` is three directories below `state`. `slots` is how many keys a node runs at once; 0
-    shares this machine's cores among the nodes.
+    shares this machine's cores among the nodes. A node that says nothing for `silence_s` is lost.
 
     Raises:
         UsageError: there is no such kind of fleet.
@@ -222,4 +221,5 @@ def open_fleet(spec: str, *, state: str, slots: int) -> Fleet:
     cores = len(os.sched_getaffinity(0))
     each = slots or max(1, cores // count)
     root = os.path.join(state, "nodes")
-    return Fleet(spec, [LocalNode(slot, count, each, root) for slot in range(count)])
+    nodes: list[Node] = [LocalNode(slot, count, each, root, silence_s) for slot in range(count)]
+    return Fleet(spec, nodes)

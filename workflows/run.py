@@ -9,6 +9,7 @@ import functools
 import logging
 import os
 import re
+import signal
 import sys
 import types
 from types import TracebackType
@@ -32,6 +33,7 @@ _TRACEBACK = re.compile(
     r".*^workflows\.errors\.\w+: ",
     re.DOTALL | re.MULTILINE,
 )
+_AGAIN_S = 1.0  # after which an interrupt that ended nothing is repeated
 _said: set[str] = set()
 _fleets: list[Fleet] = []
 _driver = [0]
@@ -41,7 +43,7 @@ _driver = [0]
 def fleet(spec: str) -> Fleet:
     """Return the fleet of this run, with its runtimes starting."""
     chosen = settings()
-    opened = open_fleet(spec, state=chosen.state, slots=chosen.slots)
+    opened = open_fleet(spec, state=chosen.state, slots=chosen.slots, silence_s=chosen.silence_s)
     _fleets.append(opened)
     opened.start()
     begin()
@@ -84,6 +86,7 @@ def begin() -> None:
         handler = logging.FileHandler(path)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("luigi-interface").addHandler(handler)
+    _hear_interrupts()
     sys.excepthook = _say_interrupted
     progress = Progress(log())
     progress.start()
@@ -106,6 +109,7 @@ def close() -> None:
 def _end(progress: Progress, driver: int) -> None:
     if os.getpid() != driver:
         return
+    signal.setitimer(signal.ITIMER_REAL, 0)
     progress.stop()
     totals = Totals()
     totals.update(log().path)
@@ -121,11 +125,29 @@ def _end(progress: Progress, driver: int) -> None:
         opened.close()
 
 
+def _hear_interrupts() -> None:
+    """Make every Ctrl-C end the run, unless it was started with them ignored, as by nohup."""
+    is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_ours and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL:
+        for number in (signal.SIGINT, signal.SIGALRM):
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(*_: object) -> None:
+    if is_driver():
+        # Python drops what is raised in the callbacks around a fork, and Luigi forks all the time.
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+    else:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - the driver says it, without a traceback
+    raise KeyboardInterrupt
+
+
 def _say_interrupted(
     kind: type[BaseException], error: BaseException, trace: "types.TracebackType | None"
 ) -> None:
     """Say that somebody pressed Ctrl-C, without the traceback of where Luigi was just waiting."""
     if issubclass(kind, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, 0)
         text = "interrupted: what is done is kept, run the same again to go on"
         print(text, file=sys.stderr)
     else:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 from workflows.node.connections import Pipes, accept, listen
 from workflows.node.server import Runtime, Session, Slots, environment
@@ -15,12 +16,15 @@ from workflows.node.storage import Storage
 from workflows.node.watchdog import Watchdog, kill_marked
 from workflows.node.wire import Wire
 
+_END_S = 2.0
+
 
 def main(arguments: list[str]) -> int:
     """Serve until stdin ends."""
     root, slot, nodes, slots = arguments[:4]
     for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the driver decides, by closing stdin
+        # The driver decides, by closing stdin. Not SIG_IGN, which all commands would inherit.
+        signal.signal(number, _ignore)
     mark = os.urandom(8).hex()
     wire = Wire(Pipes())
     try:
@@ -43,13 +47,31 @@ def main(arguments: list[str]) -> int:
         session.serve()
         return 0
     finally:
-        _end(mark, storage)
-        watchdog.dismiss()
+        if _end(mark, runtime):
+            watchdog.dismiss()
 
 
-def _end(mark: str, storage: Storage) -> None:
-    kill_marked(mark)  # also what commands of other sessions put into groups of their own
-    storage.close()
+def _ignore(*_: object) -> None:
+    pass
+
+
+def _end(mark: str, runtime: Runtime) -> bool:
+    """Kill what all sessions run, then remove its files; tell whether it ended in time.
+
+    If not, one copies a large file perhaps, the rest is left to the watchdog.
+    """
+    runtime.slots.close()
+    deadline = time.monotonic() + _END_S
+    while True:
+        # In this order: what is idle before the kill starts nothing after it.
+        are_idle = runtime.slots.are_idle(0)
+        kill_marked(mark, runtime.storage.tmp)
+        if are_idle:
+            runtime.storage.close()
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        runtime.slots.are_idle(0.01)
 
 
 def start() -> None:

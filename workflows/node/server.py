@@ -48,6 +48,8 @@ class Slots:
 
     def __init__(self, count: int) -> None:
         self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._busy, self._closed = 0, False
+        self._changed = threading.Condition()
         for _ in range(count):
             threading.Thread(target=self._serve, daemon=True).start()
 
@@ -55,9 +57,29 @@ class Slots:
         """Run `job` when a slot is free."""
         self._queue.put(job)
 
+    def close(self) -> None:
+        """Begin nothing any more."""
+        with self._changed:
+            self._closed = True
+
+    def are_idle(self, timeout_s: float) -> bool:
+        """Wait until all that was begun has ended; tell whether it has in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._busy, timeout_s)
+
     def _serve(self) -> None:
         while True:
-            self._queue.get()()
+            job = self._queue.get()
+            with self._changed:
+                if self._closed:
+                    continue
+                self._busy += 1
+            try:
+                job()
+            finally:
+                with self._changed:
+                    self._busy -= 1
+                    self._changed.notify_all()
 
 
 class Runtime(NamedTuple):

@@ -12,9 +12,11 @@ import signal
 import time
 
 from workflows.node.storage import remove
+from workflows.node.strays import kill_having
 
 MARK = "WORKFLOWS_RUNTIME"
 _FAREWELL = b"x"
+_START_S = 0.02  # a command that is just being started looks like the runtime until it is itself
 
 
 class Watchdog:
@@ -45,38 +47,14 @@ def _watch(reader: int, mark: str, tmp: str) -> None:
         for fd in (0, 1, 2):
             os.dup2(null, fd)
         if os.read(reader, 1) != _FAREWELL:
-            kill_marked(mark)
+            kill_marked(mark, tmp)
+            time.sleep(_START_S)
+            kill_marked(mark, tmp)
             remove(tmp)
     finally:
         os._exit(0)
 
 
-def kill_marked(mark: str) -> int:
-    """Kill every command of a runtime, and what it left behind; return how many there were."""
-    return kill_having(f"{MARK}={mark}")
-
-
-def kill_having(variable: str) -> int:
-    """Kill all processes with ``NAME=value`` in their environment till none is found; count."""
-    killed = 0
-    while True:
-        found = having(variable)
-        if not found:
-            return killed
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-                killed += 1
-        time.sleep(0.001)  # they need a moment to be gone
-
-
-def having(variable: str) -> list[int]:
-    """Return the processes that run with ``NAME=value`` in their environment."""
-    wanted = os.fsencode(variable)
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != os.getpid():
-            with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
-                if wanted in file.read().split(b"\0"):
-                    found.append(int(name))
-    return found
+def kill_marked(mark: str, tmp: str) -> None:
+    """Kill every command of a runtime, and what it left behind."""
+    kill_having(f"{MARK}={mark}", below=tmp)  # ``env -i`` takes the mark away, not the directory

@@ -18,11 +18,12 @@ from workflows.node.ledger import Record
 from workflows.node.meter import Meter
 from workflows.node.processes import Groups, kill_group
 from workflows.node.storage import Storage, checksum, remove
-from workflows.node.watchdog import kill_having
+from workflows.node.strays import Strays
 
 BASH = ["bash", "--norc", "--noprofile", "-euo", "pipefail", "-c"]
 STDERR_KEPT = 4096
 _FULL = 1 << 16  # a disk with less than this is full: even a command's stderr may not fit
+_METRICS = "WORKFLOWS_METRICS"  # each stage has a value of its own: it tells whose a process is
 _UNSAFE_FOR_XARGS = set(" \t\"'\\")
 
 
@@ -62,6 +63,7 @@ class KeyRun:
         self.key: str = item["key"]
         self.scratch = storage.scratch()
         self.meters: list[Meter] = []
+        self.strays: list[Strays] = []
         self.timers: dict[int, threading.Timer] = {}
         self.timed_out = False
 
@@ -135,9 +137,6 @@ class KeyRun:
         processes: list[subprocess.Popen[bytes]] = []
         started = time.perf_counter()
         last = len(self.work.stages) - 1
-        # Everything that the commands start holds this pipe open: it tells, at no cost, whether
-        # one of them left a process in a session of its own, which its group's end does not reach.
-        alive, self._held = os.pipe()
         try:
             upstream: Any = stdin
             for number, stage in enumerate(self.work.stages):
@@ -159,23 +158,13 @@ class KeyRun:
             ]
         finally:
             for process in processes:
-                self.groups.end(process.pid)
-                process.wait()
-            self._end_escaped(alive)
+                if process.returncode is None:
+                    self.groups.end(process.pid)
+                    process.wait()
+            for strays in self.strays:
+                strays.end()
             for meter in self.meters:
                 meter.abandon()
-
-    def _end_escaped(self, alive: int) -> None:
-        """Kill what the commands left in sessions of their own, before it can touch the output."""
-        os.close(self._held)
-        os.set_blocking(alive, False)
-        try:
-            os.read(alive, 1)
-        except BlockingIOError:
-            for number in range(len(self.work.stages)):
-                kill_having(f"WORKFLOWS_METRICS={self._metrics_path(number)}")
-        finally:
-            os.close(alive)
 
     def _start(
         self, number: int, stage: Stage, stdin: IO[bytes], stdout: IO[bytes]
@@ -190,8 +179,9 @@ class KeyRun:
             TMPDIR=cwd,
             WORKFLOWS_KEY=self.key,
             WORKFLOWS_STEP=stage.step,
-            WORKFLOWS_METRICS=self._metrics_path(number),
+            **{_METRICS: self._metrics_path(number)},
         )
+        self.strays.append(Strays(f"{_METRICS}={self._metrics_path(number)}"))
         with open(self._stderr_path(number), "wb") as stderr:
             process = subprocess.Popen(
                 [*BASH, stage.command],
@@ -200,7 +190,7 @@ class KeyRun:
                 stderr=stderr,
                 cwd=cwd,
                 env=environment,
-                pass_fds=(self._held,),
+                pass_fds=(self.strays[-1].held,),
                 start_new_session=True,
             )
         self.groups.add(process.pid)
@@ -219,10 +209,14 @@ class KeyRun:
         self, number: int, process: "subprocess.Popen[bytes]", started: float
     ) -> dict[str, Any]:
         stage = self.work.stages[number]
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        # Before the process is reaped: from then on another group may have its number.
         if number in self.timers:
             self.timers[number].cancel()
+        self.groups.end(process.pid)
+        are_gone = self.strays[number].end()  # the next stage may wait for what they hold open
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             raise KeyFailed(
                 self._why(stage, process.returncode),
@@ -230,6 +224,8 @@ class KeyRun:
                 process.returncode,
                 self._stderr(number),
             )
+        if not are_gone:
+            raise KeyFailed("left a process behind that cannot be ended", stage.step)
         return {
             "step": stage.step,
             "wall": round(time.perf_counter() - started, 4),

@@ -29,8 +29,10 @@ _END_S = 20.0
 class LocalNode:
     """One slot as a directory; constructing it does nothing."""
 
-    def __init__(self, slot: int, nodes: int, slots: int, root: str) -> None:
-        self.slot, self.nodes, self.slots = slot, nodes, slots
+    def __init__(
+        self, slot: int, nodes: int, slots: int, root: str, silence_s: float = 20.0
+    ) -> None:
+        self.slot, self.nodes, self.slots, self.silence_s = slot, nodes, slots, silence_s
         self.root = os.path.abspath(os.path.join(root, str(slot)))
         self.name = f"node {slot}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -111,9 +113,9 @@ class LocalNode:
         for fd in (self._hold, self._life):
             os.close(fd)
         self._hold = 0
-        self._end(self._listening(), _END_S)
+        self._end(self._listening(), self.silence_s)
         if self._process is not None:
-            _reap(self._process)
+            self._reap(self._process)
             self._process = None
 
     def forget(self) -> None:
@@ -127,7 +129,7 @@ class LocalNode:
 
     def _launch(self) -> None:
         if self._process is not None and self._launcher == os.getpid():
-            _reap(self._process)
+            self._reap(self._process)
         numbers = [str(self.slot), str(self.nodes), str(self.slots)]
         with open(os.path.join(self.root, "runtime.log"), "ab") as log:
             self._process = subprocess.Popen(
@@ -160,6 +162,16 @@ class LocalNode:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)  # its watchdog sees to its commands and files
             time.sleep(0.005)
+
+    def _reap(self, process: "subprocess.Popen[bytes]") -> None:
+        """Let go of a runtime that has ended, or that never got as far as to listen."""
+        try:
+            process.wait(self.silence_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
     def _wait_for_hello(self) -> None:
         """Wait for the first line of a runtime that this process started."""
@@ -197,17 +209,6 @@ def _peer(stream: socket.socket) -> int:
     raw = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid: int = struct.unpack("3i", raw)[0]
     return pid
-
-
-def _reap(process: "subprocess.Popen[bytes]") -> None:
-    """Let go of a runtime that has ended, or that never got as far as to listen."""
-    try:
-        process.wait(_END_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
 
 
 def _write_once(path: str, data: bytes) -> None:
