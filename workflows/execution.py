@@ -72,8 +72,7 @@ def _run_once(step: "Step", shard: Shard, report: TaskReport) -> None:
     listings = run.listings(step.fleet)
     listings.forget()
     missing = listings.missing(shard.slot, step.name, shard.keys)
-    report.failures = []
-    report.total = len(missing)
+    report.expect(len(missing))
     if missing and step.is_restorable:
         items = checkpoints.parts_for(step, missing)
         for event in channel.ask({"op": "bring", "step": step.name, "items": items}, "ran"):

@@ -24,7 +24,8 @@ class RunLog:
         now = dt.datetime.now(dt.timezone.utc)
         # To the millisecond: the newest run is the one whose name sorts last.
         self.name = f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03d}-{secrets.token_hex(3)}"
-        self.folder = os.path.join(state, "runs", self.name)
+        self.runs = os.path.abspath(os.path.join(state, "runs"))
+        self.folder = os.path.join(self.runs, self.name)
         self.path = os.path.join(self.folder, "log.jsonl")
 
     def add(self, **line: Any) -> None:
@@ -36,9 +37,9 @@ class RunLog:
                 file.write(text)
 
     def task_log(self, step: str, label: str) -> str:
-        """Return the path of a task's own log."""
+        """Return the path of a task's own log; `.txt` is what any web server shows as text."""
         safe = "".join(c if c.isalnum() or c in "-_. " else "_" for c in label)[:80] or "all"
-        return os.path.abspath(os.path.join(self.folder, f"{step} {safe}.log"))
+        return os.path.join(self.folder, f"{step} {safe}.txt")
 
 
 def read_lines(path: str, start: int = 0) -> Iterator[tuple[int, Line]]:
