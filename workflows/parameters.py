@@ -12,9 +12,10 @@ from workflows.config import settings
 class StepParameters(luigi.Task):
     """A task with the parameters of a step.
 
-    Those that are the same in all tasks of a run are kept off the visualizer's list of tasks.
+    The visualizer lists them in this order. Those that are the same in all tasks are kept off it.
     """
 
+    shard = luigi.Parameter(default="", description="set by workflows: which keys")
     source = luigi.Parameter(
         default=settings().source, description="directory, or file or URL that lists URLs"
     )
@@ -39,7 +40,6 @@ class StepParameters(luigi.Task):
         description="run neighbouring 1:1 steps of a key as one pipe",
         visibility=ParameterVisibility.HIDDEN,
     )
-    shard = luigi.Parameter(default="", description="set by workflows: which keys")
     dataset = luigi.Parameter(
         default="",
         description="set by workflows: what the source held",

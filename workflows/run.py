@@ -5,20 +5,21 @@ channel belongs to the process that opened it.
 """
 
 import atexit
+import contextlib
 import functools
 import logging
 import os
-import re
 import sys
-import types
-from types import TracebackType
 
+import luigi
+
+from workflows import console
 from workflows.config import settings
 from workflows.dataset import Dataset, load
 from workflows.errors import WorkflowsError
 from workflows.fleet import Fleet, open_fleet
-from workflows.progress import CLEAR, Progress
-from workflows.runlog import RunLog, Totals, on_terminal
+from workflows.progress import Progress
+from workflows.runlog import RunLog, Totals
 from workflows.store import Store, open_store
 from workflows.targets import Listings
 
@@ -26,14 +27,8 @@ from workflows.targets import Listings
 # says a line a step while Luigi itself is quiet.
 logger = logging.getLogger("luigi-interface.workflows")
 
-# What Luigi makes of an error in complete() or requires(): text, before a filter sees the error.
-_TRACEBACK = re.compile(
-    r"(Will not run .* method:\n)?Traceback \(most recent call last\):\n"
-    r".*^workflows\.errors\.\w+: ",
-    re.DOTALL | re.MULTILINE,
-)
-_said: set[str] = set()
 _fleets: list[Fleet] = []
+_roots: list[luigi.Task] = []
 _driver = [0]
 
 
@@ -84,7 +79,7 @@ def begin() -> None:
         handler = logging.FileHandler(path)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("luigi-interface").addHandler(handler)
-    sys.excepthook = _say_interrupted
+    console.explain_interrupts()
     progress = Progress(log())
     progress.start()
     atexit.register(_end, progress, os.getpid())
@@ -93,6 +88,12 @@ def begin() -> None:
 def is_driver() -> bool:
     """Tell whether this is the process that schedules, not one that it forked."""
     return os.getpid() == _driver[0]
+
+
+def remember_root(task: luigi.Task) -> None:
+    """Remember what a run is for: the task that Luigi asks for its dependencies first."""
+    if not _roots:
+        _roots.append(task)
 
 
 def close() -> None:
@@ -111,52 +112,27 @@ def _end(progress: Progress, driver: int) -> None:
     totals.update(log().path)
     if totals.steps:
         print(totals.table(), file=sys.stderr)
-    if failed := sum(step["failed"] for step in totals.steps.values()):
-        keys = "1 key" if failed == 1 else f"{failed} keys"
-        print(
-            f"{keys} failed, all others are done and kept: mend the cause, then run the same again",
-            file=sys.stderr,
-        )
+    last_words = _last_words(totals)
+    if last_words:
+        print(last_words, file=sys.stderr)
     for opened in _fleets:
         opened.close()
 
 
-def _say_interrupted(
-    kind: type[BaseException], error: BaseException, trace: "types.TracebackType | None"
-) -> None:
-    """Say that somebody pressed Ctrl-C, without the traceback of where Luigi was just waiting."""
-    if issubclass(kind, KeyboardInterrupt):
-        text = "interrupted: what is done is kept, run the same again to go on"
-        print(text, file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, trace)
-
-
-def _brief(record: logging.LogRecord) -> bool:
-    """Say an error that explains itself once, and without Luigi's traceback."""
-    if record.exc_info and isinstance(record.exc_info[1], WorkflowsError):
-        text = str(record.exc_info[1])
-    elif isinstance(record.msg, str) and not record.args and _TRACEBACK.match(record.msg):
-        text = _TRACEBACK.sub("", record.msg).rstrip()
-    else:
-        return True
-    clear = CLEAR if on_terminal() else ""  # or it would follow the progress on its line
-    record.msg, record.args, record.exc_info = "%s%s", (clear, text), None
-    record.levelno, record.levelname = logging.ERROR, "ERROR"
-    is_new = text not in _said
-    _said.add(text)
-    return is_new
-
-
-def _excepthook(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-    """Do the same for an error that comes before Luigi catches any: a bad value in luigi.cfg."""
-    if isinstance(error, WorkflowsError):
-        print(f"workflows: {error}", file=sys.stderr)
-    else:
-        _python_excepthook(kind, error, trace)
-
-
-logging.getLogger("luigi-interface").addFilter(_brief)
-_python_excepthook, sys.excepthook = sys.excepthook, _excepthook
+def _last_words(totals: Totals) -> str:
+    """Return what a run that did not reach its end leaves its reader with."""
+    if failed := sum(step["failed"] for step in totals.steps.values()):
+        keys = "1 key" if failed == 1 else f"{failed} keys"
+        return (
+            f"{keys} failed, all others are done and kept: mend the cause, then run the same again"
+        )
+    if totals.failures or console.has_complained() or not _roots:
+        return ""
+    with contextlib.suppress(WorkflowsError):
+        if _roots[0].complete():
+            return ""
+    return (
+        "not finished, though nothing failed: the scheduler had no more work for this run, because"
+        " luigid was restarted or paused, or another run does the same; what is done is kept: run"
+        " it again"
+    )

@@ -63,6 +63,7 @@ class Totals:
     def __init__(self) -> None:
         self.steps: dict[str, Line] = {}
         self.planned: dict[str, int] = {}
+        self.failures = 0
         self.first = self.last = 0.0
         self._read_to = 0
 
@@ -74,6 +75,8 @@ class Totals:
             self.last = line["at"]
             if line["what"] == "planned":
                 self.planned[line["step"]] = line["keys"]
+            elif line["what"] == "failed":
+                self.failures += 1
             elif line["what"] == "keys":
                 for stage in line["stages"]:
                     _add(self.steps.setdefault(stage["step"], _empty(stage["fused"])), stage)

@@ -300,6 +300,7 @@ class Step(StepParameters):
 
     def on_failure(self, exception: BaseException) -> str:
         """Return what the visualizer and the mail show: the message alone if it explains itself."""
+        run.log().add(what="failed", step=self.name, shard=self.shard, why=repr(exception)[:500])
         known = isinstance(exception, WorkflowsError)
         text = str(exception) if known else str(super().on_failure(exception))
         return f"{text}\n  log: {log_path(self, self.shard)}" if self.shard else text
@@ -397,3 +398,8 @@ class MapToN(Step):
 
     def _on_node(self, shard: Shard) -> NodeTarget:
         return NodeTarget(run.listings(self.fleet), self.name, shard.slot, shard.keys)
+
+
+@luigi.Task.event_handler(luigi.Event.DEPENDENCY_DISCOVERED)  # type: ignore[untyped-decorator]
+def _remember_root(task: luigi.Task, _dependency: luigi.Task) -> None:
+    run.remember_root(task)

@@ -103,8 +103,7 @@ class TaskReport:
 
     def _show(self) -> None:
         self._shown = time.monotonic()
-        over = self.tally.done + len(self.failures)
-        percentage = 100 * over // self.total if self.total else 100
+        percentage = 100 * self.tally.done // self.total if self.total else 100
         tell(self.step, f"{self._status()}\nlog: {self._path}", percentage)
 
     def _status(self) -> str:
