@@ -31,6 +31,11 @@ def has_complained() -> bool:
     return bool(_errors)
 
 
+def mute(text: str) -> None:
+    """Do not say this again: another process of the run has said it."""
+    _said.add(text)
+
+
 def explain_interrupts() -> None:
     """Let Ctrl-C end in what it means, without the traceback of where Luigi was just waiting."""
     sys.excepthook = _interrupted

@@ -90,10 +90,20 @@ def is_driver() -> bool:
     return os.getpid() == _driver[0]
 
 
-def remember_root(task: luigi.Task) -> None:
+@luigi.Task.event_handler(luigi.Event.DEPENDENCY_DISCOVERED)  # type: ignore[untyped-decorator]
+def _remember_root(task: luigi.Task, _dependency: luigi.Task) -> None:
     """Remember what a run is for: the task that Luigi asks for its dependencies first."""
     if not _roots:
         _roots.append(task)
+
+
+@luigi.Task.event_handler(luigi.Event.PROCESS_FAILURE)  # type: ignore[untyped-decorator]
+def _say_killed(task: luigi.Task, message: str) -> None:
+    """Say what Luigi does not: the process of a task was killed, and could not say so itself."""
+    how = message.partition(" died ")[2] or message
+    log().add(what="failed", step=task.task_family, why=message)
+    shard = getattr(task, "shard", "")
+    logger.error("%s %s: its process died %s; run the same again", task.task_family, shard, how)
 
 
 def close() -> None:

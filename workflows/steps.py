@@ -398,8 +398,3 @@ class MapToN(Step):
 
     def _on_node(self, shard: Shard) -> NodeTarget:
         return NodeTarget(run.listings(self.fleet), self.name, shard.slot, shard.keys)
-
-
-@luigi.Task.event_handler(luigi.Event.DEPENDENCY_DISCOVERED)  # type: ignore[untyped-decorator]
-def _remember_root(task: luigi.Task, _dependency: luigi.Task) -> None:
-    run.remember_root(task)

@@ -2,14 +2,16 @@
 
 import contextlib
 import html
+import json
 import os
+import threading
 import time
 import urllib.parse
 from typing import IO, TYPE_CHECKING, Any
 
 from workflows import run
 from workflows.config import settings
-from workflows.errors import describe_failure
+from workflows.errors import KeysFailed, describe_failure
 from workflows.lineage import Shard
 from workflows.runlog import Tally
 
@@ -26,6 +28,25 @@ _NAMED = 3  # failing keys that a status message names
 def log_path(step: "Step", label: str) -> str:
     """Return the path of the log of the task that is one shard of a step."""
     return run.log().task_log(step.name, label)
+
+
+def remember_failure(step: "Step", error: KeysFailed) -> None:
+    """Note for the rest of the run that a shard's commands failed."""
+    with contextlib.suppress(OSError), open(_failure_path(step), "w", encoding="ascii") as file:
+        json.dump(error.args, file)
+
+
+def failed_before(step: "Step") -> KeysFailed | None:
+    """Return how a shard's commands failed earlier in this run, or None if they did not."""
+    try:
+        with open(_failure_path(step), encoding="ascii") as file:
+            return KeysFailed(*json.load(file))
+    except (OSError, ValueError):
+        return None
+
+
+def _failure_path(step: "Step") -> str:
+    return log_path(step, step.shard) + ".failed"
 
 
 def tell(step: "Step", message: str, percentage: int = 100) -> None:
@@ -53,6 +74,8 @@ class TaskReport:
         self._path = log_path(step, shard.label)
         self._log: IO[bytes] | None = None
         self._shown = 0.0
+        self._talking = threading.Lock()
+        self._later: threading.Timer | None = None
 
     def __enter__(self) -> "Self":
         with contextlib.suppress(OSError):
@@ -86,8 +109,7 @@ class TaskReport:
             self.failures.append(event)
             self.tally.failed_one()
             self.write(describe_failure(name, event))
-        if time.monotonic() - self._shown >= _STATUS_EVERY_S or event["event"] == "failed":
-            self._show()
+        self._show_soon()
 
     def write(self, text: str) -> None:
         """Add a line to the task's log; where the disk is full, a key must not fail for it."""
@@ -101,10 +123,23 @@ class TaskReport:
         self.failures = []
         self.total = self.tally.done + missing
 
+    def _show_soon(self) -> None:
+        """Show how far the task is, at most once a second; the next key may take an hour."""
+        wait_s = self._shown + _STATUS_EVERY_S - time.monotonic()
+        if wait_s <= 0:
+            self._show()
+        elif self._later is None:
+            self._later = threading.Timer(wait_s, self._show)
+            self._later.daemon = True
+            self._later.start()
+
     def _show(self) -> None:
-        self._shown = time.monotonic()
-        percentage = 100 * self.tally.done // self.total if self.total else 100
-        tell(self.step, f"{self._status()}\nlog: {self._path}", percentage)
+        if self._later is not None:
+            self._later.cancel()
+        with self._talking:
+            self._shown, self._later = time.monotonic(), None
+            percentage = 100 * self.tally.done // self.total if self.total else 100
+            tell(self.step, f"{self._status()}\nlog: {self._path}", percentage)
 
     def _status(self) -> str:
         if not self.total:
