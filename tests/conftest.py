@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -112,6 +113,12 @@ class Done:
 def place(tmp_path: pathlib.Path) -> Place:
     """Return a fresh place to run in."""
     return Place(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def new_place() -> Callable[[pathlib.Path], Place]:
+    """Return what makes a place, for fixtures that live longer than a test."""
+    return Place
 
 
 @pytest.fixture
