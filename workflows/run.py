@@ -28,7 +28,6 @@ from workflows.targets import Listings
 logger = logging.getLogger("luigi-interface.workflows")
 
 _fleets: list[Fleet] = []
-_roots: list[luigi.Task] = []
 _driver = [0]
 
 
@@ -71,18 +70,25 @@ def log() -> RunLog:
 
 @functools.lru_cache(maxsize=1)
 def begin() -> None:
-    """Set up what a person sees of a run; called once, by the process that schedules."""
-    _driver[0] = os.getpid()
+    """Prepare this process to use nodes, for a run or for a verb; called once."""
     logger.setLevel(logging.INFO)
     path = os.environ.get("WORKFLOWS_LOG")
     if path:
         handler = logging.FileHandler(path)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("luigi-interface").addHandler(handler)
+    atexit.register(_close_fleets, os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def watch(root: luigi.Task) -> None:
+    """Show a person how a run goes; called once, by the process that schedules."""
+    begin()
+    _driver[0] = os.getpid()
     console.explain_interrupts()
     progress = Progress(log())
     progress.start()
-    atexit.register(_end, progress, os.getpid())
+    atexit.register(_end, progress, root, os.getpid())
 
 
 def is_driver() -> bool:
@@ -91,10 +97,10 @@ def is_driver() -> bool:
 
 
 @luigi.Task.event_handler(luigi.Event.DEPENDENCY_DISCOVERED)  # type: ignore[untyped-decorator]
-def _remember_root(task: luigi.Task, _dependency: luigi.Task) -> None:
-    """Remember what a run is for: the task that Luigi asks for its dependencies first."""
-    if not _roots:
-        _roots.append(task)
+def _schedules(task: luigi.Task, _dependency: luigi.Task) -> None:
+    """Know that Luigi schedules a run; what the run is for is asked for its dependencies first."""
+    if not _driver[0]:
+        watch(task)
 
 
 @luigi.Task.event_handler(luigi.Event.PROCESS_FAILURE)  # type: ignore[untyped-decorator]
@@ -110,11 +116,18 @@ def close() -> None:
     """End this process's fleets and forget all; for programs that make several runs."""
     while _fleets:
         _fleets.pop().close()
-    for cached in (fleet, listings, store, dataset, log, begin):
+    for cached in (fleet, listings, store, dataset, log, begin, watch):
         cached.cache_clear()
+    _driver[0] = 0
 
 
-def _end(progress: Progress, driver: int) -> None:
+def _close_fleets(opener: int) -> None:
+    if os.getpid() == opener:
+        for opened in _fleets:
+            opened.close()
+
+
+def _end(progress: Progress, root: luigi.Task, driver: int) -> None:
     if os.getpid() != driver:
         return
     progress.stop()
@@ -122,24 +135,22 @@ def _end(progress: Progress, driver: int) -> None:
     totals.update(log().path)
     if totals.steps:
         print(totals.table(), file=sys.stderr)
-    last_words = _last_words(totals)
+    last_words = _last_words(totals, root)
     if last_words:
         print(last_words, file=sys.stderr)
-    for opened in _fleets:
-        opened.close()
 
 
-def _last_words(totals: Totals) -> str:
+def _last_words(totals: Totals, root: luigi.Task) -> str:
     """Return what a run that did not reach its end leaves its reader with."""
     if failed := sum(step["failed"] for step in totals.steps.values()):
         keys = "1 key" if failed == 1 else f"{failed} keys"
         return (
             f"{keys} failed, all others are done and kept: mend the cause, then run the same again"
         )
-    if totals.failures or console.has_complained() or not _roots:
+    if totals.failures or console.has_complained():
         return ""
     with contextlib.suppress(WorkflowsError):
-        if _roots[0].complete():
+        if root.complete():
             return ""
     return (
         "not finished, though nothing failed: the scheduler had no more work for this run, because"

@@ -101,17 +101,22 @@ class Totals:
             )
         return aligned(rows, left=(0,))
 
-    def line(self) -> str:
-        """Return the progress so far as one line."""
+    def line(self, columns: int, now: float) -> str:
+        """Return the progress so far as one line; steps that are done make room for the others."""
         parts = []
         moved = 0
         for step, planned in reversed(self.planned.items()):  # the scheduler plans backwards
             total = self.steps.get(step, _empty(fused=False))
             failed = f" ({total['failed']} failed)" if total["failed"] else ""
-            parts.append(f"{step} {total['keys']}/{planned}{failed}")
+            parts.append((f"{step} {total['keys']}/{planned}{failed}", total["keys"] >= planned))
             moved += total["bytes_in"]
-        took = max(self.last - self.first, 1e-3)
-        return f"{' · '.join(parts)} · {moved / took / 1e6:.0f} MB/s · {took:.0f} s"
+        took = max(now - self.first, 1e-3)
+        end = f"{moved / took / 1e6:.0f} MB/s · {took:.0f} s"
+        line = " · ".join([*(text for text, _ in parts), end])
+        while len(line) > columns and parts and parts[0][1]:
+            del parts[0]
+            line = " · ".join(["...", *(text for text, _ in parts), end])
+        return line[:columns]
 
 
 def aligned(rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> str:
