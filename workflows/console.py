@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import os
 import re
 import sys
 import warnings
@@ -51,6 +52,13 @@ def _interrupted(
         sys.__excepthook__(kind, error, trace)
 
 
+def clear_line(_record: logging.LogRecord) -> bool:
+    """Let a message begin where a person sees the progress, not behind it."""
+    if on_terminal():
+        os.write(2, CLEAR.encode("ascii"))
+    return True
+
+
 def _brief(record: logging.LogRecord) -> bool:
     """Say what explains itself once, and without Luigi's traceback."""
     if isinstance(record.msg, str) and _AWAY.match(record.msg):
@@ -66,8 +74,7 @@ def _brief(record: logging.LogRecord) -> bool:
 
 
 def _once(record: logging.LogRecord, text: str) -> bool:
-    clear = CLEAR if on_terminal() else ""  # or it would follow the progress on its line
-    record.msg, record.args, record.exc_info = "%s%s", (clear, text), None
+    record.msg, record.args, record.exc_info = "%s", (text,), None
     is_new = text not in _said
     _said.add(text)
     return is_new
@@ -99,6 +106,7 @@ def _excepthook(
 
 
 logging.getLogger("luigi-interface").addFilter(_brief)
+logging.getLogger("luigi-interface").addFilter(clear_line)
 _python_excepthook, sys.excepthook = sys.excepthook, _excepthook
 # Luigi obeys the rpc_ settings of its [core], and warns that it does not know them.
 warnings.filterwarnings(

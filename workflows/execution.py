@@ -23,7 +23,8 @@ def plan(step: "Step", missing: Iterable[Key]) -> None:
         names.update(key.identity for key in missing)
         if len(names) > before:
             about = {"module": step.__module__, "params": step.whole.to_str_params()}
-            run.log().add(what="planned", step=step.name, keys=len(names), **about)
+            order = [before.name for before in step.lineage]
+            run.log().add(what="planned", step=step.name, keys=len(names), order=order, **about)
 
 
 def run_shard(step: "Step") -> None:

@@ -26,6 +26,7 @@ from workflows.targets import Listings
 # A child of Luigi's logger, so that its handler prints it; with a level of its own, so that a run
 # says a line a step while Luigi itself is quiet.
 logger = logging.getLogger("luigi-interface.workflows")
+logger.addFilter(console.clear_line)
 
 _fleets: list[Fleet] = []
 _driver = [0]
@@ -144,16 +145,14 @@ def _last_words(totals: Totals, root: luigi.Task) -> str:
     """Return what a run that did not reach its end leaves its reader with."""
     if failed := sum(step["failed"] for step in totals.steps.values()):
         keys = "1 key" if failed == 1 else f"{failed} keys"
-        return (
-            f"{keys} failed, all others are done and kept: mend the cause, then run the same again"
-        )
+        return f"{keys} failed, what is done is kept: mend the cause, then run the same again"
     if totals.failures or console.has_complained():
         return ""
     with contextlib.suppress(WorkflowsError):
         if root.complete():
             return ""
     return (
-        "not finished, though nothing failed: the scheduler had no more work for this run, because"
-        " luigid was restarted or paused, or another run does the same; what is done is kept: run"
-        " it again"
+        "not finished, though nothing failed: the scheduler had no more work for this run\n"
+        "(luigid was restarted or paused, or another run does the same);"
+        " what is done is kept: run it again"
     )

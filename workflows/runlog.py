@@ -11,7 +11,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 Line = dict[str, Any]
@@ -64,6 +64,7 @@ class Totals:
         self.steps: dict[str, Line] = {}
         self.planned: dict[str, int] = {}
         self.failures = 0
+        self._order: dict[str, int] = {}
         self.first = self.last = 0.0
         self._read_to = 0
 
@@ -75,6 +76,7 @@ class Totals:
             self.last = line["at"]
             if line["what"] == "planned":
                 self.planned[line["step"]] = line["keys"]
+                self._order.update((step, place) for place, step in enumerate(line["order"]))
             elif line["what"] == "failed":
                 self.failures += 1
             elif line["what"] == "keys":
@@ -84,7 +86,8 @@ class Totals:
     def table(self) -> str:
         """Return the stages of a run as aligned text: keys, seconds, bytes and rates of each."""
         rows = [("step", "keys", "failed", "busy s", "cpu s", "MB in", "MB out", "MB/s in")]
-        for step, total in self.steps.items():
+        for step in self._ordered(self.steps):
+            total = self.steps[step]
             busy = total["wall"]
             rate = f"{total['bytes_in'] / busy / 1e6:.0f}" if busy else "-"
             rows.append(
@@ -105,7 +108,8 @@ class Totals:
         """Return the progress so far as one line; steps that are done make room for the others."""
         parts = []
         moved = 0
-        for step, planned in reversed(self.planned.items()):  # the scheduler plans backwards
+        for step in self._ordered(self.planned):
+            planned = self.planned[step]
             total = self.steps.get(step, _empty(fused=False))
             failed = f" ({total['failed']} failed)" if total["failed"] else ""
             parts.append((f"{step} {total['keys']}/{planned}{failed}", total["keys"] >= planned))
@@ -117,6 +121,10 @@ class Totals:
             del parts[0]
             line = " · ".join(["...", *(text for text, _ in parts), end])
         return line[:columns]
+
+    def _ordered(self, steps: Iterable[str]) -> list[str]:
+        """Return steps as they follow each other; behind a 1:n step nothing can be planned."""
+        return sorted(steps, key=lambda step: self._order.get(step, len(self._order)))
 
 
 def aligned(rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> str:
