@@ -47,12 +47,13 @@ def _interrupted(
 ) -> None:
     if issubclass(kind, KeyboardInterrupt):
         _errors.append("interrupted")
+        clear_line()
         print(f"interrupted: {_BACK}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 
 
-def clear_line(_record: logging.LogRecord) -> bool:
+def clear_line(_record: logging.LogRecord | None = None) -> bool:
     """Let a message begin where a person sees the progress, not behind it."""
     if on_terminal():
         os.write(2, CLEAR.encode("ascii"))
