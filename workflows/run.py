@@ -8,7 +8,9 @@ import atexit
 import contextlib
 import functools
 import logging
+import multiprocessing
 import os
+import signal
 import sys
 
 import luigi
@@ -102,6 +104,13 @@ def _schedules(task: luigi.Task, _dependency: luigi.Task) -> None:
     """Know that Luigi schedules a run; what the run is for is asked for its dependencies first."""
     if not _driver[0]:
         watch(task)
+
+
+@luigi.Task.event_handler(luigi.Event.START)  # type: ignore[untyped-decorator]
+def _interrupt_quietly(_task: luigi.Task) -> None:
+    """Let Ctrl-C end a task's process without the name and traceback that Python prints for it."""
+    if multiprocessing.parent_process() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @luigi.Task.event_handler(luigi.Event.PROCESS_FAILURE)  # type: ignore[untyped-decorator]
