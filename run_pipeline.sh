@@ -410,7 +410,12 @@ main() {
   start run_luigi
   exec 6>&-
   wait_for_child
-  [[ $verdict != 124 ]] || say "stopped: $task ran longer than $timeout s (--timeout)"
+  [[ ! -t 2 ]] || printf '\r\033[K' >&2  # the progress, which luigi had no time to clear
+  case $verdict in
+    '') ;;
+    124) say "stopped: $task ran longer than $timeout s (--timeout)" ;;
+    *) say "interrupted: what is done is kept, run the same again to go on" ;;
+  esac
   exit "$status"
 }
 

@@ -6,7 +6,7 @@ import pathlib
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -121,6 +121,12 @@ class Done:
 def place(tmp_path: pathlib.Path) -> Place:
     """Return a fresh place to run in."""
     return Place(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def new_place() -> Callable[[pathlib.Path], Place]:
+    """Return what makes a place, for fixtures that live longer than a test."""
+    return Place
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from workflows import run
 from workflows.accounts import check_totals, records_of, summed
 from workflows.errors import KeysFailed
 from workflows.lineage import Piece, pieces_of
+from workflows.taskreport import tell
 
 if TYPE_CHECKING:
     from workflows.steps import MapToN
@@ -72,7 +73,9 @@ def deliver(step: "MapToN") -> None:
         failures = [event for event in events if event["event"] == "failed"]
         if failures:
             raise KeysFailed(step.nodes.nodes[slot].name, len(events) - len(failures), failures)
-    run.log().add(what="delivered", step=step.name, pieces=sum(map(len, by_slot.values())))
+    pieces = sum(map(len, by_slot.values()))
+    run.log().add(what="delivered", step=step.name, pieces=pieces)
+    tell(step, f"{pieces} pieces delivered to the nodes that own their names")
 
 
 def _piece_path(step: "MapToN", piece: Piece, slot: int) -> str:

@@ -9,6 +9,7 @@ from workflows.barriers import read_manifest
 from workflows.errors import CheckpointError, WorkflowsError
 from workflows.lineage import Key
 from workflows.targets import stream_checked
+from workflows.taskreport import tell
 
 if TYPE_CHECKING:
     from workflows.steps import Step
@@ -38,6 +39,7 @@ def commit(step: "Step") -> None:
         raise
     target.commit(parts, _about(step, totals, attempt, started))
     target.sweep()
+    tell(step, f"committed: {target.path}")
 
 
 def _store(

@@ -38,6 +38,7 @@ class Settings:
     key_tasks: int = _setting("run", "key_tasks", 16, least=0)  # type: ignore[assignment]
     shards: int = _setting("run", "shards", 12, least=1)  # type: ignore[assignment]
     retries: int = _setting("run", "retries", 2, least=0)  # type: ignore[assignment]
+    log_url: str = _setting("run", "log_url", "")  # type: ignore[assignment]
     slots: int = _setting("node", "slots", 0, least=0)  # type: ignore[assignment]
     timeout_s: float = _setting("node", "timeout", 0.0, least=0)  # type: ignore[assignment]
     silence_s: float = _setting("node", "silence", 20.0, least=1)  # type: ignore[assignment]

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from workflows import checkpoints, run
+from workflows import checkpoints, console, run
 from workflows.config import settings
 from workflows.errors import KeysFailed, NodeLost
 from workflows.lineage import Key, Shard
-from workflows.taskreport import TaskReport
+from workflows.taskreport import TaskReport, failed_before, remember_failure
 
 if TYPE_CHECKING:
     from workflows.steps import Step
@@ -23,22 +23,31 @@ def plan(step: "Step", missing: Iterable[Key]) -> None:
         names.update(key.identity for key in missing)
         if len(names) > before:
             about = {"module": step.__module__, "params": step.whole.to_str_params()}
-            run.log().add(what="planned", step=step.name, keys=len(names), **about)
+            order = [before.name for before in step.lineage]
+            run.log().add(what="planned", step=step.name, keys=len(names), order=order, **about)
 
 
 def run_shard(step: "Step") -> None:
     """Run the missing keys of a shard on their node; a lost node is tried again.
+
+    Luigi tries a failed task again after a while. Commands that failed in this run would fail
+    again, so they do at once, and without a word.
 
     Raises:
         KeysFailed: some keys failed, after all others were done.
         NodeLost: the node was lost more often than is retried.
     """
     shard = step.this_shard()
+    if failure := failed_before(step):
+        console.mute(str(failure))
+        raise failure
     with TaskReport(step, shard) as report:
         retried(step, lambda: _run_once(step, shard, report), report.write)
         if report.failures:
             name = step.nodes.nodes[shard.slot].name
-            raise KeysFailed(name, report.tally.done, report.failures)
+            failure = KeysFailed(name, report.tally.done, report.failures)
+            remember_failure(step, failure)
+            raise failure
 
 
 def retried(
@@ -71,8 +80,7 @@ def _run_once(step: "Step", shard: Shard, report: TaskReport) -> None:
     listings = run.listings(step.fleet)
     listings.forget()
     missing = listings.missing(shard.slot, step.name, shard.keys)
-    report.failures = []
-    report.total = len(missing)
+    report.expect(len(missing))
     if missing and step.is_restorable:
         channel = step.nodes.channel(shard.slot)
         items = checkpoints.parts_for(step, missing)

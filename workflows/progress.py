@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 
 from workflows.runlog import RunLog, Totals, on_terminal
 
@@ -35,7 +36,7 @@ class Progress:
         while not self._stop.wait(_EVERY_S):
             self._totals.update(self._log.path)
             if self._totals.planned:
-                _write(CLEAR + self._totals.line()[: _columns() - 1])
+                _write(CLEAR + self._totals.line(_columns() - 1, time.time()))
         _write(CLEAR)
 
 

@@ -5,36 +5,31 @@ channel belongs to the process that opened it.
 """
 
 import atexit
+import contextlib
 import functools
 import logging
+import multiprocessing
 import os
-import re
 import signal
 import sys
-import types
-from types import TracebackType
 
+import luigi
+
+from workflows import console
 from workflows.config import settings
 from workflows.dataset import Dataset, load
 from workflows.errors import WorkflowsError
 from workflows.fleet import Fleet, open_fleet
-from workflows.progress import CLEAR, Progress
-from workflows.runlog import RunLog, Totals, on_terminal
+from workflows.progress import Progress
+from workflows.runlog import RunLog, Totals
 from workflows.store import Store, open_store
 from workflows.targets import Listings
 
 # A child of Luigi's logger, so that its handler prints it; with a level of its own, so that a run
 # says a line a step while Luigi itself is quiet.
 logger = logging.getLogger("luigi-interface.workflows")
+logger.addFilter(console.clear_line)
 
-# What Luigi makes of an error in complete() or requires(): text, before a filter sees the error.
-_TRACEBACK = re.compile(
-    r"(Will not run .* method:\n)?Traceback \(most recent call last\):\n"
-    r".*^workflows\.errors\.\w+: ",
-    re.DOTALL | re.MULTILINE,
-)
-_AGAIN_S = 1.0  # after which an interrupt that ended nothing is repeated
-_said: set[str] = set()
 _fleets: list[Fleet] = []
 _driver = [0]
 
@@ -78,19 +73,25 @@ def log() -> RunLog:
 
 @functools.lru_cache(maxsize=1)
 def begin() -> None:
-    """Set up what a person sees of a run; called once, by the process that schedules."""
-    _driver[0] = os.getpid()
+    """Prepare this process to use nodes, for a run or for a verb; called once."""
     logger.setLevel(logging.INFO)
     path = os.environ.get("WORKFLOWS_LOG")
     if path:
         handler = logging.FileHandler(path)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("luigi-interface").addHandler(handler)
-    _hear_interrupts()
-    sys.excepthook = _say_interrupted
+    atexit.register(_close_fleets, os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def watch(root: luigi.Task) -> None:
+    """Show a person how a run goes; called once, by the process that schedules."""
+    begin()
+    _driver[0] = os.getpid()
+    console.explain_interrupts()
     progress = Progress(log())
     progress.start()
-    atexit.register(_end, progress, os.getpid())
+    atexit.register(_end, progress, root, os.getpid())
 
 
 def is_driver() -> bool:
@@ -98,87 +99,70 @@ def is_driver() -> bool:
     return os.getpid() == _driver[0]
 
 
+@luigi.Task.event_handler(luigi.Event.DEPENDENCY_DISCOVERED)  # type: ignore[untyped-decorator]
+def _schedules(task: luigi.Task, _dependency: luigi.Task) -> None:
+    """Know that Luigi schedules a run; what the run is for is asked for its dependencies first."""
+    if not _driver[0]:
+        watch(task)
+
+
+@luigi.Task.event_handler(luigi.Event.START)  # type: ignore[untyped-decorator]
+def _interrupt_quietly(_task: luigi.Task) -> None:
+    """Let Ctrl-C end a task's process without the name and traceback that Python prints for it."""
+    if multiprocessing.parent_process() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@luigi.Task.event_handler(luigi.Event.PROCESS_FAILURE)  # type: ignore[untyped-decorator]
+def _say_killed(task: luigi.Task, message: str) -> None:
+    """Say what Luigi does not: the process of a task was killed, and could not say so itself."""
+    how = message.partition(" died ")[2] or message
+    log().add(what="failed", step=task.task_family, why=message)
+    shard = getattr(task, "shard", "")
+    logger.error("%s %s: its process died %s; run the same again", task.task_family, shard, how)
+
+
 def close() -> None:
     """End this process's fleets and forget all; for programs that make several runs."""
     while _fleets:
         _fleets.pop().close()
-    for cached in (fleet, listings, store, dataset, log, begin):
+    for cached in (fleet, listings, store, dataset, log, begin, watch):
         cached.cache_clear()
+    _driver[0] = 0
 
 
-def _end(progress: Progress, driver: int) -> None:
+def _close_fleets(opener: int) -> None:
+    if os.getpid() == opener:
+        for opened in _fleets:
+            opened.close()
+
+
+def _end(progress: Progress, root: luigi.Task, driver: int) -> None:
     if os.getpid() != driver:
         return
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    console.forget_interrupts()
     progress.stop()
     totals = Totals()
     totals.update(log().path)
     if totals.steps:
         print(totals.table(), file=sys.stderr)
+    last_words = _last_words(totals, root)
+    if last_words:
+        print(last_words, file=sys.stderr)
+
+
+def _last_words(totals: Totals, root: luigi.Task) -> str:
+    """Return what a run that did not reach its end leaves its reader with."""
     if failed := sum(step["failed"] for step in totals.steps.values()):
         keys = "1 key" if failed == 1 else f"{failed} keys"
-        print(
-            f"{keys} failed, all others are done and kept: mend the cause, then run the same again",
-            file=sys.stderr,
-        )
-    for opened in _fleets:
-        opened.close()
-
-
-def _hear_interrupts() -> None:
-    """Make every Ctrl-C end the run, unless it was started with them ignored, as by nohup."""
-    is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if is_ours and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL:
-        for number in (signal.SIGINT, signal.SIGALRM):
-            signal.signal(number, _interrupt)
-
-
-def _interrupt(*_: object) -> None:
-    if is_driver():
-        # Python drops what is raised in the callbacks around a fork, and Luigi forks all the time.
-        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
-    else:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - the driver says it, without a traceback
-    raise KeyboardInterrupt
-
-
-def _say_interrupted(
-    kind: type[BaseException], error: BaseException, trace: "types.TracebackType | None"
-) -> None:
-    """Say that somebody pressed Ctrl-C, without the traceback of where Luigi was just waiting."""
-    if issubclass(kind, KeyboardInterrupt):
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        text = "interrupted: what is done is kept, run the same again to go on"
-        print(text, file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, trace)
-
-
-def _brief(record: logging.LogRecord) -> bool:
-    """Say an error that explains itself once, and without Luigi's traceback."""
-    if record.exc_info and isinstance(record.exc_info[1], WorkflowsError):
-        text = str(record.exc_info[1])
-    elif isinstance(record.msg, str) and not record.args and _TRACEBACK.match(record.msg):
-        text = _TRACEBACK.sub("", record.msg).rstrip()
-    else:
-        return True
-    clear = CLEAR if on_terminal() else ""  # or it would follow the progress on its line
-    record.msg, record.args, record.exc_info = "%s%s", (clear, text), None
-    record.levelno, record.levelname = logging.ERROR, "ERROR"
-    is_new = text not in _said
-    _said.add(text)
-    return is_new
-
-
-def _excepthook(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-    """Do the same for an error that comes before Luigi catches any: a bad value in luigi.cfg."""
-    if isinstance(error, WorkflowsError):
-        print(f"workflows: {error}", file=sys.stderr)
-    else:
-        _python_excepthook(kind, error, trace)
-
-
-logging.getLogger("luigi-interface").addFilter(_brief)
-_python_excepthook, sys.excepthook = sys.excepthook, _excepthook
+        return f"{keys} failed, what is done is kept: mend the cause, then run the same again"
+    if totals.failures or console.has_complained():
+        return ""
+    with contextlib.suppress(WorkflowsError):
+        if root.complete():
+            return ""
+    return (
+        "not finished, though nothing failed: the scheduler had no more work for this run\n"
+        "(luigid was restarted or paused, or another run does the same);"
+        " what is done is kept: run it again"
+    )

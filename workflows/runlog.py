@@ -11,7 +11,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 Line = dict[str, Any]
@@ -24,7 +24,8 @@ class RunLog:
         now = dt.datetime.now(dt.timezone.utc)
         # To the millisecond: the newest run is the one whose name sorts last.
         self.name = f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03d}-{secrets.token_hex(3)}"
-        self.folder = os.path.join(state, "runs", self.name)
+        self.runs = os.path.abspath(os.path.join(state, "runs"))
+        self.folder = os.path.join(self.runs, self.name)
         self.path = os.path.join(self.folder, "log.jsonl")
 
     def add(self, **line: Any) -> None:
@@ -36,9 +37,9 @@ class RunLog:
                 file.write(text)
 
     def task_log(self, step: str, label: str) -> str:
-        """Return the path of a task's own log."""
+        """Return the path of a task's own log; `.txt` is what any web server shows as text."""
         safe = "".join(c if c.isalnum() or c in "-_. " else "_" for c in label)[:80] or "all"
-        return os.path.abspath(os.path.join(self.folder, f"{step} {safe}.log"))
+        return os.path.join(self.folder, f"{step} {safe}.txt")
 
 
 def read_lines(path: str, start: int = 0) -> Iterator[tuple[int, Line]]:
@@ -62,6 +63,8 @@ class Totals:
     def __init__(self) -> None:
         self.steps: dict[str, Line] = {}
         self.planned: dict[str, int] = {}
+        self.failures = 0
+        self._order: dict[str, int] = {}
         self.first = self.last = 0.0
         self._read_to = 0
 
@@ -73,6 +76,9 @@ class Totals:
             self.last = line["at"]
             if line["what"] == "planned":
                 self.planned[line["step"]] = line["keys"]
+                self._order.update((step, place) for place, step in enumerate(line["order"]))
+            elif line["what"] == "failed":
+                self.failures += 1
             elif line["what"] == "keys":
                 for stage in line["stages"]:
                     _add(self.steps.setdefault(stage["step"], _empty(stage["fused"])), stage)
@@ -80,7 +86,8 @@ class Totals:
     def table(self) -> str:
         """Return the stages of a run as aligned text: keys, seconds, bytes and rates of each."""
         rows = [("step", "keys", "failed", "busy s", "cpu s", "MB in", "MB out", "MB/s in")]
-        for step, total in self.steps.items():
+        for step in self._ordered(self.steps):
+            total = self.steps[step]
             busy = total["wall"]
             rate = f"{total['bytes_in'] / busy / 1e6:.0f}" if busy else "-"
             rows.append(
@@ -97,17 +104,27 @@ class Totals:
             )
         return aligned(rows, left=(0,))
 
-    def line(self) -> str:
-        """Return the progress so far as one line."""
+    def line(self, columns: int, now: float) -> str:
+        """Return the progress so far as one line; steps that are done make room for the others."""
         parts = []
         moved = 0
-        for step, planned in reversed(self.planned.items()):  # the scheduler plans backwards
+        for step in self._ordered(self.planned):
+            planned = self.planned[step]
             total = self.steps.get(step, _empty(fused=False))
             failed = f" ({total['failed']} failed)" if total["failed"] else ""
-            parts.append(f"{step} {total['keys']}/{planned}{failed}")
+            parts.append((f"{step} {total['keys']}/{planned}{failed}", total["keys"] >= planned))
             moved += total["bytes_in"]
-        took = max(self.last - self.first, 1e-3)
-        return f"{' · '.join(parts)} · {moved / took / 1e6:.0f} MB/s · {took:.0f} s"
+        took = max(now - self.first, 1e-3)
+        end = f"{moved / took / 1e6:.0f} MB/s · {took:.0f} s"
+        line = " · ".join([*(text for text, _ in parts), end])
+        while len(line) > columns and parts and parts[0][1]:
+            del parts[0]
+            line = " · ".join(["...", *(text for text, _ in parts), end])
+        return line[:columns]
+
+    def _ordered(self, steps: Iterable[str]) -> list[str]:
+        """Return steps as they follow each other; behind a 1:n step nothing can be planned."""
+        return sorted(steps, key=lambda step: self._order.get(step, len(self._order)))
 
 
 def aligned(rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> str:

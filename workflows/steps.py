@@ -40,31 +40,17 @@ from workflows.lineage import (
     slot_shards,
     source_keys,
 )
+from workflows.parameters import StepParameters
 from workflows.targets import CheckpointTarget, NodeTarget
+from workflows.taskreport import log_path
 
 # Luigi forks its workers; from 3.14 on Python's default would be to start them afresh.
 if multiprocessing.get_start_method(allow_none=True) is None:
     multiprocessing.set_start_method("fork")
 
 
-class Step(luigi.Task):
+class Step(StepParameters):
     """What all steps have in common. Use `Map`, `MapToN` or `MapFromN`."""
-
-    source = luigi.Parameter(
-        default=settings().source, description="directory, or file or URL that lists URLs"
-    )
-    pattern = luigi.Parameter(default=settings().pattern, description="glob of the keys to take")
-    fleet = luigi.Parameter(default=settings().fleet, description="local:N")
-    checkpoint = luigi.Parameter(
-        default=settings().checkpoint, description="directory of the durable results"
-    )
-    fuse = luigi.BoolParameter(
-        default=settings().fuse,
-        significant=False,
-        description="run neighbouring 1:1 steps of a key as one pipe",
-    )
-    shard = luigi.Parameter(default="", description="set by workflows: which keys")
-    dataset = luigi.Parameter(default="", description="set by workflows: what the source held")
 
     mode: ClassVar[str]
     upstream: ClassVar["type[Step] | None"] = None
@@ -321,9 +307,10 @@ class Step(luigi.Task):
 
     def on_failure(self, exception: BaseException) -> str:
         """Return what the visualizer and the mail show: the message alone if it explains itself."""
-        if isinstance(exception, WorkflowsError):
-            return str(exception)
-        return str(super().on_failure(exception))
+        run.log().add(what="failed", step=self.name, shard=self.shard, why=repr(exception)[:500])
+        known = isinstance(exception, WorkflowsError)
+        text = str(exception) if known else str(super().on_failure(exception))
+        return f"{text}\n  log: {log_path(self, self.shard)}" if self.shard else text
 
     # -- targets -------------------------------------------------------------------------------
 

@@ -1,13 +1,17 @@
 """What becomes of one task: its log file, the run's log, and what the visualizer shows of it."""
 
 import contextlib
+import html
+import json
 import os
+import threading
 import time
 import urllib.parse
 from typing import IO, TYPE_CHECKING, Any
 
 from workflows import run
-from workflows.errors import describe_failure
+from workflows.config import settings
+from workflows.errors import KeysFailed, describe_failure
 from workflows.lineage import Shard
 from workflows.runlog import Tally
 
@@ -18,6 +22,45 @@ if TYPE_CHECKING:
 
 Event = dict[str, Any]
 _STATUS_EVERY_S = 1.0
+_NAMED = 3  # failing keys that a status message names
+
+
+def log_path(step: "Step", label: str) -> str:
+    """Return the path of the log of the task that is one shard of a step."""
+    return run.log().task_log(step.name, label)
+
+
+def remember_failure(step: "Step", error: KeysFailed) -> None:
+    """Note for the rest of the run that a shard's commands failed."""
+    with contextlib.suppress(OSError), open(_failure_path(step), "w", encoding="ascii") as file:
+        json.dump(error.args, file)
+
+
+def failed_before(step: "Step") -> KeysFailed | None:
+    """Return how a shard's commands failed earlier in this run, or None if they did not."""
+    try:
+        with open(_failure_path(step), encoding="ascii") as file:
+            return KeysFailed(*json.load(file))
+    except (OSError, ValueError):
+        return None
+
+
+def _failure_path(step: "Step") -> str:
+    return log_path(step, step.shard) + ".failed"
+
+
+def tell(step: "Step", message: str, percentage: int = 100) -> None:
+    """Show in the visualizer how far a task is."""
+    # The visualizer puts the message into its page as HTML, and a key may have any name.
+    _say(step.set_status_message, html.escape(message, quote=False))
+    _say(step.set_progress_percentage, percentage)
+
+
+def _say(method: Any, value: Any) -> None:
+    """Tell Luigi's scheduler, if the task runs under one and it listens: only a courtesy."""
+    if method is not None:
+        with contextlib.suppress(Exception):
+            method(value)
 
 
 class TaskReport:
@@ -28,15 +71,20 @@ class TaskReport:
         self.total = 0
         self.failures: list[Event] = []
         self.tally = Tally(run.log(), step.name)
-        self._path = run.log().task_log(step.name, shard.label)
+        self._path = log_path(step, shard.label)
         self._log: IO[bytes] | None = None
         self._shown = 0.0
+        self._talking = threading.Lock()
+        self._later: threading.Timer | None = None
 
     def __enter__(self) -> "Self":
         with contextlib.suppress(OSError):
             os.makedirs(os.path.dirname(self._path), exist_ok=True)
             self._log = open(self._path, "ab", buffering=0)
-        self._say("set_tracking_url", "file://" + urllib.parse.quote(self._path))
+        if base := settings().log_url:  # not file://, which browsers do not open from a page
+            path = os.path.relpath(self._path, run.log().runs)
+            url = f"{base.rstrip('/')}/{urllib.parse.quote(path)}"
+            _say(self.step.set_tracking_url, url)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -61,8 +109,7 @@ class TaskReport:
             self.failures.append(event)
             self.tally.failed_one()
             self.write(describe_failure(name, event))
-        if time.monotonic() - self._shown >= _STATUS_EVERY_S or event["event"] == "failed":
-            self._show()
+        self._show_soon()
 
     def write(self, text: str) -> None:
         """Add a line to the task's log; where the disk is full, a key must not fail for it."""
@@ -71,17 +118,35 @@ class TaskReport:
             with contextlib.suppress(OSError):
                 self._log.write(line)
 
-    def _show(self) -> None:
-        self._shown = time.monotonic()
-        failed = f", failed: {self.failures[-1]['key']}" if self.failures else ""
-        done = self.tally.done + len(self.failures)
-        rate = self.tally.rate_mb_s
-        self._say("set_status_message", f"{done}/{self.total} keys, {rate:.0f} MB/s{failed}")
-        self._say("set_progress_percentage", 100 * done // max(1, self.total))
+    def expect(self, missing: int) -> None:
+        """Take note of how many keys are to be done, at the start or after a node was lost."""
+        self.failures = []
+        self.total = self.tally.done + missing
 
-    def _say(self, method: str, value: Any) -> None:
-        """Tell Luigi's scheduler, if this runs under one and it listens: only a courtesy."""
-        tell = getattr(self.step, method, None)
-        if tell is not None:
-            with contextlib.suppress(Exception):
-                tell(value)
+    def _show_soon(self) -> None:
+        """Show how far the task is, at most once a second; the next key may take an hour."""
+        wait_s = self._shown + _STATUS_EVERY_S - time.monotonic()
+        if wait_s <= 0:
+            self._show()
+        elif self._later is None:
+            self._later = threading.Timer(wait_s, self._show)
+            self._later.daemon = True
+            self._later.start()
+
+    def _show(self) -> None:
+        if self._later is not None:
+            self._later.cancel()
+        with self._talking:
+            self._shown, self._later = time.monotonic(), None
+            percentage = 100 * self.tally.done // self.total if self.total else 100
+            tell(self.step, f"{self._status()}\nlog: {self._path}", percentage)
+
+    def _status(self) -> str:
+        if not self.total:
+            return "no keys to run"
+        parts = [f"{self.tally.done} of {self.total} keys done"]
+        if self.failures:
+            named = ", ".join(event["key"] for event in self.failures[:_NAMED])
+            more = ", ..." if len(self.failures) > _NAMED else ""
+            parts.append(f"{len(self.failures)} failed: {named}{more}")
+        return ", ".join([*parts, f"{self.tally.rate_mb_s:.1f} MB/s"])

@@ -2,6 +2,7 @@
 
 import argparse
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from workflows.errors import NodeLost
@@ -70,13 +71,26 @@ def needed(last: Step) -> dict[Step, list[Key] | None]:
 
 def _row(step: Step, missing: list[Key] | None) -> tuple[str, ...]:
     if missing is None:
-        return step.name, "?", "?", "known when the step before it has run", ""
+        before = step.before
+        return step.name, "?", "?", f"known after {before.name}" if before else "", ""
     history = {slot: _history(step, slot) for slot in sorted({key.slot for key in missing})}
     reasons = Counter(reason(step, key, history[key.slot]) for key in missing)
     why = ", ".join(f"{count} {text}" for text, count in reasons.most_common())
-    slots = Counter(key.slot for key in missing)
-    where = ", ".join(f"{step.nodes.nodes[slot].name}: {slots[slot]}" for slot in sorted(slots))
-    return step.name, str(len(step.keys() or [])), str(len(missing)), why, where
+    slots = Counter(step.nodes.nodes[key.slot].name for key in missing)
+    return step.name, str(len(step.keys() or [])), str(len(missing)), why, _spread(slots)
+
+
+def _spread(counts: Mapping[str, int]) -> str:
+    """Say how many keys each node has, in a line that stays short for any number of nodes.
+
+    >>> print(_spread({"node 2": 5}), _spread({"node 0": 5, "node 1": 4, "node 2": 4}), sep="; ")
+    5 on node 2; 4 to 5 on each of 3 nodes
+    """
+    if len(counts) == 1:
+        return "".join(f"{count} on {name}" for name, count in counts.items())
+    least, most = min(counts.values()), max(counts.values())
+    each = f"{least}" if least == most else f"{least} to {most}"
+    return f"{each} on each of {len(counts)} nodes"
 
 
 def _history(step: Step, slot: int) -> list[dict[str, Any]] | None:

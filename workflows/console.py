@@ -1,0 +1,139 @@
+"""What a person sees of Luigi's own messages: each said once, briefly, with what to do next."""
+
+import logging
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import warnings
+from types import TracebackType
+
+from luigi.parameter import UnconsumedParameterWarning
+from luigi.rpc import RPCError
+
+from workflows.errors import WorkflowsError
+from workflows.progress import CLEAR
+from workflows.runlog import on_terminal
+
+# What Luigi makes of an error in complete() or requires(): text, before a filter sees the error.
+_TRACEBACK = re.compile(
+    r"(Will not run .* method:\n)?Traceback \(most recent call last\):\n"
+    r".*^workflows\.errors\.\w+: ",
+    re.DOTALL | re.MULTILINE,
+)
+_AWAY = re.compile(r"Failed (connecting to remote scheduler|pinging scheduler)")
+_BACK = "what is done is kept: run the same again to go on"
+_AGAIN_S = 1.0  # after which an interrupt that ended nothing is repeated
+_said: set[str] = set()
+_errors: list[str] = []
+
+
+def has_complained() -> bool:
+    """Tell whether this process said what went wrong."""
+    return bool(_errors)
+
+
+def mute(text: str) -> None:
+    """Do not say this again: another process of the run has said it."""
+    _said.add(text)
+
+
+def explain_interrupts() -> None:
+    """Let Ctrl-C end in what it means, without the traceback of where Luigi was just waiting.
+
+    Every Ctrl-C ends the run, unless it was started with them ignored, as by nohup.
+    """
+    sys.excepthook = _interrupted
+    is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_ours and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL:
+        for number in (signal.SIGINT, signal.SIGALRM):
+            signal.signal(number, _interrupt)
+
+
+def forget_interrupts() -> None:
+    """Repeat no interrupt any longer: the run is over."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _interrupt(*_: object) -> None:
+    if multiprocessing.parent_process() is None:
+        # Python drops what is raised in the callbacks around a fork, and Luigi forks all the time.
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+    else:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - the driver says it, without a traceback
+    raise KeyboardInterrupt
+
+
+def _interrupted(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        forget_interrupts()
+        _errors.append("interrupted")
+        clear_line()
+        print(f"interrupted: {_BACK}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+def clear_line(_record: logging.LogRecord | None = None) -> bool:
+    """Let a message begin where a person sees the progress, not behind it."""
+    if on_terminal():
+        os.write(2, CLEAR.encode("ascii"))
+    return True
+
+
+def _brief(record: logging.LogRecord) -> bool:
+    """Say what explains itself once, and without Luigi's traceback."""
+    if isinstance(record.msg, str) and _AWAY.match(record.msg):
+        # All processes of a run miss luigid at once; the one that schedules speaks for them.
+        text = "luigid does not answer; trying again for a while"
+        return multiprocessing.parent_process() is None and _once(record, text)
+    text = _explained(record)
+    if not text:
+        return True
+    record.levelno, record.levelname = logging.ERROR, "ERROR"
+    _errors.append(text)
+    return _once(record, text)
+
+
+def _once(record: logging.LogRecord, text: str) -> bool:
+    record.msg, record.args, record.exc_info = "%s", (text,), None
+    is_new = text not in _said
+    _said.add(text)
+    return is_new
+
+
+def _explained(record: logging.LogRecord) -> str:
+    """Return an error in its own words, or nothing if they do not suffice."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, RPCError):
+        return (
+            f"luigid does not answer: {error}; start it, or set local_scheduler = true in"
+            f" luigi.cfg; {_BACK}"
+        )
+    if isinstance(error, WorkflowsError):
+        return str(error)
+    if isinstance(record.msg, str) and not record.args and _TRACEBACK.match(record.msg):
+        return _TRACEBACK.sub("", record.msg).rstrip()
+    return ""
+
+
+def _excepthook(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Do the same for an error that comes before Luigi catches any: a bad value in luigi.cfg."""
+    if isinstance(error, WorkflowsError):
+        print(f"workflows: {error}", file=sys.stderr)
+    else:
+        _python_excepthook(kind, error, trace)
+
+
+logging.getLogger("luigi-interface").addFilter(_brief)
+logging.getLogger("luigi-interface").addFilter(clear_line)
+_python_excepthook, sys.excepthook = sys.excepthook, _excepthook
+# Luigi obeys the rpc_ settings of its [core], and warns that it does not know them.
+warnings.filterwarnings(
+    "ignore", "The configuration contains the parameter 'rpc_", UnconsumedParameterWarning
+)
