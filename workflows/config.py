@@ -35,7 +35,7 @@ class Settings:
     checkpoint: str = _setting("checkpoint", "url", ".workflows/checkpoint")  # type: ignore[assignment]
     fuse: bool = _setting("run", "fuse", default=False)  # type: ignore[assignment]
     state: str = _setting("run", "state", ".workflows")  # type: ignore[assignment]
-    key_tasks: int = _setting("run", "key_tasks", 16, least=0)  # type: ignore[assignment]
+    key_tasks: int = _setting("run", "key_tasks", 32, least=0)  # type: ignore[assignment]
     shards: int = _setting("run", "shards", 12, least=1)  # type: ignore[assignment]
     retries: int = _setting("run", "retries", 2, least=0)  # type: ignore[assignment]
     log_url: str = _setting("run", "log_url", "")  # type: ignore[assignment]

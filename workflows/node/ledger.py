@@ -63,7 +63,11 @@ class Ledger:
         except OSError:
             os.ftruncate(fd, size)
             raise
-        self._refresh()
+        if self._read_to == size:  # all before it is known: no need to read back what was written
+            self._take(record, size)
+            self._read_to += len(line)
+        else:
+            self._refresh()
 
     def entries(self) -> dict[str, Entry]:
         """Return identity -> entry of every key that is recorded as done."""
@@ -103,16 +107,15 @@ class Ledger:
 
     def _refresh(self) -> None:
         try:
-            file = open(self.path, "rb")  # noqa: SIM115 - closed below
+            status = os.stat(self.path)
         except FileNotFoundError:
             self._entries, self._read_to = {}, 0
             return
-        with file:
-            status = os.fstat(file.fileno())
-            if status.st_ino != self._inode or status.st_size < self._read_to:
-                self._entries, self._read_to, self._inode = {}, 0, status.st_ino
-            if status.st_size == self._read_to:
-                return
+        if status.st_ino != self._inode or status.st_size < self._read_to:
+            self._entries, self._read_to, self._inode = {}, 0, status.st_ino
+        if status.st_size == self._read_to:
+            return
+        with open(self.path, "rb") as file:
             file.seek(self._read_to)
             for line in file:
                 if not line.endswith(b"\n"):

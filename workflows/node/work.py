@@ -4,7 +4,9 @@ A key of an ordinary step has one stage. A fused key has several, joined by pipe
 bash of its own, so its CPU time and memory are its own, and what flows between is counted.
 """
 
+import functools
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -184,7 +186,7 @@ class KeyRun:
         self.strays.append(Strays(f"{_METRICS}={self._metrics_path(number)}"))
         with open(self._stderr_path(number), "wb") as stderr:
             process = subprocess.Popen(
-                [*BASH, stage.command],
+                [_bash(), *BASH[1:], stage.command],
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
@@ -368,6 +370,12 @@ class KeyRun:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size - STDERR_KEPT))
             return file.read().decode("utf-8", "backslashreplace")
+
+
+@functools.cache
+def _bash() -> str:
+    """Return where bash is: to try each directory of PATH anew for every key would show."""
+    return shutil.which(BASH[0]) or BASH[0]
 
 
 def _carried(inputs: list[Record]) -> "tuple[dict[str, int], dict[str, int]]":
