@@ -1,7 +1,9 @@
-"""Runtimes that are killed or stopped, and commands that leave something running."""
+"""Runtimes that are killed or stopped; commands that leave something running, or are ended."""
 
+import pathlib
 import signal
 import sys
+from typing import Any
 
 import pytest
 from faults import MARK, Trial, asked, kill, runtime, until
@@ -203,7 +205,83 @@ def test_nothing_that_a_command_started_runs_on_unattended(marked: Trial, end: s
             until(lambda: not marked.pids(), "the end of the runtime and its watchdog")
 
 
-# -- signals and pipes within a command ------------------------------------------------------------
+# -- pipes that end early, commands that are killed ------------------------------------------------
+
+
+def outcome(path: pathlib.Path, *commands: str) -> tuple[dict[str, Any], bytes]:
+    """Run one key through a pipe of commands; return its event and its output."""
+    with runtime(path) as (_, channel):
+        event = next(e for e in channel.ask(asked(["key"], *commands), "ran") if "key" in e)
+        done = event["event"] == "done"
+        return event, b"".join(channel.read("Step", "key", "key")) if done else b""
+
+
+@pytest.mark.parametrize(
+    "reader",
+    [
+        "head -n1",
+        "exec < /dev/null; echo 1000000",
+        "read -r line; echo $line; exec <&-; sleep 0.05",
+    ],
+)
+def test_a_stage_that_reads_no_more_does_not_fail_or_cut_short_the_one_before(
+    tmp_path: pathlib.Path, reader: str
+) -> None:
+    event, output = outcome(tmp_path, "seq 1000000 1999999", reader, "cat")
+
+    assert event["event"] == "done", event
+    assert output == b"1000000\n"
+    assert event["stages"][0]["metrics"]["bytes_out"] == 8_000_000
+
+
+def test_a_stage_that_closes_its_output_early_gives_the_next_one_what_it_wrote(
+    tmp_path: pathlib.Path,
+) -> None:
+    event, output = outcome(tmp_path, "echo some; exec >&-; sleep 0.05", "cat")
+
+    assert event["event"] == "done", event
+    assert output == b"some\n"
+
+
+def test_a_stage_that_fails_once_it_has_written_publishes_nothing(tmp_path: pathlib.Path) -> None:
+    event, _ = outcome(tmp_path, "seq 100000; exit 3", "cat", "wc -l")
+
+    assert (event["event"], event["step"], event["why"]) == ("failed", "S0", "exited 3")
+    assert list(tmp_path.glob("0/data/*")) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "why"),
+    [
+        ("kill -9 $$", -9, "killed by SIGKILL"),
+        ("kill -SEGV $$", -11, "killed by SIGSEGV"),
+        ("kill -PIPE $$", -13, "killed by SIGPIPE"),
+        (
+            "bash -c 'kill -9 $$'; true",
+            137,
+            "exited 137, as when something in it is killed by SIGKILL",
+        ),
+        ("yes | head -n1", 141, "exited 141, as when something in it is killed by SIGPIPE"),
+        ("exit 200", 200, "exited 200"),
+        ("exit 3", 3, "exited 3"),
+    ],
+)
+def test_a_command_that_a_signal_ended_is_said_to_be(
+    tmp_path: pathlib.Path, command: str, status: int, why: str
+) -> None:
+    event, _ = outcome(tmp_path, command)
+
+    assert (event["event"], event["status"], event["why"]) == ("failed", status, why)
+
+
+def test_a_command_that_writes_without_end_to_stderr_does_not_hang_and_its_end_is_kept(
+    tmp_path: pathlib.Path,
+) -> None:
+    event, _ = outcome(tmp_path, "seq 3000000 >&2; seq 1000000; echo the end >&2; exit 3")
+
+    assert event["stderr"].endswith("2999999\n3000000\nthe end\n")
+    assert len(event["stderr"]) <= 4096
+    assert list(tmp_path.glob("0/tmp/*")) == []
 
 
 def test_a_command_starts_with_every_signal_as_it_should_be(marked: Trial) -> None:

@@ -12,6 +12,7 @@ from workflows.node.wire import Wire
 from workflows.transports.local import LocalNode
 
 _WAITS = 4  # after each but the last of so many, a silent runtime is asked for a sign of life
+_LARGEST = 1 << 24  # bytes of an output in one message; runtimes send less
 Event = dict[str, Any]
 T = TypeVar("T")
 
@@ -78,7 +79,10 @@ class Channel:
         """Make files known by their digest; what the node has already is not sent again."""
         if not files:
             return
-        needed = self.one({"op": "need", "digests": sorted(files)}, "needed")["digests"]
+        answer = self.one({"op": "need", "digests": sorted(files)}, "needed")
+        needed = answer.get("digests")
+        if not isinstance(needed, list) or any(digest not in [*files] for digest in needed):
+            raise self._nonsense(answer)
         try:
             self._wire.limit(self.node.silence_s)
             for digest in needed:
@@ -91,7 +95,7 @@ class Channel:
         message = {"op": "read", "step": step, "id": identity, "key": key}
         for event in self.ask(message, "end"):
             if event["event"] == "data":
-                yield self._raw(event["size"])
+                yield self._raw(event)
 
     def close(self) -> None:
         """End the session: what it had running is killed."""
@@ -112,14 +116,17 @@ class Channel:
                 self._wire.send({"op": "ping", "n": 0})
                 continue
             except (ValueError, RecursionError) as error:
-                raise NodeLost(self.node.name, f"it talks nonsense: {error}") from error
+                raise self._nonsense(error) from error
             if event is None:
                 raise NodeLost(self.node.name, "it hung up")
             if not isinstance(event.get("event"), str):
-                raise NodeLost(self.node.name, f"it talks nonsense: {str(event)[:80]}")
+                raise self._nonsense(event)
             return event
 
-    def _raw(self, size: int) -> bytes:
+    def _raw(self, event: Event) -> bytes:
+        size = event.get("size")
+        if type(size) is not int or not 0 <= size <= _LARGEST:
+            raise self._nonsense(event)
         try:
             self._wire.limit(self.node.silence_s)
             data = self._wire.recv_bytes(size)
@@ -130,6 +137,9 @@ class Channel:
         if len(data) < size:
             raise NodeLost(self.node.name, "it hung up")
         return data
+
+    def _nonsense(self, what: object) -> NodeLost:
+        return NodeLost(self.node.name, f"it talks nonsense: {str(what)[:120]}")
 
     def _silent(self) -> NodeLost:
         return NodeLost(self.node.name, f"nothing was heard of it for {self.node.silence_s:g} s")

@@ -62,14 +62,14 @@ class Wire:
         """
         self._stream.settimeout(timeout_s)
         while True:
+            if self._buffer and not self._buffer.startswith(b"{"):  # at once: no line may ever end
+                raise ValueError(f"not an object: {bytes(self._buffer[:80])!r}")
             end = self._buffer.find(b"\n", self._scanned)
             if end >= 0:
                 line = bytes(self._buffer[:end])
                 del self._buffer[: end + 1]
                 self._scanned = 0
-                message = json.loads(line)
-                if not isinstance(message, dict):
-                    raise ValueError(f"not an object: {line[:80]!r}")
+                message: dict[str, Any] = json.loads(line)
                 return message
             self._scanned = len(self._buffer)
             data = self._stream.recv(CHUNK)

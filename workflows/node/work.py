@@ -242,10 +242,12 @@ class KeyRun:
         if self.timed_out:
             return f"timeout: ran longer than {stage.timeout_s:g} s"
         if code < 0:
-            return f"killed by {signal.Signals(-code).name}"
+            return f"killed by {_signal(-code)}"
         disk = os.statvfs(self.storage.root)
         if disk.f_bavail * disk.f_frsize < _FULL:
             return f"exited {code}; no space left on device below {self.storage.root}"
+        if code > 128 and _signal(code - 128):  # a shell's way to say so
+            return f"exited {code}, as when something in it is killed by {_signal(code - 128)}"
         return f"exited {code}"
 
     # -- measure -------------------------------------------------------------------------------
@@ -376,6 +378,12 @@ class KeyRun:
 def _bash() -> str:
     """Return where bash is: to try each directory of PATH anew for every key would show."""
     return shutil.which(BASH[0]) or BASH[0]
+
+
+def _signal(number: int) -> str:
+    """Return the name of a signal, empty if there is none of that number."""
+    names = {known.value: known.name for known in signal.Signals}
+    return names.get(number, "")
 
 
 def _carried(inputs: list[Record]) -> "tuple[dict[str, int], dict[str, int]]":
