@@ -117,6 +117,26 @@ def test_stdout_is_the_path_and_the_table_and_all_else_is_on_stderr(taxi: "Place
     assert [line.split()[0] for line in run.err.splitlines() if line][-5:] == list(STEPS)
 
 
+def test_a_reader_that_has_had_enough_is_no_failure(taxi: "Place") -> None:
+    words = taxi.command("luigi", "--module", MODULE, "MergeCounts", "--source", "source")
+    script = 'set -o pipefail; "$@" | :'
+
+    runs = [
+        subprocess.run(
+            ["bash", "-c", script, "bash", *words],
+            cwd=taxi.path,
+            env=taxi.environ,
+            capture_output=True,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+
+    assert [run.returncode for run in runs] == [0, 0], runs
+    assert "Traceback" not in runs[0].stderr
+    assert runs[1].stderr == ""
+
+
 def test_a_second_run_runs_nothing_and_prints_the_same(taxi: "Place") -> None:
     first = pipeline(taxi)
     before = everything(taxi)

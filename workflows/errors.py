@@ -11,8 +11,7 @@
     ├── NodeRefused           a node answers, but cannot work (no Python, read-only scratch, ...)
     ├── KeysFailed            some keys of a shard failed; all the others are done
     ├── LawBroken             rows were lost or made up between two steps
-    ├── CheckpointError       a durable copy is missing, damaged or cannot be written
-    └── Busy                  another run of the same pipeline holds the lock
+    └── CheckpointError       a durable copy is missing, damaged or cannot be written
 """
 
 from collections.abc import Mapping, Sequence
@@ -138,7 +137,3 @@ class LawBroken(WorkflowsError):
 
 class CheckpointError(WorkflowsError):
     """A durable copy is missing, damaged or cannot be written."""
-
-
-class Busy(WorkflowsError):
-    """Another run of the same pipeline holds the lock."""

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import sys
 from typing import TextIO
 
@@ -40,3 +41,11 @@ def show(target: CheckpointTarget, top: int | None = None, out: TextIO | None = 
         print(path, file=stream)
         print(table(data, top), file=stream)
     stream.flush()
+
+
+def announce(target: CheckpointTarget) -> None:
+    """Show what a run made; that a reader like `head` has had enough is no failure of the run."""
+    try:
+        show(target)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -89,4 +89,4 @@ def _already_done(task: Any) -> None:
 
 def _show(step: MergeCounts) -> None:
     run.log().add(what="result", step=step.name, identity=step.identity, checkpoint=step.checkpoint)
-    results.show(step.checkpointed)
+    results.announce(step.checkpointed)
