@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 from workflows import checkpoints, run
 from workflows.config import settings
-from workflows.errors import KeysFailed, NodeLost
+from workflows.errors import KeysFailed, NodeLost, WorkflowsError
 from workflows.lineage import Key, Shard
 from workflows.taskreport import TaskReport
 
 if TYPE_CHECKING:
     from workflows.steps import Step
 
+Event = dict[str, Any]
 _planned: dict[str, set[str]] = {}
 
 
@@ -26,8 +27,11 @@ def plan(step: "Step", missing: Iterable[Key]) -> None:
             run.log().add(what="planned", step=step.name, keys=len(names), **about)
 
 
-def run_shard(step: "Step") -> None:
+def run_shard(step: "Step") -> "list[Step]":
     """Run the missing keys of a shard on their node; a lost node is tried again.
+
+    Return the tasks that must run again first, because what they made is gone: then nothing is
+    wrong with this shard, and it has yet to be finished.
 
     Raises:
         KeysFailed: some keys failed, after all others were done.
@@ -35,10 +39,44 @@ def run_shard(step: "Step") -> None:
     """
     shard = step.this_shard()
     with TaskReport(step, shard) as report:
-        retried(step, lambda: _run_once(step, shard, report), report.write)
-        if report.failures:
+        bereft: list[Event] = []
+        retried(step, lambda: _run_once(step, shard, report, bereft), report.write)
+        if bereft:
+            report.write(bereft[0]["why"])
+            run.listings(step.fleet).lose(shard.slot)
+            absent = _absent(step)
+            if absent:
+                return absent
+        failures = [*report.failures, *bereft]
+        if failures:
             name = step.nodes.nodes[shard.slot].name
-            raise KeysFailed(name, report.tally.done, report.failures)
+            raise KeysFailed(name, report.tally.done, failures)
+    return []
+
+
+def run_whole(step: "Step") -> "list[Step]":
+    """Finish a step whose shards are all done; return those that have to run again first.
+
+    Raises:
+        WorkflowsError: see `Step.finish`.
+    """
+    try:
+        retried(step, step.finish)
+    except NodeLost:
+        raise
+    except WorkflowsError as error:
+        for node in step.nodes.nodes:
+            run.listings(step.fleet).lose(node.slot)
+        absent = _absent(step)
+        if not absent:
+            raise
+        run.logger.warning("%s: %s; making it again", step.name, error)
+        return absent
+    return []
+
+
+def _absent(step: "Step") -> "list[Step]":
+    return [required for required in step.requires() if not required.complete()]
 
 
 def retried(
@@ -67,7 +105,9 @@ def retried(
     return None
 
 
-def _run_once(step: "Step", shard: Shard, report: TaskReport) -> None:
+def _run_once(step: "Step", shard: Shard, report: TaskReport, bereft: list[Event]) -> None:
+    """Run what is missing; put the events of keys whose input is gone into `bereft`."""
+    bereft.clear()
     channel = step.nodes.channel(shard.slot)
     listings = run.listings(step.fleet)
     listings.forget()
@@ -84,7 +124,7 @@ def _run_once(step: "Step", shard: Shard, report: TaskReport) -> None:
         channel.ship({digest: data for s in stages for digest, data in s.shipped.values()})
         message = {"op": "run", "work": _work(stages), "keys": [_item(k, s) for k, s in keys]}
         for event in channel.ask(message, "ran"):
-            report.take(event)
+            bereft.append(event) if event.get("input_gone") else report.take(event)
     listings.forget()
 
 
