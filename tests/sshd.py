@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 import pathlib
 import pwd
@@ -48,6 +49,7 @@ class Sshd:
         self.extra: str = options.pop("extra", "")
         self.shell: str = options.pop("shell", "")
         self.prefix: list[str] = options.pop("prefix", [])
+        self.waits: bool = options.pop("waits", True)
         make_key(self.home / "host_key")
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -94,7 +96,7 @@ class Sshd:
                 stderr=log,
                 start_new_session=True,
             )
-        if not self.prefix:
+        if self.waits:
             self._wait()
         return self
 
@@ -187,6 +189,23 @@ class Hosts:
         """Write hosts.yaml; `changes` go into each host's entry."""
         entries = [{**node.entry, **changes} for node in self.nodes]
         self.file.write_text(yaml.safe_dump({**self.top, "hosts": entries}))
+
+    def ledger(self, step: str) -> list[dict[str, Any]]:
+        """Return every ledger line of a step on all nodes, each with the file it is about."""
+        lines = []
+        for slot, node in enumerate(self.nodes):
+            root = node.scratch / str(slot)
+            path = root / "ledger" / f"{step}.jsonl"
+            for text in path.read_text().splitlines() if path.exists() else []:
+                line = json.loads(text)
+                file = root / "data" / step / line["id"] / line["key"]
+                lines.append(dict(line, slot=slot, file=file))
+        return lines
+
+    def outputs(self, step: str) -> dict[str, bytes]:
+        """Return key -> bytes of everything a step has on the nodes."""
+        lines = self.ledger(step)
+        return {line["key"]: line["file"].read_bytes() for line in lines if line["file"].is_file()}
 
     def close(self) -> None:
         """Kill all nodes."""

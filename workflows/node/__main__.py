@@ -28,6 +28,8 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, signal.SIG_IGN)  # the driver decides, by closing stdin
     mark = secrets.token_hex(8)
     wire = Wire(Pipes())
+    if lease_s is not None:
+        os.write(1, b"\n")  # what a login script has printed may lack the end of its line
     try:
         storage = Storage(root)
     except OSError as error:

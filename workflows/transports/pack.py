@@ -16,7 +16,7 @@ import sys
 
 if sys.version_info < (3, 9):
     why = "its Python is %d.%d; needed is 3.9 or newer" % sys.version_info[:2]
-    print('{"event":"refused","why":"' + why + '"}')
+    print('\\n{"event":"refused","why":"' + why + '"}')
     sys.exit(1)
 if sys.argv[1] == "attach":
     from workflows.node.relay import start

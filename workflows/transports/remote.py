@@ -83,7 +83,7 @@ class Remote:
             event, early = _greeting(channel, ("attached", "gone"))
         except BROKEN as error:
             _shut(channel)
-            raise NodeLost(self.name, f"{self.host} broke off: {error}") from error
+            raise self._broken(error) from error
         if event.get("event") != "attached":
             _shut(channel)
             raise NodeLost(self.name, "its runtime is gone")
@@ -132,7 +132,7 @@ class Remote:
         try:
             self._main, event = self._start()
         except BROKEN as error:
-            raise NodeLost(self.name, f"{self.host} broke off: {error}") from error
+            raise self._broken(error) from error
         if event["event"] == "refused":
             raise NodeRefused(self.name, f"{self.host}: {event['why']}")
         self._root = event["root"]
@@ -171,8 +171,10 @@ class Remote:
         with self._mutex:
             if not self._lines:
                 raise ConnectionResetError("it was lost meanwhile")
-            self._lines.append(connect(self.name, self.host))
-            return self._lines[-1].command(line)
+            another = connect(self.name, self.host)
+            channel = another.command(line)  # first, or others could take all its room
+            self._lines.append(another)
+            return channel
 
     def _watch(self, wire: Wire, generation: str) -> None:
         """Ask the runtime whether it is there until it is not."""
@@ -197,6 +199,11 @@ class Remote:
             if self._generation == generation:
                 self._down()
 
+    def _broken(self, error: BaseException) -> NodeLost:
+        if isinstance(error, TimeoutError):
+            return NodeLost(self.name, f"{self.host} lets us in, but then says nothing")
+        return NodeLost(self.name, f"{self.host} broke off: {error or type(error).__name__}")
+
     def _down(self) -> None:
         """Let go of all connections; what other threads wait for on them ends."""
         lines, self._lines = self._lines, []
@@ -217,7 +224,7 @@ def _greeting(channel: Any, events: tuple[str, ...]) -> tuple[Message, bytes]:
             if line.strip() == shell.NOT_SHIPPED.encode():
                 return {"event": shell.NOT_SHIPPED}, b""
             with contextlib.suppress(ValueError):
-                event = json.loads(line[max(0, line.find(b'{"')) :])
+                event = json.loads(line)
                 if isinstance(event, dict) and event.get("event") in events:
                     return event, b"\n".join([*lines[number + 1 :], rest])
         data = channel.recv(1 << 16)

@@ -34,9 +34,8 @@ _DEFAULT_IDENTITIES = ("id_ed25519", "id_ecdsa", "id_rsa")
 # sshd's way to say that it has too many logins in progress, or that it is just coming up.
 _TRANSIENT = (EOFError, ConnectionResetError, BrokenPipeError)
 
-# What a broken connection raises; and what one raises that has as many commands as it may.
+# What a broken connection raises.
 BROKEN = (OSError, EOFError, paramiko.SSHException)
-Full = paramiko.ChannelException
 
 # Its threads log tracebacks of every connection that ends; what matters is raised here.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -49,6 +48,10 @@ class Ran(NamedTuple):
     status: int
     out: bytes
     err: bytes
+
+
+class Full(Exception):
+    """A connection has as many commands at once as its host allows (sshd's MaxSessions)."""
 
 
 class Connection:
@@ -67,9 +70,17 @@ class Connection:
         """Start a command; `line` goes to whatever login shell the user has.
 
         Raises:
-            OSError, paramiko.SSHException: the connection broke, or has as many as it may.
+            Full: it has as many as it may.
+            OSError, paramiko.SSHException: the connection broke.
         """
-        channel = self.transport.open_session(timeout=CONNECT_S)
+        try:
+            channel = self.transport.open_session(timeout=CONNECT_S)
+        except paramiko.SSHException as error:
+            # Of two threads that are turned away at once, paramiko tells only one so.
+            if isinstance(error, paramiko.ChannelException) or "Unable to open" in str(error):
+                if self.transport.is_active():
+                    raise Full(str(error)) from error
+            raise
         try:
             channel.settimeout(CONNECT_S)
             channel.exec_command(line)
@@ -94,7 +105,7 @@ class Connection:
                     channel.shutdown_write()
                 out, err = _drained(channel.recv), _drained(channel.recv_stderr)
                 return Ran(channel.recv_exit_status(), out, err)
-        except (paramiko.SSHException, EOFError) as error:
+        except (paramiko.SSHException, EOFError, Full) as error:
             raise ConnectionResetError(str(error)) from error
 
     def close(self) -> None:
