@@ -15,6 +15,7 @@ import pytest
 
 if TYPE_CHECKING:
     from sshd import Hosts
+    from typing_extensions import Self
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "samples" / "taxi"
@@ -135,7 +136,7 @@ class Running:
             start_new_session=True,
         )
 
-    def __enter__(self) -> "Running":
+    def __enter__(self) -> "Self":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -130,6 +130,10 @@ class Sshd:
             self.process.wait()
             self.process = None
 
+    def is_clean(self) -> bool:
+        """Tell whether nothing runs on this node for us."""
+        return not self.ours()
+
     def ours(self) -> dict[int, str]:
         """Return the processes that run on this node for us: everything but sshd's own."""
         found = {}

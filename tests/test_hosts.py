@@ -11,6 +11,11 @@ from workflows.hosts import Hosts, from_json, read_hosts, to_json
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti"
 
 
+BAD_KEY = (
+    "host_key must be as in the host's /etc/ssh/ssh_host_ed25519_key.pub: 'ssh-ed25519 AAAA...'"
+)
+
+
 def read(tmp_path: pathlib.Path, text: str) -> Hosts:
     path = tmp_path / "hosts.yaml"
     path.write_text(textwrap.dedent(text))
@@ -67,8 +72,7 @@ def test_everything_that_is_wrong_is_named_with_the_near_match(tmp_path: pathlib
         f"{tmp_path}/hosts.yaml: no such key 'defautls'; did you mean 'defaults'?",
         "defaults: no such key 'scrach'; did you mean 'scratch'?",
         "hosts[0]: address is missing",
-        "hosts[1]: host_key must be as in the host's /etc/ssh/ssh_host_ed25519_key.pub:"
-        " 'ssh-ed25519 AAAA...'",
+        f"hosts[1]: {BAD_KEY}",
         'hosts[1]: scratch "/a\'b" may hold A-Z a-z 0-9 _@%+=:,./~ - only',
         "hosts[1] jump: no such key 'adress'; did you mean 'address'?",
         "hosts[1] jump: address is missing",

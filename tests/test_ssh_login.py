@@ -200,10 +200,11 @@ def test_no_secret_and_no_key_is_in_any_command_line(hosts: "Hosts", opened: Ope
 
 @pytest.mark.parametrize("shell", ["bash", "dash", "fish", "tcsh", "busybox sh"])
 def test_any_login_shell_will_do(hosts: "Hosts", opened: Opened, shell: str) -> None:
-    path = shutil.which(shell.split()[0])
+    name, *words = shell.split()
+    path = shutil.which(name)
     if path is None:
-        pytest.skip(f"no {shell}: apt-get install {shell.split()[0]}")
-    hosts.add(shell=" ".join([path, *shell.split()[1:]]))
+        pytest.skip(f"no {shell}: apt-get install {name}")
+    hosts.add(shell=" ".join([path, *words]))
     scratch = hosts.nodes[0].home / "a b" / "scratch"
 
     assert opened.listing(scratch=str(scratch)) == {"Any": {}}
@@ -273,5 +274,5 @@ def test_a_host_that_is_not_there_is_lost_not_refused(hosts: "Hosts", opened: Op
     hosts.add()
     hosts.nodes[0].kill()
 
-    with pytest.raises(NodeLost, match="cannot connect to .* refused"):
+    with pytest.raises(NodeLost, match=r"cannot connect to .* refused"):
         opened.listing()

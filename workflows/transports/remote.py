@@ -202,7 +202,7 @@ class Remote:
     def _broken(self, error: BaseException) -> NodeLost:
         if isinstance(error, TimeoutError):
             return NodeLost(self.name, f"{self.host} lets us in, but then says nothing")
-        return NodeLost(self.name, f"{self.host} broke off: {error or type(error).__name__}")
+        return NodeLost(self.name, f"{self.host} broke off: {str(error) or type(error).__name__}")
 
     def _down(self) -> None:
         """Let go of all connections; what other threads wait for on them ends."""

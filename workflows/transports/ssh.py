@@ -77,9 +77,9 @@ class Connection:
             channel = self.transport.open_session(timeout=CONNECT_S)
         except paramiko.SSHException as error:
             # Of two threads that are turned away at once, paramiko tells only one so.
-            if isinstance(error, paramiko.ChannelException) or "Unable to open" in str(error):
-                if self.transport.is_active():
-                    raise Full(str(error)) from error
+            told = isinstance(error, paramiko.ChannelException) or "Unable to open" in str(error)
+            if told and self.transport.is_active():
+                raise Full(str(error)) from error
             raise
         try:
             channel.settimeout(CONNECT_S)
