@@ -123,10 +123,11 @@ class Hub:
     def _launch(self) -> None:
         given = self._given.fileno() if self._given is not None else -1
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "workflows.transports.hub", str(given), self._name],
+            [sys.executable, "-S", "-m", "workflows.transports.hub", str(given), self._name],
             stdin=self._life,
             stdout=subprocess.PIPE,
             pass_fds=(given,),
+            # All that `site` would find is there already; that saves its time.
             env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))),
             start_new_session=True,
         )
