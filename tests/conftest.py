@@ -1,16 +1,22 @@
 """Fixtures: a place to run in, the real taxi rows, and Luigi as a user starts it."""
 
+import contextlib
 import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from faults import Trial
+
+if TYPE_CHECKING:
+    from sshd import Hosts
+    from typing_extensions import Self
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "samples" / "taxi"
@@ -79,6 +85,10 @@ class Place:
         out = done.stdout.decode("utf-8", "surrogateescape")
         return Done(done.returncode, out, done.stderr.decode("utf-8", "surrogateescape"))
 
+    def start(self, *words: str, prefix: tuple[str, ...] = ()) -> "Running":
+        """Start a command, behind the words of `prefix`, and do not wait for it."""
+        return Running(self, [*prefix, *self.command(*words)])
+
     def ledger(self, step: str) -> list[dict[str, Any]]:
         """Return every ledger line of a step on all nodes, in order of time."""
         lines = []
@@ -117,6 +127,50 @@ class Done:
         return f"exit {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
 
 
+class Running:
+    """A command on its way; a context manager that leaves nothing running."""
+
+    def __init__(self, place: Place, argv: list[str]) -> None:
+        self.path = place.path / "running.err"
+        self._err = self.path.open("wb")
+        self.process = subprocess.Popen(
+            argv,
+            cwd=place.path,
+            env=place.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=self._err,
+            stderr=self._err,
+            start_new_session=True,
+        )
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self._err.close()
+
+    @property
+    def said(self) -> str:
+        """Return what it has printed so far."""
+        return self.path.read_text(errors="replace")
+
+    def wait_for(self, what: "Callable[[], object]", within_s: float) -> float:
+        """Wait until `what` holds; return how long that took."""
+        started = time.monotonic()
+        while not what():
+            assert time.monotonic() - started < within_s, f"not within {within_s} s:\n{self.said}"
+            time.sleep(0.02)
+        return time.monotonic() - started
+
+    def end(self, within_s: float = 60) -> int:
+        """Wait for its end; return its exit code."""
+        self.wait_for(lambda: self.process.poll() is not None, within_s)
+        return int(self.process.returncode)
+
+
 @pytest.fixture
 def place(tmp_path: pathlib.Path) -> Place:
     """Return a fresh place to run in."""
@@ -127,6 +181,18 @@ def place(tmp_path: pathlib.Path) -> Place:
 def new_place() -> Callable[[pathlib.Path], Place]:
     """Return what makes a place, for fixtures that live longer than a test."""
     return Place
+
+
+@pytest.fixture
+def hosts(tmp_path: pathlib.Path) -> "Iterator[Hosts]":
+    """Return an empty fleet of sshds on loopback addresses; `add` starts some."""
+    import sshd
+
+    if sshd.SSHD is None:
+        pytest.skip("no sshd: apt-get install openssh-server")
+    found = sshd.Hosts(tmp_path / "hosts")
+    yield found
+    found.close()
 
 
 @pytest.fixture

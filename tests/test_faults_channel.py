@@ -20,7 +20,7 @@ LISTING = {"op": "list", "steps": ["Step"]}
 class FakeNode:
     """A node whose runtime is the test."""
 
-    slot, slots, name, root, silence_s = 0, 1, "node 0", "/nonexistent", 0.4
+    slot, slots, name, root, silence_s, is_here = 0, 1, "node 0", "/nonexistent", 0.4, True
 
     def __init__(self) -> None:
         self.ours, self.theirs = socket.socketpair()
@@ -31,7 +31,7 @@ class FakeNode:
     def connect(self) -> Wire:
         return Wire(self.ours)
 
-    def revive(self) -> None:
+    def revive(self, *, wait: bool = True) -> None:
         pass
 
     def close(self) -> None:

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 from workflows import checkpoints, console, run
 from workflows.config import settings
-from workflows.errors import KeysFailed, NodeLost
+from workflows.errors import KeysFailed, NodeLost, WorkflowsError
 from workflows.lineage import Key, Shard
 from workflows.taskreport import TaskReport, failed_before, remember_failure
 
 if TYPE_CHECKING:
     from workflows.steps import Step
 
+Event = dict[str, Any]
 _planned: dict[str, set[str]] = {}
 
 
@@ -27,11 +28,14 @@ def plan(step: "Step", missing: Iterable[Key]) -> None:
             run.log().add(what="planned", step=step.name, keys=len(names), order=order, **about)
 
 
-def run_shard(step: "Step") -> None:
+def run_shard(step: "Step") -> "list[Step]":
     """Run the missing keys of a shard on their node; a lost node is tried again.
 
     Luigi tries a failed task again after a while. Commands that failed in this run would fail
     again, so they do at once, and without a word.
+
+    Return the tasks that must run again first, because what they made is gone: then nothing is
+    wrong with this shard, and it has yet to be finished.
 
     Raises:
         KeysFailed: some keys failed, after all others were done.
@@ -42,12 +46,46 @@ def run_shard(step: "Step") -> None:
         console.mute(str(failure))
         raise failure
     with TaskReport(step, shard) as report:
-        retried(step, lambda: _run_once(step, shard, report), report.write)
-        if report.failures:
+        bereft: list[Event] = []
+        retried(step, lambda: _run_once(step, shard, report, bereft), report.write)
+        if bereft:
+            report.write(bereft[0]["why"])
+            run.listings(step.fleet).lose(shard.slot)
+            absent = _absent(step)
+            if absent:
+                return absent
+        failures = [*report.failures, *bereft]
+        if failures:
             name = step.nodes.nodes[shard.slot].name
-            failure = KeysFailed(name, report.tally.done, report.failures)
+            failure = KeysFailed(name, report.tally.done, failures)
             remember_failure(step, failure)
             raise failure
+    return []
+
+
+def run_whole(step: "Step") -> "list[Step]":
+    """Finish a step whose shards are all done; return those that have to run again first.
+
+    Raises:
+        WorkflowsError: see `Step.finish`.
+    """
+    try:
+        retried(step, step.finish)
+    except NodeLost:
+        raise
+    except WorkflowsError as error:
+        for node in step.nodes.nodes:
+            run.listings(step.fleet).lose(node.slot)
+        absent = _absent(step)
+        if not absent:
+            raise
+        run.logger.warning("%s: %s; making it again", step.name, error)
+        return absent
+    return []
+
+
+def _absent(step: "Step") -> "list[Step]":
+    return [required for required in step.requires() if not required.complete()]
 
 
 def retried(
@@ -76,7 +114,9 @@ def retried(
     return None
 
 
-def _run_once(step: "Step", shard: Shard, report: TaskReport) -> None:
+def _run_once(step: "Step", shard: Shard, report: TaskReport, bereft: list[Event]) -> None:
+    """Run what is missing; put the events of keys whose input is gone into `bereft`."""
+    bereft.clear()
     listings = run.listings(step.fleet)
     listings.forget()
     missing = listings.missing(shard.slot, step.name, shard.keys)
@@ -93,7 +133,7 @@ def _run_once(step: "Step", shard: Shard, report: TaskReport) -> None:
         channel.ship({digest: data for s in stages for digest, data in s.shipped.values()})
         message = {"op": "run", "work": _work(stages), "keys": [_item(k, s) for k, s in keys]}
         for event in channel.ask(message, "ran"):
-            report.take(event)
+            bereft.append(event) if event.get("input_gone") else report.take(event)
     listings.forget()
 
 

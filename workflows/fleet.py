@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,6 +26,7 @@ class Node(Protocol):
     name: str
     root: str
     silence_s: float  # how long it may say nothing, not even when asked, before it is lost
+    is_here: bool  # whether it sees this machine's files
 
     def start(self) -> None:
         """Begin to make the runtime reachable, without waiting."""
@@ -32,8 +34,8 @@ class Node(Protocol):
     def connect(self) -> Wire:
         """Return a wire to a new session."""
 
-    def revive(self) -> None:
-        """Replace a lost runtime."""
+    def revive(self, *, wait: bool = True) -> None:
+        """Replace a lost runtime; with `wait`, wait for a node that may come back."""
 
     def close(self) -> None:
         """End the runtime."""
@@ -53,6 +55,11 @@ class Channel:
             NodeLost: the connection broke, or nothing was heard for too long.
             WorkflowsError: the node could not make sense of the operation.
         """
+        if not self.node.is_here and any("path" in item for item in message.get("items", ())):
+            raise WorkflowsError(
+                f"{self.node.name} cannot see this machine's files: on an ssh fleet, 1:n steps and"
+                " checkpoints in a directory do not work yet"
+            )
         try:
             self._wire.limit(self.node.silence_s)
             self._wire.send(message)
@@ -167,11 +174,15 @@ class Fleet:
         Raises:
             NodeLost: the node is gone.
         """
-        if self._owner != os.getpid():
-            self._owner, self._channels = os.getpid(), {}
+        self._adopt()
         if slot not in self._channels:
             self._channels[slot] = Channel(self.nodes[slot])
         return self._channels[slot]
+
+    def _adopt(self) -> None:
+        """Forget the channels of the process that this one was forked from."""
+        if self._owner != os.getpid():
+            self._owner, self._channels = os.getpid(), {}
 
     def drop(self, slot: int) -> None:
         """Close the channel to a slot; the next use opens another."""
@@ -179,14 +190,14 @@ class Fleet:
         if channel is not None:
             channel.close()
 
-    def revive(self, slot: int) -> None:
-        """Put a new runtime in place of a lost one.
+    def revive(self, slot: int, *, wait: bool = True) -> None:
+        """Put a new runtime in place of a lost one; with `wait`, wait for a node to come back.
 
         Raises:
             NodeLost: there is none to be had.
         """
         self.drop(slot)
-        self.nodes[slot].revive()
+        self.nodes[slot].revive(wait=wait)
 
     def slot_of(self, node: str) -> int:
         """Return the slot of the node with that name."""
@@ -201,8 +212,7 @@ class Fleet:
         chosen = sorted(slots)
         if len(chosen) < 2:
             return {slot: work(slot) for slot in chosen}
-        for slot in chosen:
-            self.channel(slot)
+        self._adopt()
         with concurrent.futures.ThreadPoolExecutor(min(len(chosen), 32)) as pool:
             futures = {slot: pool.submit(work, slot) for slot in chosen}
         return {slot: future.result() for slot, future in futures.items()}
@@ -219,17 +229,32 @@ def open_fleet(spec: str, *, state: str, slots: int, silence_s: float = 20.0) ->
     """Return the fleet that `spec` names; nothing is started.
 
     ``local:3`` is three directories below `state`. `slots` is how many keys a node runs at once; 0
-    shares this machine's cores among the nodes. A node that says nothing for `silence_s` is lost.
+    shares this machine's cores among the nodes. ``ssh:hosts.yaml`` is the hosts of that file. A
+    node that says nothing for `silence_s` is lost.
 
     Raises:
-        UsageError: there is no such kind of fleet.
+        UsageError: there is no such kind of fleet, or its file is wrong.
     """
+    if spec.startswith("ssh:"):
+        return Fleet(spec, _ssh_nodes(spec.removeprefix("ssh:"), slots, silence_s))
     match = re.fullmatch(r"local:([1-9]\d{0,3})", spec)
     if match is None:
-        raise UsageError(f"no fleet {spec!r}: write local:N with N nodes on this machine")
+        raise UsageError(
+            f"no fleet {spec!r}: write local:N with N nodes on this machine, or ssh:FILE"
+        )
     count = int(match[1])
     cores = len(os.sched_getaffinity(0))
     each = slots or max(1, cores // count)
     root = os.path.join(state, "nodes")
     nodes: list[Node] = [LocalNode(slot, count, each, root, silence_s) for slot in range(count)]
     return Fleet(spec, nodes)
+
+
+def _ssh_nodes(path: str, slots: int, silence_s: float) -> list[Node]:
+    from workflows.hosts import read_hosts
+    from workflows.transports.sshnode import Hub, SshNode
+
+    found = read_hosts(path)
+    hosts = [dataclasses.replace(host, slots=host.slots or slots) for host in found.hosts]
+    hub = Hub(hosts)
+    return [SshNode(hub, slot, host, found.patience, silence_s) for slot, host in enumerate(hosts)]

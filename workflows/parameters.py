@@ -25,7 +25,9 @@ class StepParameters(luigi.Task):
         visibility=ParameterVisibility.HIDDEN,
     )
     fleet = luigi.Parameter(
-        default=settings().fleet, description="local:N", visibility=ParameterVisibility.HIDDEN
+        default=settings().fleet,
+        description="local:N or ssh:FILE",
+        visibility=ParameterVisibility.HIDDEN,
     )
     checkpoint = luigi.Parameter(
         default=settings().checkpoint,

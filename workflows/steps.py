@@ -17,7 +17,7 @@ import hashlib
 import multiprocessing
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import luigi
@@ -275,18 +275,23 @@ class Step(StepParameters):
             return not missing
         return all(self._on_node(shard).exists() for shard in self.shards())
 
-    def run(self) -> None:
+    def run(self) -> "Iterator[list[Step]] | None":
         """Run the shard's missing keys, or make the whole step durable.
+
+        Where a lost node took what is read with it, the tasks that make it are required anew:
+        Luigi runs them, then this one again.
 
         Raises:
             KeysFailed: some keys failed; all others of the shard are done.
             NodeLost: the node was lost more often than is retried.
             LawBroken: the step as a whole lost or made up rows.
         """
-        if self.shard:
-            execution.run_shard(self)
-        else:
-            execution.retried(self, self.finish)
+        absent = execution.run_shard(self) if self.shard else execution.run_whole(self)
+        return self._again_after(absent) if absent else None
+
+    def _again_after(self, absent: "list[Step]") -> "Iterator[list[Step]]":
+        yield absent
+        yield from self.run() or ()
 
     def finish(self) -> None:
         """Do what is left once all shards are done: commit the checkpoint of a durable step."""

@@ -1,6 +1,7 @@
 """What Luigi asks for: keys that are done on a node, and steps that are durable in a store."""
 
 import json
+import mmap
 import os
 import secrets
 import time
@@ -16,6 +17,7 @@ from workflows.lineage import Key
 from workflows.store import Store
 
 _BELIEVED_S = 2.0
+_MARK = 8
 
 
 class Listings:
@@ -28,18 +30,21 @@ class Listings:
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self._done: dict[tuple[int, str], dict[str, int]] = {}
+        self._driver = os.getpid()
+        self._done: dict[tuple[int, str], tuple[bytes, dict[str, int]]] = {}
         self._asked: dict[tuple[int, int, str], float] = {}
+        # For each slot a random mark, in memory that forked processes share: whoever finds that a
+        # node has lost something changes it, and nobody believes what was heard before.
+        self._marks = mmap.mmap(-1, _MARK * max(1, len(fleet)))
 
     def missing(self, slot: int, step: str, keys: Sequence[Key]) -> list[Key]:
         """Return those of `keys` that are not done; all of them if the node cannot be reached."""
-        done = self._done.get((slot, step), {})
+        done = self._heard(slot, step)
         if all(key.identity in done for key in keys):
             return []
-        stamp = (os.getpid(), slot, step)
-        if time.monotonic() - self._asked.get(stamp, -_BELIEVED_S) >= _BELIEVED_S:
-            done = self._ask(slot, step)
-            self._asked[stamp] = time.monotonic()
+        if not self._is_fresh(slot, step):
+            self._ask_all(step) if self._is_first(step) else self._ask(slot, step)
+            done = self._heard(slot, step)
         return [key for key in keys if key.identity not in done]
 
     def forget(self) -> None:
@@ -47,25 +52,45 @@ class Listings:
         self._asked.clear()
 
     def lose(self, slot: int) -> None:
-        """Believe nothing any longer that a lost node said."""
-        for place in [place for place in self._done if place[0] == slot]:
-            del self._done[place]
+        """Believe nothing any longer that a lost node said, in no process of this run."""
+        self._marks[slot * _MARK : (slot + 1) * _MARK] = os.urandom(_MARK)
         self.forget()
 
-    def _ask(self, slot: int, step: str) -> dict[str, int]:
+    def _mark(self, slot: int) -> bytes:
+        return self._marks[slot * _MARK : (slot + 1) * _MARK]
+
+    def _heard(self, slot: int, step: str) -> dict[str, int]:
+        mark, done = self._done.get((slot, step), (b"", {}))
+        return done if mark == self._mark(slot) else {}
+
+    def _is_fresh(self, slot: int, step: str) -> bool:
+        asked = self._asked.get((os.getpid(), slot, step), -_BELIEVED_S)
+        return time.monotonic() - asked < _BELIEVED_S
+
+    def _is_first(self, step: str) -> bool:
+        """Tell whether the process that schedules knows nothing of a step yet: it will ask all."""
+        return os.getpid() == self._driver and not any(name == step for _, name in self._done)
+
+    def _ask_all(self, step: str) -> None:
+        """Ask all nodes at once, or far away ones would be waited for one after the other."""
+        self._fleet.each(range(len(self._fleet)), lambda slot: self._ask(slot, step))
+
+    def _ask(self, slot: int, step: str) -> None:
+        mark = self._mark(slot)
         try:
             try:
                 listing = self._listing(slot, step)
             except NodeLost:
                 # Its runtime may have died between two tasks: what is on its disk is still done.
-                self._fleet.revive(slot)
+                self._fleet.revive(slot, wait=False)
                 listing = self._listing(slot, step)
         except NodeLost:
             self._fleet.drop(slot)
-            self._done.pop((slot, step), None)
-            return {}
-        self._done[slot, step] = listing
-        return listing
+            listing = {}
+        if os.getpid() == self._driver:
+            self._fleet.drop(slot)  # tasks will need what it holds: on ssh nodes, a process there
+        self._done[slot, step] = (mark, listing)
+        self._asked[os.getpid(), slot, step] = time.monotonic()
 
     def _listing(self, slot: int, step: str) -> dict[str, int]:
         channel = self._fleet.channel(slot)

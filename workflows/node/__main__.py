@@ -1,11 +1,13 @@
-"""``python3 -I -S runtime.pyz ROOT SLOT NODES SLOTS [SOCKET]``: start the runtime of one slot.
+"""``python3 -I -S runtime.pyz ROOT SLOT NODES SLOTS [SOCKET [LEASE]]``: the runtime of one slot.
 
 It says hello on stdout, serves its own stdin and stdout as one session (and the socket, if named,
-as many more), and ends when stdin does.
+as many more), and ends when stdin does, or has said nothing for LEASE seconds. SLOTS 0 is one for
+each core.
 """
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -22,29 +24,34 @@ _END_S = 2.0
 def main(arguments: list[str]) -> int:
     """Serve until stdin ends."""
     root, slot, nodes, slots = arguments[:4]
+    lease_s = float(arguments[5]) if len(arguments) > 5 else None
     for number in (signal.SIGINT, signal.SIGHUP):
         # The driver decides, by closing stdin. Not SIG_IGN, which all commands would inherit.
         signal.signal(number, _ignore)
     mark = os.urandom(8).hex()
     wire = Wire(Pipes())
+    if lease_s is not None:
+        os.write(1, b"\n")  # what a login script has printed may lack the end of its line
     try:
         storage = Storage(root)
     except OSError as error:
         wire.send({"event": "refused", "why": str(error)})
         return 1
     watchdog = Watchdog(mark, storage.tmp)
-    runtime = Runtime(storage, Slots(int(slots)), environment(mark, slot, nodes))
+    count = int(slots) or len(os.sched_getaffinity(0))
+    runtime = Runtime(storage, Slots(count), environment(mark, slot, nodes))
     session = Session(runtime, wire)
     try:
         if len(arguments) > 4:
             listener = listen(arguments[4])
 
-            def serve(wire: Wire) -> None:
-                Session(runtime, wire).serve()
+            def serve(stream: socket.socket) -> None:
+                Session(runtime, Wire(stream)).serve()
 
             threading.Thread(target=accept, args=(listener, serve), daemon=True).start()
-        wire.send({"event": "hello", "pid": os.getpid(), "python": sys.version.split()[0]})
-        session.serve()
+        about = {"pid": os.getpid(), "python": sys.version.split()[0], "root": storage.root}
+        wire.send(dict(about, event="hello"))
+        session.serve(lease_s)
         return 0
     finally:
         if _end(mark, runtime):

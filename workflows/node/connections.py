@@ -1,19 +1,29 @@
 """The two ways into a runtime: its own stdin and stdout, and a private socket."""
 
+import contextlib
+import errno
 import os
+import select
+import signal
 import socket
 import struct
 import threading
+import time
 from typing import Callable, Optional
 
-from workflows.node.wire import Wire
+_TAKEOVER_S = 10.0
 
 
 class Pipes:
     """The runtime's stdin and stdout, with the methods of a socket."""
 
+    def __init__(self) -> None:
+        self._timeout: Optional[float] = None
+
     def recv(self, size: int) -> bytes:
-        """Read what there is."""
+        """Read what there is; wait for it as long as `settimeout` said."""
+        if not select.select([0], [], [], self._timeout)[0]:
+            raise socket.timeout("nothing came")
         return os.read(0, size)
 
     def sendall(self, data: "bytes | memoryview") -> None:
@@ -23,31 +33,58 @@ class Pipes:
             view = view[os.write(1, view) :]
 
     def settimeout(self, timeout: Optional[float]) -> None:
-        """Do nothing: the node waits for as long as the driver lives."""
+        """Make a `recv` that waits longer than `timeout` seconds raise socket.timeout."""
+        self._timeout = timeout
 
     def close(self) -> None:
         """Do nothing: the process ends."""
 
 
 def listen(name: str) -> socket.socket:
-    """Return a listening socket in Linux's abstract namespace: it has no file to leave behind."""
+    """Return a listening socket in Linux's abstract namespace: it has no file to leave behind.
+
+    A runtime that still listens there is one that its driver has lost sight of: it is killed, since
+    it may hang, and must not outlive its successor.
+
+    Raises:
+        OSError: it belongs to another user, or will not go.
+    """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind("\0" + name)
+    deadline = time.monotonic() + _TAKEOVER_S
+    while True:
+        try:
+            listener.bind("\0" + name)
+            break
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                raise
+        _kill_listener(name)
+        time.sleep(0.01)
     listener.listen(128)
     return listener
 
 
-def accept(listener: socket.socket, serve: Callable[[Wire], None]) -> None:
+def _kill_listener(name: str) -> None:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        probe.connect("\0" + name)
+        pid, uid = peer(probe)
+        if uid == os.getuid():
+            os.kill(pid, signal.SIGKILL)  # its watchdog sees to its commands and files
+
+
+def accept(listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:
     """Serve every connection of this user in a thread of its own."""
     while True:
         stream, _ = listener.accept()
-        if _peer_uid(stream) != os.getuid():
+        if peer(stream)[1] != os.getuid():
             stream.close()
             continue
-        threading.Thread(target=serve, args=(Wire(stream),), daemon=True).start()
+        threading.Thread(target=serve, args=(stream,), daemon=True).start()
 
 
-def _peer_uid(stream: socket.socket) -> int:
+def peer(stream: socket.socket) -> "tuple[int, int]":
+    """Return the process and the user at the other end."""
     raw = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    uid: int = struct.unpack("3i", raw)[1]
-    return uid
+    pid, uid, _ = struct.unpack("3i", raw)
+    return pid, uid

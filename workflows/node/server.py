@@ -30,7 +30,7 @@ import os
 import queue
 import sys
 import threading
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Optional
 
 from workflows.node import bring
 from workflows.node.processes import Groups
@@ -89,6 +89,11 @@ class Runtime(NamedTuple):
     slots: Slots
     env: dict[str, str]
 
+    def check(self) -> None:
+        """End at once if the disk was taken away: the node is lost then, and no command failed."""
+        if not os.path.isdir(self.storage.tmp):
+            os._exit(1)  # the watchdog sees to the commands
+
 
 class Session:
     """One connection, served to its end."""
@@ -97,11 +102,14 @@ class Session:
         self.runtime, self.wire = runtime, wire
         self.groups = Groups()
 
-    def serve(self) -> None:
-        """Answer operations until the other side goes away; then kill what it had started."""
+    def serve(self, lease_s: Optional[float] = None) -> None:
+        """Answer operations until the other side goes away; then kill what it had started.
+
+        A side that says nothing for `lease_s` seconds has gone away too.
+        """
         try:
             while True:
-                message = self.wire.recv()
+                message = self.wire.recv(lease_s)
                 if message is None:
                     return
                 self._answer(message)
@@ -123,6 +131,7 @@ class Session:
         except OSError as error:
             if error.filename is None and error.errno in (32, 104, None):
                 raise  # the connection broke
+            self.runtime.check()
             self.wire.send({"event": "error", "why": str(error)})
 
     # -- looking -------------------------------------------------------------------------------
@@ -261,8 +270,10 @@ class Session:
         try:
             record = run(item)
         except KeyFailed as failure:
+            self.runtime.check()
             return dict(failed, **failure.event)
         except Exception as error:  # noqa: BLE001 - the slot must live on, and the key be named
+            self.runtime.check()
             return dict(failed, why=f"{type(error).__name__}: {error}", status=0, stderr="")
         return dict(_without_pieces(record), event=event)
 

@@ -54,7 +54,15 @@ class KeyFailed(Exception):
 
     def __init__(self, why: str, step: str, status: int = 0, stderr: str = "") -> None:
         super().__init__(why)
-        self.event = {"why": why, "step": step, "status": status, "stderr": stderr}
+        self.event: dict[str, Any] = {"why": why, "step": step, "status": status, "stderr": stderr}
+
+
+class InputGone(KeyFailed):
+    """What a key is made from is not here any longer; the event says so to the driver."""
+
+    def __init__(self, step: str, gone: str) -> None:
+        super().__init__(f"its input {gone} is not here", step)
+        self.event["input_gone"] = True
 
 
 class KeyRun:
@@ -97,8 +105,8 @@ class KeyRun:
         records, paths = [], []
         for step, identity, name in self.item["inputs"]:
             record = self.storage.ledger(step).record(identity)
-            if record is None:
-                raise KeyFailed(f"its input {step}/{name} is not here", self.work.step)
+            if record is None or not self.storage.is_done(step, identity):
+                raise InputGone(self.work.step, f"{step}/{name}")
             records.append(record)
             paths.append(self.storage.path(step, identity, name))
         size = sum(record["bytes"] for record in records)

@@ -11,7 +11,6 @@ import secrets
 import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ import time
 import weakref
 
 from workflows.errors import NodeLost, NodeRefused
+from workflows.node.connections import peer
 from workflows.node.wire import Wire
 from workflows.transports.pack import runtime_pack
 
@@ -28,6 +28,8 @@ _END_S = 20.0
 
 class LocalNode:
     """One slot as a directory; constructing it does nothing."""
+
+    is_here = True
 
     def __init__(
         self, slot: int, nodes: int, slots: int, root: str, silence_s: float = 20.0
@@ -79,13 +81,13 @@ class LocalNode:
         stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             stream.connect("\0" + self._address)
-            self._peer = _peer(stream)
+            self._peer = peer(stream)[0]
         except OSError as error:
             stream.close()
             raise NodeLost(self.name, f"its runtime is gone ({error.strerror})") from error
         return Wire(stream)
 
-    def revive(self) -> None:
+    def revive(self, *, wait: bool = True) -> None:
         """Put a new runtime in place of the one that was lost, for all processes of the run.
 
         Raises:
@@ -152,7 +154,7 @@ class LocalNode:
                 probe.connect("\0" + self._address)
             except OSError:
                 return 0
-            return _peer(probe)
+            return peer(probe)[0]
 
     def _end(self, pid: int, patience_s: float) -> None:
         """Wait until a runtime no longer answers, which is when it is gone; in the end kill it."""
@@ -202,13 +204,6 @@ def _forget_all() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_all)
-
-
-def _peer(stream: socket.socket) -> int:
-    """Return the process that listens at the other end."""
-    raw = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid: int = struct.unpack("3i", raw)[0]
-    return pid
 
 
 def _write_once(path: str, data: bytes) -> None:

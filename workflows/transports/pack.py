@@ -8,7 +8,22 @@ import sys
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 _SHARED = ("__init__.py", "errors.py", "keys.py", "laws.py")
-_START = b"from workflows.node.__main__ import start\n\nstart()\n"
+# In the syntax of every Python: an old one must get as far as to say so. `attach` runs for each
+# task, so it imports nothing else.
+_START = b"""\
+import sys
+
+if sys.version_info < (3, 9):
+    why = "its Python is %d.%d; needed is 3.9 or newer" % sys.version_info[:2]
+    print('\\n{"event":"refused","why":"' + why + '"}')
+    sys.exit(1)
+if sys.argv[1] == "attach":
+    from workflows.node.relay import start
+else:
+    from workflows.node.__main__ import start
+
+start()
+"""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
