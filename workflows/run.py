@@ -19,6 +19,7 @@ from workflows.errors import WorkflowsError
 from workflows.fleet import Fleet, open_fleet
 from workflows.progress import CLEAR, Progress
 from workflows.runlog import RunLog, Totals, on_terminal
+from workflows.s3 import SCHEME, S3Store
 from workflows.store import Store, open_store
 from workflows.targets import Listings
 
@@ -57,7 +58,7 @@ def listings(spec: str) -> Listings:
 @functools.cache
 def store(url: str) -> Store:
     """Return the store at `url`."""
-    opened = open_store(url)
+    opened = S3Store(url) if url.startswith(SCHEME) else open_store(url)
     opened.sweep()
     return opened
 

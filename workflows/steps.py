@@ -51,12 +51,14 @@ class Step(luigi.Task):
     """What all steps have in common. Use `Map`, `MapToN` or `MapFromN`."""
 
     source = luigi.Parameter(
-        default=settings().source, description="directory, or file or URL that lists URLs"
+        default=settings().source,
+        description="directory or s3://bucket/prefix/, or file or URL that lists URLs",
     )
     pattern = luigi.Parameter(default=settings().pattern, description="glob of the keys to take")
     fleet = luigi.Parameter(default=settings().fleet, description="local:N")
     checkpoint = luigi.Parameter(
-        default=settings().checkpoint, description="directory of the durable results"
+        default=settings().checkpoint,
+        description="directory or s3://bucket/prefix of the durable results",
     )
     fuse = luigi.BoolParameter(
         default=settings().fuse,
@@ -69,6 +71,7 @@ class Step(luigi.Task):
     mode: ClassVar[str]
     upstream: ClassVar["type[Step] | None"] = None
     files: ClassVar[Sequence[str]] = ()
+    pip: Sequence[str] = ()
     laws: ClassVar[Sequence[str]] = ()
     total_laws: ClassVar[Sequence[str]] = ()
     durable: ClassVar[bool] = False

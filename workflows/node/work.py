@@ -5,6 +5,7 @@ bash of its own, so its CPU time and memory are its own, and what flows between 
 """
 
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -23,6 +24,7 @@ from workflows.node.watchdog import kill_having
 BASH = ["bash", "--norc", "--noprofile", "-euo", "pipefail", "-c"]
 STDERR_KEPT = 4096
 _FULL = 1 << 16  # a disk with less than this is full: even a command's stderr may not fit
+_SIGNED = re.compile(r"(\bX-Amz-[\w-]+=)[^&\s\"']+")  # what a signed URL must not say to a log
 _UNSAFE_FOR_XARGS = set(" \t\"'\\")
 
 
@@ -191,6 +193,7 @@ class KeyRun:
             WORKFLOWS_KEY=self.key,
             WORKFLOWS_STEP=stage.step,
             WORKFLOWS_METRICS=self._metrics_path(number),
+            WORKFLOWS_ETAG=self.item["source"]["was"][2] if "source" in self.item else "",
         )
         with open(self._stderr_path(number), "wb") as stderr:
             process = subprocess.Popen(
@@ -265,7 +268,7 @@ class KeyRun:
         }
         source = self.item.get("source")
         if source is not None:
-            record["inputs"] = [source["id"]]
+            record.update(inputs=[source["id"]], source=source["was"])
         record.update(self._described_output())
         previous, totals = _carried(inputs)
         if source is not None and source["bytes"] is not None:
@@ -371,7 +374,8 @@ class KeyRun:
         with open(self._stderr_path(number), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size - STDERR_KEPT))
-            return file.read().decode("utf-8", "backslashreplace")
+            said = file.read().decode("utf-8", "backslashreplace")
+            return _SIGNED.sub(r"\1...", said)
 
 
 def _carried(inputs: list[Record]) -> "tuple[dict[str, int], dict[str, int]]":
