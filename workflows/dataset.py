@@ -294,7 +294,10 @@ def _head(url: str, tries: int = 4) -> Mapping[str, str]:
         except urllib.error.HTTPError as error:
             # 403 is also what some hosts answer to too many requests: worth another try.
             if error.code not in (403, 429, 500, 502, 503, 504) or attempt == tries - 1:
-                raise SourceError(f"{_shown(url)} answers {error.code} {error.reason}") from error
+                hint = " (too many requests, or no such file)" if error.code == 403 else ""
+                raise SourceError(
+                    f"{_shown(url)} answers {error.code} {error.reason}{hint}"
+                ) from error
             time.sleep(_wait_s(error.headers.get("Retry-After"), attempt))
         except OSError as error:
             if attempt == tries - 1:

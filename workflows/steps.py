@@ -71,7 +71,6 @@ class Step(luigi.Task):
     mode: ClassVar[str]
     upstream: ClassVar["type[Step] | None"] = None
     files: ClassVar[Sequence[str]] = ()
-    pip: Sequence[str] = ()
     laws: ClassVar[Sequence[str]] = ()
     total_laws: ClassVar[Sequence[str]] = ()
     durable: ClassVar[bool] = False
@@ -87,6 +86,11 @@ class Step(luigi.Task):
             UsageError: the step states none.
         """
         raise UsageError(f"{self.name} states no command")
+
+    @property
+    def pip(self) -> Sequence[str]:
+        """Return the Python packages that the command needs on its node, as pip knows them."""
+        return ()
 
     @property
     def name(self) -> str:

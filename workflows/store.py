@@ -97,7 +97,8 @@ class DirectoryStore:
     def sweep(self) -> None:
         """Remove what writers left that died: the lock on it is free."""
         folder = os.path.join(self.root, _TMP)
-        with contextlib.suppress(FileNotFoundError), _locked(folder, fcntl.LOCK_EX):
+        missing = contextlib.suppress(FileNotFoundError, NotADirectoryError)
+        with missing, _locked(folder, fcntl.LOCK_EX):
             for entry in os.scandir(folder):
                 with contextlib.suppress(OSError), open(entry.path, "rb") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -122,7 +123,7 @@ class DirectoryStore:
         try:
             with open(self.locate(name), "rb") as file:
                 return file.read()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise CheckpointError(f"cannot read {self.locate(name)}: {error.strerror}") from error

@@ -154,6 +154,19 @@ class CheckpointTarget(luigi.Target):
         for folder in set(self.store.folders(f"{self.folder}/data")) - {manifest.get("attempt")}:
             self.store.remove(folder)
 
+    def damaged(self) -> list[str]:
+        """Return what is missing or not as committed, from one listing however many objects."""
+        manifest = self.manifest() or {"parts": [], "attempt": ""}
+        found = {item.name: item for item in self.store.list(manifest["attempt"])}
+        wrong = []
+        for part in manifest["parts"]:
+            item, size = found.get(part["object"]), part.get("stored", part["bytes"])
+            if item is None:
+                wrong.append(f"{self.store.locate(part['object'])} is missing")
+            elif (item.size, item.etag) != (size, part.get("etag", item.etag)):
+                wrong.append(f"{self.store.locate(part['object'])} is not what was committed")
+        return wrong
+
     def read(self) -> Iterator[tuple[str, bytes]]:
         """Yield the name and bytes of each output, compared with the manifest.
 

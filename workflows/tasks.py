@@ -49,7 +49,7 @@ class Select(ByColumns, Map):
         )
 
     @property
-    def pip(self) -> Sequence[str]:  # type: ignore[override]
+    def pip(self) -> Sequence[str]:
         """Return what nodes must have installed: something only if there is Parquet to read."""
         return ["duckdb"] if any(k.name.endswith(".parquet") for k in self.listed.keys) else []
 

@@ -11,31 +11,38 @@ Metrics: rows_in is what the file's footer says, rows_out what was written; rows
 import os
 import shutil
 import sys
+from typing import Any, NoReturn
 
 MAGIC = b"PAR1"
 FLOATS = ("FLOAT", "DOUBLE")
 
 
-def main(wanted: "list[str]") -> None:
+def main(wanted: list[str]) -> None:
+    """Write the chosen columns of stdin to stdout, and say how many rows there were."""
     import duckdb
 
     path = seekable()
     check_magic(path)
-    with duckdb.connect() as database:
+    try:
         # One thread: a node runs as many of these as it has slots.
-        database.execute("SET threads = 1; SET TimeZone = 'UTC'")
-        try:
-            footer = database.execute("SELECT sum(num_rows) FROM parquet_file_metadata(?)", [path])
-            rows_in = footer.fetchone()[0]
-            columns = database.execute("DESCRIBE SELECT * FROM read_parquet(?)", [path]).fetchall()
-            shown = [selected(name, columns) for name in wanted]
-            query = f"COPY (SELECT {', '.join(shown)} FROM read_parquet(?)) TO 'selected.csv'"  # noqa: S608
-            written = database.execute(query + " (FORMAT csv, HEADER)", [path]).fetchone()[0]
-        except duckdb.Error as error:
-            fail(f"{name_of_key()} is no whole Parquet file: {error}", 4)
+        with duckdb.connect(config={"threads": 1}) as database:
+            rows_in, written = select(database, path, wanted)
+    except duckdb.Error as error:
+        fail(f"{name_of_key()} is no whole Parquet file: {error}", 4)
     with open("selected.csv", "rb") as file:
         shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
     metrics(rows_in=rows_in, rows_out=written, rows_rejected=rows_in - written)
+
+
+def select(database: Any, path: str, wanted: list[str]) -> tuple[int, int]:
+    """Write selected.csv; return the rows that the file's footer says, and those written."""
+    footer = database.execute("SELECT sum(num_rows) FROM parquet_file_metadata(?)", [path])
+    (rows_in,) = footer.fetchone()
+    columns = database.execute("DESCRIBE SELECT * FROM read_parquet(?)", [path]).fetchall()
+    shown = ", ".join(selected(name, columns) for name in wanted)
+    query = f"COPY (SELECT {shown} FROM read_parquet(?)) TO 'selected.csv' (FORMAT csv, HEADER)"  # noqa: S608
+    (written,) = database.execute(query, [path]).fetchone()
+    return rows_in, written
 
 
 def seekable() -> str:
@@ -60,7 +67,7 @@ def check_magic(path: str) -> None:
         fail(f"{name_of_key()} is no Parquet file: its {size} bytes {what}", 4)
 
 
-def selected(name: str, columns: "list[tuple[str, ...]]") -> str:
+def selected(name: str, columns: list[tuple[str, ...]]) -> str:
     """Return the SQL of one column under the name that was asked for."""
     found = [(given, kind) for given, kind, *_ in columns if normal(given) == normal(name)]
     if len(found) != 1:
@@ -77,25 +84,30 @@ def selected(name: str, columns: "list[tuple[str, ...]]") -> str:
 
 
 def normal(name: str) -> str:
+    """Return a column's name as names are compared."""
     return name.strip().lower()
 
 
 def quoted(name: str) -> str:
+    """Return a name as SQL has it."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def name_of_key() -> str:
+    """Return what the input is called."""
     return os.environ.get("WORKFLOWS_KEY", "the input")
 
 
 def metrics(**numbers: int) -> None:
+    """Add to the key's metrics."""
     path = os.environ.get("WORKFLOWS_METRICS")
     if path:
         with open(path, "a", encoding="ascii") as file:
             file.writelines(f"{name}={number}\n" for name, number in numbers.items())
 
 
-def fail(message: str, status: int) -> None:
+def fail(message: str, status: int) -> NoReturn:
+    """End with a message."""
     print(f"select_parquet: {message}", file=sys.stderr)
     sys.exit(status)
 
