@@ -5,9 +5,13 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from s3_servers import Weed, started  # noqa: E402 - importlib mode does not put tests on the path
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "samples" / "taxi"
@@ -96,6 +100,25 @@ class Place:
         """Return the temporary files of this place: there must be none after a run."""
         nodes = (self.state / "nodes").glob("*/tmp/*")
         return [str(path) for path in [*nodes, *(self.checkpoint / ".tmp").glob("*")]]
+
+
+@pytest.fixture(scope="session")
+def weed(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Weed]":
+    """Return a SeaweedFS for all tests of this process; each makes buckets of its own."""
+    with started(tmp_path_factory.mktemp("weed")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[str]:
+    """Return the URL of a moto server."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
 
 
 class Done:
