@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from s3_servers import Weed, started  # noqa: E402 - importlib mode does not put tests on the path
+from s3_servers import Weed, started
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "samples" / "taxi"

@@ -1,10 +1,10 @@
 """Real S3 servers for tests: SeaweedFS as a process of its own, moto as a thread of this one."""
 
 import contextlib
-import itertools
 import json
 import os
 import pathlib
+import random
 import shutil
 import socket
 import subprocess
@@ -17,7 +17,7 @@ import pytest
 from botocore.config import Config
 
 ADMIN, READER = ("writer", "writer-secret"), ("reader", "reader-secret")
-_addresses = itertools.count(os.getpid() * 16)
+_NAMES = ("s3", "master", "volume", "filer", "admin")
 
 
 def weed_program() -> str | None:
@@ -26,12 +26,11 @@ def weed_program() -> str | None:
 
 
 class Weed:
-    """One SeaweedFS on a loopback address of its own, so that any number run side by side."""
+    """One SeaweedFS on the loopback, on ports of its own, so that any number run side by side."""
 
     def __init__(self, folder: pathlib.Path) -> None:
-        number = next(_addresses) % (250 * 250)
-        self.address = f"127.77.{number // 250 + 1}.{number % 250 + 1}"
-        self.url = f"http://{self.address}:8333"
+        self.ports = dict(zip(_NAMES, free_ports(len(_NAMES)), strict=True))
+        self.url = f"http://127.0.0.1:{self.ports['s3']}"
         self.folder = folder
         self.environ = environ_of(self.url)
         self._process: subprocess.Popen[bytes] | None = None
@@ -50,15 +49,18 @@ class Weed:
             for key, secret in rights
         ]
         (self.folder / "keys.json").write_text(json.dumps({"identities": identities}))
-        flags = f"""
-            -dir={data} -ip={self.address} -ip.bind={self.address} -s3.config={self.folder}/keys.json
-            -master.telemetry=false -webdav=false -admin.ui=false -s3.autoCreateBucket=false
-            -s3.port.iceberg=0 -s3.port.lance=0 -s3.port=8333 -master.port=9333 -volume.port=9340
-            -filer.port=8888
-        """
+        flags = [
+            f"-dir={data}",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            f"-s3.config={self.folder}/keys.json",
+            *["-master.telemetry=false", "-webdav=false", "-admin.ui=false"],
+            *["-s3.autoCreateBucket=false", "-s3.port.iceberg=0", "-s3.port.lance=0"],
+            *(f"-{name}.port={port}" for name, port in self.ports.items()),
+        ]
         with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen(
-                [weed_program() or "weed", "mini", *flags.split()],
+                [weed_program() or "weed", "mini", *flags],
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
@@ -88,11 +90,21 @@ class Weed:
             with contextlib.suppress(Exception):
                 self.client().list_buckets()
                 return
+            assert self._process is not None
+            assert self._process.poll() is None, (self.folder / "log").read_text()[-2000:]
             assert time.monotonic() < deadline, (self.folder / "log").read_text()[-2000:]
-            with contextlib.suppress(OSError), socket.socket() as probe:
-                probe.settimeout(0.05)  # the port opens a moment before it answers
-                probe.connect((self.address, 8333))
             time.sleep(0.02)
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports in a row that are free, and whose neighbours 10,000 above are: gRPC is there."""
+    while True:
+        ports = [random.randrange(10_000, 22_000)]
+        ports += [ports[0] + number for number in range(1, count)]
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in ports + [port + 10_000 for port in ports]:
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return ports
 
 
 def environ_of(url: str, key: tuple[str, str] = ADMIN) -> dict[str, str]:

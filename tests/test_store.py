@@ -12,8 +12,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-
 from s3_servers import client_of, environ_of
+
 from workflows.config import settings
 from workflows.errors import CheckpointError, UsageError
 from workflows.s3 import S3Store

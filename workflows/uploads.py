@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from workflows.steps import Step
 
 Event = dict[str, Any]
-_MB = 1_000_000
+_MB = 1 << 20  # S3 takes no part below 5 MiB but the last
 _SUFFIX = {"zstd": ".zst", "gzip": ".gz"}
 # What a node is answered when a URL, or the credentials behind it, came of age on the way.
 _STALE = ("ExpiredToken", "RequestExpired", "TokenRefreshRequired", "AccessDenied")
