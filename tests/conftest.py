@@ -61,7 +61,7 @@ class Place:
         rest = [] if "--source" in words else ["--source", "source", "--pattern", "*"]
         return self.run("luigi", "--module", module, task, *rest, *words, **kwargs)
 
-    def run(self, *words: str, timeout: float = 120, **env: str) -> "Done":
+    def run(self, *words: str, timeout: float = 120, **env: Any) -> "Done":
         """Run a command to its end."""
         done = subprocess.run(
             self.command(*words),

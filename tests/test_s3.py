@@ -53,7 +53,8 @@ class Bucket:
     def __init__(self, weed: Weed, place: "Place") -> None:
         self.name = "b" + secrets.token_hex(8)
         self.client = weed.bucket(self.name)
-        self.place, self.environ = place, weed.environ
+        self.place = place
+        self.environ: dict[str, Any] = weed.environ
         scripts = pathlib.Path(__file__).parent.parent / "workflows" / "scripts"
         shutil.copy(scripts / "fetch.sh", place.path)
 
@@ -376,7 +377,7 @@ def test_why_says_what_made_an_object_and_gc_removes_what_was_never_committed(
     stray = f"Last/{one['identity']}/data/0123456789ab/1.txt"
     store.create(stray, [b"half"])
     store.begin(stray + ".large")
-    asked = {**bucket.environ, "WORKFLOWS_CHECKPOINT": store.url}
+    asked: dict[str, Any] = {**bucket.environ, "WORKFLOWS_CHECKPOINT": store.url}
 
     why = bucket.place.run("workflows", "why", store.locate(one["parts"][0]["object"]), **asked)
     stray_why = bucket.place.run("workflows", "why", store.locate(stray), **asked)
