@@ -141,6 +141,8 @@ def _heard(
     line: bytes, sizes: Mapping[int, int], transfers: Mapping[int, Transfer], scratch: str
 ) -> "tuple[int, _Said]":
     number, status, exit_code, *rest = line.decode("utf-8", "replace").split(" ", 3)
+    if status.startswith("1"):
+        status = "000"  # it was told to go on, and then heard no more
     index = int(number)
     one = transfers[index]
     body = ""
