@@ -55,7 +55,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         trouble = self._trouble()
         if trouble == "cut":
-            self.rfile.read(1000)
+            self.rfile.read(4)
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
             return

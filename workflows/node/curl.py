@@ -24,6 +24,7 @@ _PASSING_CODES = {"BadDigest", "RequestTimeout", "SlowDown", "InternalError"}
 _LASTING_EXITS = {"1", "3", "23", "26", "27", "60", "77"}
 _RESUME_REFUSED = {"33", "36"}
 _ERROR_KEPT = 4096
+_ASK_FIRST = 1 << 20
 
 
 class Transfer(NamedTuple):
@@ -125,6 +126,8 @@ def _config(number: int, one: Transfer, have: int, scratch: str) -> bytes:
         answer = os.path.join(scratch, f"answer.{number}")
         lines += [f"upload-file = {_quoted(one.path)}", f"output = {_quoted(answer)}"]
         lines.append(f'header = "Content-MD5: {digest}"')
+        if one.size < _ASK_FIRST:
+            lines.append('header = "Expect:"')  # a small file is there before a "100 Continue" is
     else:
         lines.append(f"output = {_quoted(one.path)}")
         if have:
