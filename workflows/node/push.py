@@ -11,7 +11,7 @@ from workflows.node.storage import Storage, checksum, remove
 from workflows.node.work import KeyFailed
 
 Message = dict[str, Any]
-BATCH_KEYS, BATCH_BYTES = 256, 256 << 20
+BATCH_KEYS, BATCH_BYTES = 1000, 256 << 20
 # Reproducible: gzip without name and time, zstd without threads. Both are in every distribution.
 PACKERS = {"zstd": ["zstd", "-q", "-3", "-c"], "gzip": ["gzip", "-6", "-n", "-c"]}
 UNPACKERS = {"zstd": ["zstd", "-q", "-d", "-c"], "gzip": ["gzip", "-d", "-c"]}
