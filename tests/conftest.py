@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from faults import Trial
+from s3_servers import Weed, started
 
 if TYPE_CHECKING:
     from sshd import Hosts
     from typing_extensions import Self
+
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "samples" / "taxi"
@@ -72,7 +74,7 @@ class Place:
         rest = [] if "--source" in words else ["--source", "source", "--pattern", "*"]
         return self.run("luigi", "--module", module, task, *rest, *words, **kwargs)
 
-    def run(self, *words: str, timeout: float = 120, **env: str) -> "Done":
+    def run(self, *words: str, timeout: float = 120, **env: Any) -> "Done":
         """Run a command to its end."""
         done = subprocess.run(
             self.command(*words),
@@ -115,6 +117,25 @@ class Place:
         """Return the temporary files of this place: there must be none after a run."""
         nodes = (self.state / "nodes").glob("*/tmp/*")
         return [str(path) for path in [*nodes, *(self.checkpoint / ".tmp").glob("*")]]
+
+
+@pytest.fixture(scope="session")
+def weed(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Weed]":
+    """Return a SeaweedFS for all tests of this process; each makes buckets of its own."""
+    with started(tmp_path_factory.mktemp("weed")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[str]:
+    """Return the URL of a moto server."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
 
 
 class Done:

@@ -661,6 +661,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(BODY)
 
+    def answer_page(self, _: str) -> None:
+        page = b"\n<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
     def answer_empty(self, _: str) -> None:
         self.send_response(200)
         self.send_header("Content-Length", "0")
@@ -764,7 +771,7 @@ def test_a_connection_that_is_always_cut_half_way_is_never_half_a_success(
     assert "(attempt 3 of 3)" in done.err
 
 
-@pytest.mark.parametrize(("status", "attempts"), [(403, 1), (404, 1), (410, 1), (500, 2), (503, 2)])
+@pytest.mark.parametrize(("status", "attempts"), [(403, 2), (404, 1), (410, 1), (500, 2), (503, 2)])
 def test_an_http_error_names_status_and_url_but_not_its_secrets(
     key: Node, server: Server, client: dict[str, str], status: int, attempts: int
 ) -> None:
@@ -773,11 +780,35 @@ def test_an_http_error_names_status_and_url_but_not_its_secrets(
     done = fetch(key, f"{url}/{status}/x?{SECRET}#y", WORKFLOWS_FETCH_ATTEMPTS="2", **client)
 
     assert done.code == 1
+    hint = ": too many requests, or there is no such file" if status == 403 else ""
     assert done.err == (
-        f"fetch: {server.url}/{status}/x: HTTP status {status} (attempt {attempts} of 2)\n"
+        f"fetch: {server.url}/{status}/x: HTTP status {status}{hint} (attempt {attempts} of 2)\n"
     )
     assert got(key) == b""
     assert len(server.asked) == attempts
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("page/2018-07.csv", "an error page instead of data; it begins with: <?xml version="),
+        ("page/2018-07.parquet", "not a whole Parquet file; it begins with:  <?xml version="),
+        ("ok/2018-07.parquet", "not a whole Parquet file; it begins with: "),
+        ("ok/2018-07.csv.gz", "not a gzip file; it begins with: "),
+    ],
+)
+def test_an_error_page_is_not_taken_for_data_and_the_month_is_named(
+    key: Node, server: Server, name: str, said: str
+) -> None:
+    done = fetch(key, f"{server.url}/{name}?{SECRET}")
+
+    assert done.code == 1
+    assert f"fetch: {server.url}/{name}: {said}" in done.err
+    assert got(key) == b""
+
+
+def test_a_page_that_was_asked_for_is_data(key: Node, server: Server) -> None:
+    assert fetch(key, f"{server.url}/page/x.xml").code == 0
 
 
 def test_a_server_that_is_not_there_fails_and_is_named(key: Node, client: dict[str, str]) -> None:

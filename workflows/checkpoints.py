@@ -3,11 +3,13 @@
 import time
 from typing import TYPE_CHECKING, Any
 
-from workflows import run
+from workflows import run, uploads
 from workflows.accounts import check_totals, records_of, summed
 from workflows.barriers import read_manifest
 from workflows.errors import CheckpointError, WorkflowsError
 from workflows.lineage import Key
+from workflows.s3 import S3Store
+from workflows.store import Store
 from workflows.targets import stream_checked
 from workflows.taskreport import tell
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from workflows.steps import Step
 
 Event = dict[str, Any]
+# Bytes: S3 takes keys up to 1,024, and file systems (SeaweedFS too) names up to 255, with a suffix.
+_LONGEST_NAME, _LONGEST_KEY = 240, 600
 
 
 def commit(step: "Step") -> None:
@@ -46,26 +50,42 @@ def _store(
     step: "Step", keys: list[Key], records: dict[str, Event], attempt: str
 ) -> list[dict[str, Any]]:
     """Copy outputs to the store, under names of this attempt; return the manifest's parts."""
+    store = step.checkpointed.store
     parts = []
     for key in keys:
         record = records[key.identity]
-        name = f"{attempt}/{key.name}"
-        step.checkpointed.store.create(
-            name, stream_checked(step.nodes, key, step.name, record["crc"])
-        )
         parts.append(
             {
                 "key": key.name,
                 "id": key.identity,
-                "object": name,
+                "object": f"{attempt}/{_object_name(key)}",
                 "bytes": record["bytes"],
                 "crc": record["crc"],
                 "slot": key.slot,
+                "at": record.get("at"),
+                "wall": record.get("wall"),
+                "cpu": record.get("cpu"),
                 "metrics": record["metrics"],
-                "inputs": [given.identity for given in key.inputs],
+                "inputs": [[given.step, given.name, given.identity] for given in key.inputs],
             }
         )
+    if isinstance(store, S3Store):
+        return uploads.send(step, store, keys, parts)
+    for key, part in zip(keys, parts, strict=True):
+        store.create(
+            str(part["object"]), stream_checked(step.nodes, key, step.name, str(part["crc"]))
+        )
     return parts
+
+
+def _object_name(key: Key) -> str:
+    """Return the name of a key's copy: its own, unless not every store could hold that."""
+    try:
+        plain = key.name.encode("utf-8")
+    except UnicodeEncodeError:
+        plain = b""
+    is_short = max(map(len, plain.split(b"/"))) <= _LONGEST_NAME and len(plain) <= _LONGEST_KEY
+    return key.name if plain and is_short and key.name.isprintable() else f"={key.identity}"
 
 
 def _all_totals(step: "Step", records: dict[str, Event]) -> dict[str, int]:
@@ -124,7 +144,14 @@ def parts_for(step: "Step", missing: list[Key]) -> list[Event]:
             "id": key.identity,
             "bytes": parts[key.identity]["bytes"],
             "crc": parts[key.identity]["crc"],
-            "path": step.checkpointed.store.locate(parts[key.identity]["object"]),
+            **_source_of(step.checkpointed.store, parts[key.identity]),
         }
         for key in missing
     ]
+
+
+def _source_of(store: Store, part: Event) -> Event:
+    """Return where a node finds one object."""
+    if isinstance(store, S3Store):
+        return uploads.source_of(store, part)
+    return {"path": store.locate(part["object"])}

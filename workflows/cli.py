@@ -20,6 +20,7 @@ VERBS = {
     "report": "print what a run did: keys, seconds and bytes of every stage",
     "fsck": "read every output on the nodes again; damaged ones will be made again",
     "repro": "run one step's command on one key, here, with what it reads",
+    "why": "print what made an object of a checkpoint: inputs, commands, code, place and time",
     "gc": "remove from the nodes what no current pipeline refers to",
 }
 

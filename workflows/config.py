@@ -16,13 +16,21 @@ from workflows.errors import ConfigError
 
 # Where Luigi looks, in its order: a later file wins.
 _PATHS = ("/etc/luigi/client.cfg", "/etc/luigi/luigi.cfg", "client.cfg", "luigi.cfg")
+_ADDRESSING = ("auto", "path", "virtual")
+_COMPRESS = ("none", "zstd", "gzip")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
-def _setting(section: str, key: str, default: object, *, least: float | None = None) -> object:
-    return dataclasses.field(
-        default=default, metadata={"section": section, "key": key, "least": least}
-    )
+def _setting(
+    section: str,
+    key: str,
+    default: object,
+    *,
+    least: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> object:
+    about = {"section": section, "key": key, "least": least, "choices": choices}
+    return dataclasses.field(default=default, metadata=about)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +50,12 @@ class Settings:
     slots: int = _setting("node", "slots", 0, least=0)  # type: ignore[assignment]
     timeout_s: float = _setting("node", "timeout", 0.0, least=0)  # type: ignore[assignment]
     silence_s: float = _setting("node", "silence", 20.0, least=1)  # type: ignore[assignment]
+    s3_endpoint_url: str = _setting("s3", "endpoint_url", "")  # type: ignore[assignment]
+    s3_region: str = _setting("s3", "region", "")  # type: ignore[assignment]
+    s3_addressing: str = _setting("s3", "addressing", "auto", choices=_ADDRESSING)  # type: ignore[assignment]
+    s3_profile: str = _setting("s3", "profile", "")  # type: ignore[assignment]
+    s3_multipart_mb: int = _setting("s3", "multipart_mb", 5000, least=5)  # type: ignore[assignment]
+    s3_compress: str = _setting("s3", "compress", "none", choices=_COMPRESS)  # type: ignore[assignment]
 
     @classmethod
     def names(cls) -> dict[tuple[str, str], dataclasses.Field[object]]:
@@ -117,6 +131,9 @@ def _converted(field: dataclasses.Field[object], text: str) -> object:
             raise ValueError("must be true or false")
         return text.lower() in _TRUE
     if kind is str:
+        choices = field.metadata["choices"]
+        if choices and text not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
         return text
     try:
         value = kind(text)  # type: ignore[call-arg]

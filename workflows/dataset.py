@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from workflows import s3
 from workflows.errors import SourceError, UsageError
 from workflows.keys import check_name, digest_of, group_of, numeric_prefix
 from workflows.store import Store
@@ -70,14 +71,17 @@ class Dataset:
 def list_source(url: str, pattern: str) -> list[SourceKey]:
     """Return the keys of a source whose name matches the glob `pattern`, sorted by name.
 
-    `url` is a directory (searched below), or a file or http(s) URL that lists one URL a line.
+    `url` is a directory or ``s3://bucket/prefix/`` (searched below), or a file, http(s) or s3 URL
+    that lists one URL a line.
 
     Raises:
         UsageError: there is no such source, or nothing in it matches.
         SourceError: it cannot be listed.
     """
     path = _local_path(url)
-    if path is None:
+    if url.startswith(s3.SCHEME) and s3.place_of(url).key[-1:] in ("", "/"):
+        found = _bucket(s3.place_of(url))
+    elif path is None:
         found = _probe(_listed(url, _fetch_text(url)))
     elif os.path.isdir(path):
         found = _directory(path)
@@ -85,7 +89,10 @@ def list_source(url: str, pattern: str) -> list[SourceKey]:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             found = _probe(_listed(url, file.read()))
     else:
-        raise UsageError(f"there is no source {url}: give a directory, or a file that lists URLs")
+        raise UsageError(
+            f"there is no source {url}: give a directory or s3://BUCKET/PREFIX/, or a file that"
+            " lists URLs"
+        )
     keys = sorted(key for key in found if _matches(key.name, pattern))
     if not keys:
         raise UsageError(f"nothing in {url} matches {pattern!r} ({len(found)} names were seen)")
@@ -219,6 +226,23 @@ def _directory(path: str) -> list[SourceKey]:
     return found
 
 
+# -- S3 ------------------------------------------------------------------------------------------
+
+
+def _bucket(place: s3.Place) -> list[SourceKey]:
+    """List a prefix once, 1,000 objects a call; the objects that stand for folders are left."""
+    return [
+        SourceKey(
+            check_name(item.name.removeprefix(place.key)),
+            s3.Place(place.bucket, item.name).url,
+            item.size,
+            item.etag,
+        )
+        for item in s3.listing(place, SourceError)
+        if not item.name.endswith("/")
+    ]
+
+
 # -- lists of URLs -------------------------------------------------------------------------------
 
 
@@ -249,6 +273,11 @@ def _probed(url: str) -> SourceKey:
         etag = f"{status.st_mtime_ns:x}-{status.st_ino:x}"
         name = check_name(os.path.basename(path))
         return SourceKey(name, os.path.abspath(path), status.st_size, etag)
+    if url.startswith(s3.SCHEME):
+        stored = s3.status(s3.place_of(url))
+        if stored is None:
+            raise SourceError(f"{url} is listed, but there is no such object")
+        return SourceKey(check_name(posixpath.basename(url)), url, stored.size, stored.etag)
     name = urllib.parse.unquote(posixpath.basename(urllib.parse.urlsplit(url).path))
     if not name:
         raise SourceError(f"{_shown(url)} has no file name")
@@ -268,7 +297,10 @@ def _head(url: str, tries: int = 4) -> Mapping[str, str]:
         except urllib.error.HTTPError as error:
             # 403 is also what some hosts answer to too many requests: worth another try.
             if error.code not in (403, 429, 500, 502, 503, 504) or attempt == tries - 1:
-                raise SourceError(f"{_shown(url)} answers {error.code} {error.reason}") from error
+                hint = " (too many requests, or no such file)" if error.code == 403 else ""
+                raise SourceError(
+                    f"{_shown(url)} answers {error.code} {error.reason}{hint}"
+                ) from error
             time.sleep(_wait_s(error.headers.get("Retry-After"), attempt))
         except OSError as error:
             if attempt == tries - 1:
@@ -278,8 +310,11 @@ def _head(url: str, tries: int = 4) -> Mapping[str, str]:
 
 
 def _fetch_text(url: str) -> str:
-    if url.startswith("s3://"):
-        raise SourceError(f"cannot list {url}: give a directory, or a file or URL that lists URLs")
+    if url.startswith(s3.SCHEME):
+        text = s3.read(s3.place_of(url), SourceError)
+        if text is None:
+            raise UsageError(f"there is no object {url}; a prefix ends with a slash: {url}/")
+        return text.decode("utf-8", "surrogateescape")
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:  # noqa: S310
             data: bytes = answer.read()

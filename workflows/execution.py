@@ -1,11 +1,13 @@
 """Run a shard: its missing keys, on the node that owns them, from the nearest output there is."""
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from workflows import checkpoints, console, run
+from workflows import checkpoints, console, run, s3
 from workflows.config import settings
-from workflows.errors import KeysFailed, NodeLost, WorkflowsError
+from workflows.errors import KeysFailed, NodeLost, NodeRefused, WorkflowsError
+from workflows.fleet import Channel
 from workflows.lineage import Key, Shard
 from workflows.taskreport import TaskReport, failed_before, remember_failure
 
@@ -130,11 +132,30 @@ def _run_once(step: "Step", shard: Shard, report: TaskReport, bereft: list[Event
         return
     for stages, keys in _by_start(step, missing):
         channel = step.nodes.channel(shard.slot)  # now: to list what is done revives a lost node
+        _require(channel, stages)
         channel.ship({digest: data for s in stages for digest, data in s.shipped.values()})
         message = {"op": "run", "work": _work(stages), "keys": [_item(k, s) for k, s in keys]}
         for event in channel.ask(message, "ran"):
             bereft.append(event) if event.get("input_gone") else report.take(event)
     listings.forget()
+
+
+def _require(channel: Channel, stages: "list[Step]") -> None:
+    """Refuse a node whose commands would miss a Python package, before they run.
+
+    Raises:
+        NodeRefused: says what to install.
+    """
+    wanted = {package: stage.name for stage in stages for package in stage.pip}
+    if not wanted:
+        return
+    answer = channel.one({"op": "require", "packages": sorted(wanted)}, "required")
+    for package in answer["missing"]:
+        raise NodeRefused(
+            channel.node.name,
+            f"{wanted[package]} needs the Python package {package} there; install it:"
+            f" {answer['python']} -m pip install {shlex.quote(package)}",
+        )
 
 
 def _by_start(
@@ -190,5 +211,8 @@ def _item(key: Key, first: Key) -> dict[str, Any]:
     item: dict[str, Any] = {"key": key.name, "id": key.identity, "inputs": first.inputs}
     if first.source is not None:
         source = first.source
-        item["source"] = {"url": source.url, "bytes": source.size, "id": source.identity}
+        # The URL may be signed: it is for the command's stdin alone. The ledger gets `was`.
+        url = s3.transit(source.url)
+        was = [source.url, source.size, source.etag]
+        item["source"] = {"url": url, "bytes": source.size, "id": source.identity, "was": was}
     return item

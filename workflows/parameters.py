@@ -17,7 +17,8 @@ class StepParameters(luigi.Task):
 
     shard = luigi.Parameter(default="", description="set by workflows: which keys")
     source = luigi.Parameter(
-        default=settings().source, description="directory, or file or URL that lists URLs"
+        default=settings().source,
+        description="directory or s3://bucket/prefix/, or file or URL that lists URLs",
     )
     pattern = luigi.Parameter(
         default=settings().pattern,
@@ -31,7 +32,7 @@ class StepParameters(luigi.Task):
     )
     checkpoint = luigi.Parameter(
         default=settings().checkpoint,
-        description="directory of the durable results",
+        description="directory or s3://bucket/prefix of the durable results",
         visibility=ParameterVisibility.HIDDEN,
     )
     fuse = luigi.BoolParameter(

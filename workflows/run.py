@@ -22,6 +22,7 @@ from workflows.errors import WorkflowsError
 from workflows.fleet import Fleet, open_fleet
 from workflows.progress import Progress
 from workflows.runlog import RunLog, Totals
+from workflows.s3 import SCHEME, S3Store
 from workflows.store import Store, open_store
 from workflows.targets import Listings
 
@@ -54,7 +55,7 @@ def listings(spec: str) -> Listings:
 @functools.cache
 def store(url: str) -> Store:
     """Return the store at `url`."""
-    opened = open_store(url)
+    opened = S3Store(url) if url.startswith(SCHEME) else open_store(url)
     opened.sweep()
     return opened
 

@@ -79,6 +79,11 @@ class Step(StepParameters):
         raise UsageError(f"{self.name} states no command")
 
     @property
+    def pip(self) -> Sequence[str]:
+        """Return the Python packages that the command needs on its node, as pip knows them."""
+        return ()
+
+    @property
     def name(self) -> str:
         """Return the step's name: its class's."""
         return type(self).__name__

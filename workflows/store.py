@@ -1,4 +1,4 @@
-"""Durable storage for checkpoints: create once, never replace. Today a directory.
+"""Durable storage for checkpoints: create once, never replace. This is a directory; S3 is in s3.py.
 
 The commit rule of a checkpoint needs one thing of a store: `create` must have exactly one winner,
 whoever else tries at the same moment, and must survive a crash once it has returned.
@@ -9,7 +9,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, NamedTuple, Protocol
 
 from workflows.errors import CheckpointError, UsageError
@@ -18,11 +18,12 @@ _TMP = ".tmp"
 
 
 class Stored(NamedTuple):
-    """One object of a listing; `modified` is seconds since the epoch."""
+    """One object of a listing; `modified` is seconds since the epoch; a directory has no ETags."""
 
     name: str
     size: int
     modified: float
+    etag: str = ""
 
 
 class Store(Protocol):
@@ -37,7 +38,10 @@ class Store(Protocol):
         """Return an object's bytes, or None if there is none."""
 
     def list(self, prefix: str) -> Iterator[Stored]:
-        """Yield all objects whose name begins with `prefix`, sorted by name."""
+        """Yield all objects below the folder `prefix`."""
+
+    def folders(self, prefix: str) -> "Sequence[str]":
+        """Return the folders directly below the folder `prefix`."""
 
     def remove(self, prefix: str) -> None:
         """Remove all objects below the folder `prefix`."""
@@ -50,13 +54,15 @@ class Store(Protocol):
 
 
 def open_store(url: str) -> Store:
-    """Return the store at `url`.
+    """Return the store in the directory `url`.
 
     Raises:
         UsageError: nothing here can write to such a place.
     """
     if "://" in url and not url.startswith("file://"):
-        raise UsageError(f"cannot keep checkpoints at {url}: give a directory")
+        raise UsageError(
+            f"cannot keep checkpoints at {url}: give a directory or s3://BUCKET/PREFIX"
+        )
     return DirectoryStore(url.removeprefix("file://"))
 
 
@@ -91,7 +97,8 @@ class DirectoryStore:
     def sweep(self) -> None:
         """Remove what writers left that died: the lock on it is free."""
         folder = os.path.join(self.root, _TMP)
-        with contextlib.suppress(FileNotFoundError), _locked(folder, fcntl.LOCK_EX):
+        missing = contextlib.suppress(FileNotFoundError, NotADirectoryError)
+        with missing, _locked(folder, fcntl.LOCK_EX):
             for entry in os.scandir(folder):
                 with contextlib.suppress(OSError), open(entry.path, "rb") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -116,7 +123,7 @@ class DirectoryStore:
         try:
             with open(self.locate(name), "rb") as file:
                 return file.read()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise CheckpointError(f"cannot read {self.locate(name)}: {error.strerror}") from error
@@ -131,6 +138,14 @@ class DirectoryStore:
                 with contextlib.suppress(FileNotFoundError):
                     status = os.stat(path)
                     yield Stored(os.path.relpath(path, self.root), status.st_size, status.st_mtime)
+
+    def folders(self, prefix: str) -> "Sequence[str]":
+        """Return the folders directly below a folder."""
+        try:
+            with os.scandir(self.locate(prefix)) as entries:
+                return sorted(f"{prefix}/{entry.name}" for entry in entries if entry.is_dir())
+        except FileNotFoundError:
+            return []
 
     def remove(self, prefix: str) -> None:
         """Remove a folder and what is in it."""

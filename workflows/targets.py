@@ -4,6 +4,7 @@ import json
 import mmap
 import os
 import secrets
+import subprocess
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ import luigi
 from workflows.errors import CheckpointError, NodeLost, WorkflowsError
 from workflows.fleet import Fleet
 from workflows.lineage import Key
+from workflows.node.push import UNPACKERS
 from workflows.store import Store
 
 _BELIEVED_S = 2.0
@@ -174,11 +176,21 @@ class CheckpointTarget(luigi.Target):
         would fail at its next object, read the manifest, and use the winner's.
         """
         manifest = self.manifest() or {"parts": [], "attempt": ""}
-        seen = {
-            "/".join(item.name.split("/")[:4]) for item in self.store.list(f"{self.folder}/data")
-        }
-        for folder in seen - {manifest.get("attempt")}:
+        for folder in set(self.store.folders(f"{self.folder}/data")) - {manifest.get("attempt")}:
             self.store.remove(folder)
+
+    def damaged(self) -> list[str]:
+        """Return what is missing or not as committed, from one listing however many objects."""
+        manifest = self.manifest() or {"parts": [], "attempt": ""}
+        found = {item.name: item for item in self.store.list(manifest["attempt"])}
+        wrong = []
+        for part in manifest["parts"]:
+            item, size = found.get(part["object"]), part.get("stored", part["bytes"])
+            if item is None:
+                wrong.append(f"{self.store.locate(part['object'])} is missing")
+            elif (item.size, item.etag) != (size, part.get("etag", item.etag)):
+                wrong.append(f"{self.store.locate(part['object'])} is not what was committed")
+        return wrong
 
     def read(self) -> Iterator[tuple[str, bytes]]:
         """Yield the name and bytes of each output, compared with the manifest.
@@ -190,7 +202,7 @@ class CheckpointTarget(luigi.Target):
         if manifest is None:
             raise CheckpointError(f"{self.path} was never completed")
         for part in manifest["parts"]:
-            data = self.store.read(part["object"])
+            data = _unpacked(self.store.read(part["object"]), part.get("compress", ""))
             if data is None or f"{zlib.crc32(data):08x}" != part["crc"]:
                 what = "is missing" if data is None else "is damaged"
                 raise CheckpointError(
@@ -198,6 +210,17 @@ class CheckpointTarget(luigi.Target):
                     f" {self.path} and run the pipeline"
                 )
             yield part["key"], data
+
+
+def _unpacked(data: bytes | None, compress: str) -> bytes | None:
+    """Return what was packed, or None if it is not there or not whole."""
+    if data is None or not compress:
+        return data
+    try:
+        done = subprocess.run(UNPACKERS[compress], input=data, capture_output=True, check=False)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"cannot read it without {compress}: install {compress}") from error
+    return done.stdout if done.returncode == 0 else b"\0damaged"
 
 
 def stream_checked(fleet: Fleet, key: Key, step: str, crc: str) -> Iterator[bytes]:

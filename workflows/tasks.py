@@ -7,6 +7,7 @@
 """
 
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 import luigi
@@ -35,13 +36,22 @@ class Select(ByColumns, Map):
     """The chosen columns of every ride, found by their names in the header."""
 
     upstream = Fetch
-    files = ("scripts/csv.awk", "scripts/select_columns.awk")
+    files = ("scripts/csv.awk", "scripts/select_columns.awk", "scripts/select_parquet.py")
     laws = ("rows_in = rows_out + rows_rejected",)
 
     @property
     def command(self) -> str:
         """Return the command that selects the columns."""
-        return f"awk -f csv.awk -f select_columns.awk -- {shlex.join(self.columns)}"
+        columns = shlex.join(self.columns)
+        return (
+            f"case $filename in *.parquet) exec python3 select_parquet.py {columns} ;;"
+            f" *) exec awk -f csv.awk -f select_columns.awk -- {columns} ;; esac"
+        )
+
+    @property
+    def pip(self) -> Sequence[str]:
+        """Return what nodes must have installed: something only if there is Parquet to read."""
+        return ["duckdb"] if any(k.name.endswith(".parquet") for k in self.listed.keys) else []
 
 
 class GroupCount(ByColumns, Map):

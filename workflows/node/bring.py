@@ -3,10 +3,12 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Optional
 
+from workflows.node.curl import Curl, Transfer
 from workflows.node.ledger import Record
+from workflows.node.push import UNPACKERS, run_tool
 from workflows.node.storage import Storage, checksum, remove
 from workflows.node.work import KeyFailed
 
@@ -21,14 +23,51 @@ def bring(storage: Storage, step: str, item: dict[str, Any]) -> Record:
     tmp = os.path.join(scratch, "file")
     try:
         _fetch(item["path"], tmp, share=item.get("share", False))
-        found = (os.path.getsize(tmp), checksum(tmp))
-        if found != (item["bytes"], item["crc"]):
-            raise KeyFailed(f"damaged: {found} is not {(item['bytes'], item['crc'])}", step)
-        record = {name: item[name] for name in ("key", "id", "bytes", "crc")}
-        record.update({name: item[name] for name in item if name in ("spec", "inputs", "totals")})
-        return storage.publish(step, tmp, dict(record, metrics={"bytes_out": item["bytes"]}))
+        return _published(storage, step, item, tmp)
     except OSError as error:
         raise KeyFailed(f"could not be brought: {error}", step) from error
+    finally:
+        remove(scratch)
+
+
+def _published(storage: Storage, step: str, item: dict[str, Any], tmp: str) -> Record:
+    found = (os.path.getsize(tmp), checksum(tmp))
+    if found != (item["bytes"], item["crc"]):
+        raise KeyFailed(f"damaged: {found} is not {(item['bytes'], item['crc'])}", step)
+    record = {name: item[name] for name in ("key", "id", "bytes", "crc")}
+    record.update({name: item[name] for name in item if name in ("spec", "inputs", "totals")})
+    return storage.publish(step, tmp, dict(record, metrics={"bytes_out": item["bytes"]}))
+
+
+def download(
+    storage: Storage, step: str, items: Sequence[dict[str, Any]], curl: Curl
+) -> Iterator[dict[str, Any]]:
+    """Fetch what signed URLs lead to, many with one curl, and publish it; yield what came of each.
+
+    Each is unpacked and compared with the bytes and checksum that its maker computed.
+    """
+    scratch = storage.scratch()
+    try:
+        paths = [os.path.join(scratch, str(number)) for number in range(len(items))]
+        transfers = [
+            Transfer(item["url"], path, item["stored"]) for item, path in zip(items, paths)
+        ]
+        for path in paths:
+            open(path, "wb").close()  # curl makes no file of an empty answer
+        for item, path, trouble in zip(items, paths, curl.run(transfers, scratch)):
+            failed = {"event": "failed", "key": item["key"], "id": item["id"], "step": step}
+            try:
+                if trouble is not None:
+                    yield dict(failed, stderr="", **trouble._asdict())
+                    continue
+                if item["compress"]:
+                    run_tool(UNPACKERS[item["compress"]], path, path + ".out", step)
+                    os.replace(path + ".out", path)
+                yield dict(_published(storage, step, item, path), event="brought")
+            except KeyFailed as failure:
+                yield dict(failed, **failure.event)
+            except OSError as error:
+                yield dict(failed, why=f"could not be brought: {error}", status=0, stderr="")
     finally:
         remove(scratch)
 

@@ -15,6 +15,8 @@ need       digests                                         needed: digests that 
 file       digest, size, then raw bytes                    (nothing)
 run        work, keys                                      done / failed per key, then ran
 bring      step, items                                     brought / failed per item, then ran
+push       step, items                                     pushed / failed per item, then ran
+require    packages                                        required: missing, python
 read       step, id, key                                   data: size, raw bytes; ...; end: crc
 check      steps                                           bad per damaged key, then checked
 drop       step, ids, why                                  dropped: count
@@ -30,9 +32,11 @@ import os
 import queue
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any, Callable, NamedTuple, Optional
 
-from workflows.node import bring
+from workflows.node import bring, packages, push
+from workflows.node.curl import Curl
 from workflows.node.processes import Groups
 from workflows.node.storage import Storage, checksum, tree_size
 from workflows.node.watchdog import MARK
@@ -236,11 +240,53 @@ class Session:
     def op_bring(self, message: Message) -> None:
         """Bring files from elsewhere and publish them as keys of a step."""
         step = message["step"]
+        if any("url" in item for item in message["items"]):
+            self._batched(step, message["items"], bring.download)
+            return
 
         def run(item: Message) -> Message:
             return bring.bring(self.runtime.storage, step, item)
 
         self._each(step, message["items"], run, "brought")
+
+    def op_push(self, message: Message) -> None:
+        """Send outputs of a step to S3, each with URLs that were signed for it alone."""
+        self._batched(message["step"], message["items"], push.push)
+
+    def op_require(self, message: Message) -> None:
+        """Say which Python packages the commands of this node cannot import."""
+        missing = packages.missing(message["packages"], self.runtime.env)
+        self.wire.send({"event": "required", "missing": missing, "python": sys.executable})
+
+    def _batched(
+        self,
+        step: str,
+        items: list[Message],
+        run: Callable[[Storage, str, list[Message], Curl], Iterator[Message]],
+    ) -> None:
+        """Transfer `items` in batches, one of them a slot at a time."""
+        curl = Curl(self.runtime.env, self.groups)
+        self.wire.send({"event": "running", "had": 0, "todo": len(items)})
+        batches = list(push.batches(items))
+        left = _Countdown(len(batches), lambda: self.wire.send({"event": "ran"}))
+
+        def job(batch: list[Message]) -> None:
+            try:
+                if not self.groups.cancelled:
+                    for event in run(self.runtime.storage, step, batch, curl):
+                        self.wire.send(dict(_without_pieces(event), step=step))
+            except FileNotFoundError as error:
+                for item in batch:
+                    why = f"this node has no {error.filename}: install it"
+                    about = {"key": item["key"], "id": item["id"], "why": why, "stderr": ""}
+                    self.wire.send(dict(about, event="failed", step=step))
+            except OSError:
+                self.groups.cancel()  # nobody listens any more
+            finally:
+                left.one()
+
+        for batch in batches:
+            self.runtime.slots.put(functools.partial(job, batch))
 
     def _each(
         self, step: str, items: list[Message], run: Callable[[Message], Message], event: str

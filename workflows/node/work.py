@@ -6,6 +6,7 @@ bash of its own, so its CPU time and memory are its own, and what flows between 
 
 import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ BASH = ["bash", "--norc", "--noprofile", "-euo", "pipefail", "-c"]
 STDERR_KEPT = 4096
 _FULL = 1 << 16  # a disk with less than this is full: even a command's stderr may not fit
 _METRICS = "WORKFLOWS_METRICS"  # each stage has a value of its own: it tells whose a process is
+_SIGNED = re.compile(r"(\bX-Amz-[\w-]+=)[^&\s\"']+")  # what a signed URL must not say to a log
 _UNSAFE_FOR_XARGS = set(" \t\"'\\")
 
 
@@ -190,6 +192,7 @@ class KeyRun:
             WORKFLOWS_KEY=self.key,
             WORKFLOWS_STEP=stage.step,
             **{_METRICS: self._metrics_path(number)},
+            WORKFLOWS_ETAG=self.item["source"]["was"][2] if "source" in self.item else "",
         )
         self.strays.append(Strays(f"{_METRICS}={self._metrics_path(number)}"))
         with open(self._stderr_path(number), "wb") as stderr:
@@ -273,7 +276,7 @@ class KeyRun:
         }
         source = self.item.get("source")
         if source is not None:
-            record["inputs"] = [source["id"]]
+            record.update(inputs=[source["id"]], source=source["was"])
         record.update(self._described_output())
         previous, totals = _carried(inputs)
         if source is not None and source["bytes"] is not None:
@@ -379,7 +382,8 @@ class KeyRun:
         with open(self._stderr_path(number), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size - STDERR_KEPT))
-            return file.read().decode("utf-8", "backslashreplace")
+            said = file.read().decode("utf-8", "backslashreplace")
+            return _SIGNED.sub(r"\1...", said)
 
 
 @functools.cache

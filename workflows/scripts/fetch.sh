@@ -5,7 +5,11 @@
 # its bytes were written, once. Anything else fails with one line that names the source without its
 # query string, user and password: a signed URL is a secret, so it never stands in an argv either.
 # Passing troubles (the network, 408, 429, 5xx) are retried: WORKFLOWS_FETCH_ATTEMPTS times in all
-# (5), the waits doubling from WORKFLOWS_FETCH_BACKOFF_S (1).
+# (5), the waits doubling from WORKFLOWS_FETCH_BACKOFF_S (1). So is 403, with which some hosts answer
+# too many requests, unless the URL is signed. A page that says sorry is not taken for data, nor is a
+# .parquet or .gz file of which the ends are missing.
+# A signed S3 URL must lead to the object of WORKFLOWS_ETAG; what was cut off goes on from there, and
+# where the ETag is an MD5, the bytes are compared with it.
 # Needs bash, and for URLs curl or, where it is missing, python3. Writes fetch.* in the directory.
 
 set -euo pipefail
@@ -42,9 +46,13 @@ with_curl() {
     local quoted=${1//\\/\\\\}
     quoted=${quoted//\"/\\\"}
     # --disable: not the user's .curlrc. --globoff: [ ] { } are part of the name.
+    local resumed=()
+    if [[ $is_signed && ${WORKFLOWS_ETAG:-} ]]; then
+        resumed=(--continue-at - --header "If-Match: \"$WORKFLOWS_ETAG\"" --dump-header fetch.headers)
+    fi
     printf 'url = "%s"\n' "${quoted// /%20}" |
         curl --disable --config - --globoff --proto '=http,https' --fail --location --silent --show-error \
-            --connect-timeout 20 --speed-limit 1024 --speed-time 60 \
+            --connect-timeout 20 --speed-limit 1024 --speed-time 60 "${resumed[@]}" \
             --output fetch.body --write-out '%{http_code}' 2> fetch.error
 }
 
@@ -79,22 +87,31 @@ download() {
     local url=$1 with status code error attempt
     local attempts=${WORKFLOWS_FETCH_ATTEMPTS:-5} wait_s=${WORKFLOWS_FETCH_BACKOFF_S:-1}
     without_secrets "$url"
+    is_signed=
+    [[ $url == *[?\&]X-Amz-Signature=* ]] && is_signed=yes
     if command -v curl > /dev/null; then with=with_curl
     elif command -v python3 > /dev/null; then with=with_python
     else fail "$shown: this node has neither curl nor python3 to fetch it with" 127
     fi
+    : > fetch.body  # curl need not make a file of an empty answer
     for ((attempt = 1; ; attempt++)); do
         code=0
-        : > fetch.body  # curl need not make a file of an empty answer
-        # The body goes into a file first, and only a whole one is written: a retry starts afresh.
+        # The body goes into a file first, and only a whole one is written. Only of a signed URL is
+        # it known that a retry gets the same bytes: any other starts afresh.
+        [[ $is_signed ]] || : > fetch.body
         status=$($with "$url") || code=$?
         ((code == 0)) && return
         error=$(< fetch.error)
         error=${error//"$url"/"$shown"}
         ((${status:-0} >= 400)) && error="HTTP status $status"
+        [[ $status == 412 && $is_signed ]] && error="it has changed since it was listed: run the same again"
+        [[ $status == 403 ]] && error+=${is_signed:+: access denied, or the URL has expired}
+        [[ $status == 403 && ! $is_signed ]] && error+=": too many requests, or there is no such file"
         case $code:$status in
             # 3 no URL, 23 the disk is full, 60 a bad certificate: the same next time.
             22:408 | 22:429 | 22:5??) ;;
+            22:403) [[ $is_signed ]] && break ;;
+            33:* | 36:* | 22:416) : > fetch.body ;;  # it cannot go on from where it was
             22:* | 3:* | 23:* | 60:*) break ;;
         esac
         ((attempt < attempts)) || break
@@ -102,6 +119,46 @@ download() {
         wait_s=$((wait_s * 2))
     done
     fail "$shown: ${error:-failed} (attempt $attempt of $attempts)"
+}
+
+# The body is what its name promises, as far as its ends can tell.
+check_ends() {
+    local start='' name=${filename:-${shown##*/}}
+    IFS= LC_ALL=C read -r -d '' -N 200 start < fetch.body || true
+    case ${name,,} in
+        *.parquet)
+            [[ ${start:0:4} == PAR1 && $(tail -c 4 fetch.body | tr -d '\0') == PAR1 ]] ||
+                fail "$shown: not a whole Parquet file; it begins with: $(printable "$start")"
+            ;;
+        *.gz) [[ ${start:0:2} == $'\x1f\x8b' || ! $start ]] || fail "$shown: not a gzip file; it begins with: $(printable "$start")" ;;
+        *.xml | *.htm | *.html | *.svg) ;;
+        *)
+            start=${start#$'\xef\xbb\xbf'}
+            start=${start#"${start%%[![:space:]]*}"}
+            case ${start,,} in
+                '<?xml'* | '<error'* | '<!doctype html'* | '<html'*)
+                    fail "$shown: an error page instead of data; it begins with: $(printable "$start")"
+                    ;;
+            esac
+            ;;
+    esac
+}
+
+printable() {
+    local text=${1:0:120}
+    printf %s "${text//[![:print:]]/ }"
+}
+
+# S3's ETag is the MD5 of what was put at once, unless a key of KMS or the client encrypts it.
+check_md5() {
+    local headers md5
+    [[ $is_signed && ${WORKFLOWS_ETAG:-} =~ ^[0-9a-f]{32}$ && -f fetch.headers ]] || return 0
+    headers=$(< fetch.headers)
+    [[ ${headers,,} == *x-amz-server-side-encryption:*aws:kms* ]] && return
+    [[ ${headers,,} == *x-amz-server-side-encryption-customer-algorithm:* ]] && return
+    md5=$(md5sum < fetch.body)
+    [[ ${md5%% *} == "$WORKFLOWS_ETAG" ]] ||
+        fail "$shown: damaged on the way: its MD5 is ${md5%% *}, the ETag $WORKFLOWS_ETAG"
 }
 
 source=
@@ -115,8 +172,10 @@ case ${source,,} in
         ;;
     http://* | https://*)
         download "$source"
+        check_ends
+        check_md5
         cat fetch.body
-        rm -f fetch.body fetch.error
+        rm -f fetch.body fetch.error fetch.headers
         ;;
     *)
         without_secrets "$source"

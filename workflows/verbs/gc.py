@@ -2,11 +2,13 @@
 
 import argparse
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from workflows import run as runs
 from workflows.lineage import PIECES
 from workflows.runlog import aligned
+from workflows.s3 import S3Store, Upload
 from workflows.steps import Step
 from workflows.targets import CheckpointTarget
 from workflows.verbs.pipeline import add_pipeline, step_from
@@ -41,10 +43,13 @@ def run(arguments: argparse.Namespace) -> int:
     last = step_from(arguments).whole
     removals = unreferred(last, all_steps=arguments.all_steps)
     abandoned = abandoned_attempts(last, arguments.age)
-    if not removals and not abandoned:
+    uploads = open_uploads(last, arguments.age)
+    if not removals and not abandoned and not uploads:
         print("nothing to remove: all that is kept is referred to")
         return 0
     _show(last, removals, abandoned)
+    for upload in uploads:
+        print(f"unfinished upload {last.checkpointed.store.locate(upload.name)}")
     if not arguments.yes:
         print("nothing was removed; to remove it: workflows gc --yes")
         return 0
@@ -53,6 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
         last.nodes.channel(slot).one(message, "dropped")
     for folder in abandoned:
         last.checkpointed.store.remove(folder)
+    store = runs.store(last.checkpoint)
+    if isinstance(store, S3Store):
+        for upload in uploads:
+            store.abort(upload.name, upload.upload_id)
     print("removed")
     return 0
 
@@ -111,6 +120,20 @@ def abandoned_attempts(last: Step, age_h: float) -> list[str]:
                 newest[folder] = max(newest.get(folder, 0.0), item.modified)
     old = [folder for folder, modified in newest.items() if time.time() - modified > age_h * 3600]
     return sorted(folder for folder in old if not _committed(last, folder))
+
+
+def open_uploads(last: Step, age_h: float) -> Sequence[Upload]:
+    """Return the uploads in parts to the checkpoint, begun long ago, that nobody will finish."""
+    store = runs.store(last.checkpoint)
+    if not isinstance(store, S3Store):
+        return []
+    now = time.time()
+    steps = {step.name for step in last.lineage}
+    return [
+        upload
+        for upload in store.uploads("")
+        if upload.name.split("/")[0] in steps and now - upload.started > age_h * 3600
+    ]
 
 
 def _committed(last: Step, folder: str) -> bool:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 
+from workflows import s3
 from workflows.errors import KeysFailed, UsageError, WorkflowsError
 from workflows.lineage import Input, Key
 from workflows.node.work import BASH
@@ -66,7 +67,7 @@ def find(step: Step, name: str) -> Key:
 def _write_input(step: Step, key: Key, path: str) -> None:
     """Write what the command reads on stdin; what its nodes no longer have is made again, here."""
     if key.source is not None:
-        text = key.source.url + "\n"
+        text = s3.transit(key.source.url) + "\n"
     elif step.mode == "from_n":
         parts = []
         for number, given in enumerate(key.inputs):
@@ -134,4 +135,5 @@ def _environment(step: Step, key: Key, cwd: str, metrics: str) -> dict[str, str]
         WORKFLOWS_SLOT=str(key.slot),
         WORKFLOWS_NODES=str(len(step.nodes)),
         WORKFLOWS_METRICS=metrics,
+        WORKFLOWS_ETAG=key.source.etag if key.source is not None else "",
     )

@@ -12,6 +12,7 @@ from typing import Any
 from workflows.errors import UsageError
 from workflows.verbs.results import last_result
 
+PARQUET = ".parquet"
 Counts = dict[tuple[str, ...], int]
 
 
@@ -31,6 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("verify reads local sources only; this result has URLs")
     columns = json.loads(manifest["params"]["columns"])
     engine, count = _engine(arguments.engine)
+    if count is count_csv and any(path.endswith(PARQUET) for path in paths):
+        raise UsageError("only DuckDB reads Parquet: pip install duckdb")
     expected = count(paths, [normal_name(column) for column in columns])
     found: Counts = {}
     for _, data in target.read():
@@ -93,11 +96,15 @@ def count_duckdb(paths: list[str], columns: list[str]) -> Counts:
 
     counts: collections.Counter[tuple[str, ...]] = collections.Counter()
     for path in paths:
-        read = duckdb.read_csv(
-            path, all_varchar=True, header=True, null_padding=True, strict_mode=False
-        )
+        if path.endswith(PARQUET):
+            read = duckdb.read_parquet(path)
+        else:
+            read = duckdb.read_csv(
+                path, all_varchar=True, header=True, null_padding=True, strict_mode=False
+            )
         names = {normal_name(name): name for name in read.columns}
         chosen = ", ".join('"' + names[column].replace('"', '""') + '"' for column in columns)
         for *values, count in read.aggregate(f"{chosen}, count(*)", chosen).fetchall():
-            counts[tuple(normal_value(value or "") for value in values)] += count
+            texts = ("" if value is None else str(value) for value in values)
+            counts[tuple(map(normal_value, texts))] += count
     return dict(counts)

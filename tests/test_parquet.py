@@ -1,0 +1,120 @@
+"""Parquet through the main pipeline: by name, whatever its type, right to the row."""
+
+import collections
+import pathlib
+import sys
+from typing import TYPE_CHECKING
+
+import duckdb
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Place
+
+SAMPLES = pathlib.Path(__file__).resolve().parent.parent / "samples" / "parquet"
+
+
+def counted(place: "Place") -> dict[str, int]:
+    (path,) = place.checkpoint.glob("MergeCounts/*/data/*/results")
+    rows = [line.rsplit(",", 1) for line in path.read_text().splitlines()]
+    return {value: int(count) for value, count in rows}
+
+
+def months(place: "Place", *queries: str) -> None:
+    for number, query in enumerate(queries):
+        path = place.source / f"{number}.parquet"
+        duckdb.sql(f"COPY ({query}) TO '{path}' (FORMAT parquet)")
+
+
+@pytest.mark.parametrize("fuse", [[], ["--fuse"]])
+def test_real_months_are_counted_as_duckdb_counts_them(place: "Place", fuse: list[str]) -> None:
+    expected: collections.Counter[str] = collections.Counter()
+    for path in sorted(SAMPLES.glob("*.parquet")):
+        place.key(path.name, path.read_bytes())
+        query = f"SELECT passenger_count, count(*) FROM read_parquet('{path}') GROUP BY 1"
+        for value, count in duckdb.sql(query).fetchall():
+            expected["" if value is None else str(int(value))] += count
+
+    done = place.luigi("MergeCounts", *fuse, module="workflows.tasks")
+    verified = place.run("workflows", "verify")
+
+    assert done.code == 0, done
+    assert counted(place) == expected
+    assert sum(expected.values()) == 1200
+    assert (verified.code, verified.out[:16]) == (0, "right: 1200 rows"), verified
+
+
+def test_names_differ_in_case_and_types_from_month_to_month_and_csv_stands_beside_them(
+    place: "Place",
+) -> None:
+    months(
+        place,
+        "SELECT 1::BIGINT AS passenger_count, 2.5 AS Airport_fee FROM range(3)",
+        "SELECT 1.0::DOUBLE AS Passenger_Count, NULL::INT AS airport_fee FROM range(4)",
+        "SELECT NULL::DOUBLE AS PASSENGER_COUNT, 0 AS AIRPORT_FEE FROM range(5)",
+        "SELECT 1::UTINYINT AS passenger_count, '2.5' AS airport_fee FROM range(6)",
+        "SELECT 7 AS passenger_count, 1 AS airport_fee FROM range(0)",
+    )
+    place.key("x.csv", b"airport_fee,passenger_count\n2.5,1\n")
+
+    columns = '["passenger_count", "airport_fee"]'
+    done = place.luigi("MergeCounts", "--columns", columns, module="workflows.tasks")
+
+    assert done.code == 0, done
+    assert counted(place) == {"1,2.5": 10, "1,": 4, ",0": 5}
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (
+            b"<?xml version='1.0'?><Error/>",
+            "29 bytes begins with \"<?xml version='1.0'?>",
+        ),
+        (b"PAR1 and then nothing", "its 21 bytes is cut off"),
+        (b"PAR1 and then nothing PAR1", "is no whole Parquet file"),
+        (b"", "its 0 bytes begins with ''"),
+    ],
+)
+def test_what_is_no_parquet_file_is_named_and_never_counted(
+    place: "Place", data: bytes, said: str
+) -> None:
+    place.key("2018-07.parquet", data)
+
+    done = place.luigi("Select", module="workflows.tasks")
+
+    assert done.code == 30
+    assert "2018-07.parquet" in done.err
+    assert said in done.err, done
+    assert place.outputs("Select") == {}
+
+
+def test_a_column_that_is_missing_or_ambiguous_is_never_guessed(place: "Place") -> None:
+    months(
+        place, "SELECT 1 AS fare", 'SELECT 1 AS a, 2 AS passenger_count, 3 AS "Passenger_count "'
+    )
+
+    done = place.luigi("Select", module="workflows.tasks")
+
+    assert done.code == 30
+    assert "no column 'passenger_count' among: fare" in done.err
+    assert "more than one column 'passenger_count' among: a, passenger_count" in done.err
+
+
+def test_a_node_without_a_package_that_a_step_declares_is_refused_with_what_to_type(
+    place: "Place",
+) -> None:
+    place.module(
+        "from workflows.steps import Map\n\n\n"
+        "class Fetch(Map):\n"
+        '    command = "cat; touch ran"\n'
+        '    pip = ("luigi", "no-such-package-at-all>=2")\n'
+    )
+    place.key("x", b"x\n")
+
+    done = place.luigi("Fetch")
+
+    assert done.code == 30
+    assert "Fetch needs the Python package no-such-package-at-all>=2 there" in done.err
+    assert f"{sys.executable} -m pip install 'no-such-package-at-all>=2'" in done.err
+    assert place.outputs("Fetch") == {}

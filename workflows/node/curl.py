@@ -1,0 +1,204 @@
+"""Files to and from URLs: many with one curl, which reads the URLs from its stdin.
+
+A URL here is signed, so it is a secret: it is in no argument, no file, no message and no log.
+"""
+
+import base64
+import os
+import re
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Optional
+
+from workflows.node.processes import Groups
+
+PARALLEL = 16
+ATTEMPTS, BACKOFF_S, LONGEST_WAIT_S = 6, 0.5, 20.0
+_ARGV = ["curl", "--disable", "--parallel", "--parallel-immediate", "--config", "-"]
+# Too many requests, and what servers say when they are overloaded or about to restart.
+_PASSING = {"408", "429", "500", "502", "503", "504"}
+# Said with status 400: the bytes were changed on their way, or came too slowly.
+_PASSING_CODES = {"BadDigest", "RequestTimeout", "SlowDown", "InternalError"}
+# Full disk, no permission, a bad certificate, ...: the same the next time.
+_LASTING_EXITS = {"1", "3", "23", "26", "27", "60", "77"}
+_RESUME_REFUSED = {"33", "36"}
+_ERROR_KEPT = 4096
+_ASK_FIRST = 1 << 20
+
+
+class Transfer(NamedTuple):
+    """One file on its way. An upload has the MD5 its bytes must arrive with, in hex."""
+
+    url: str
+    path: str
+    size: int
+    md5: str = ""
+
+
+class Trouble(NamedTuple):
+    """Why a transfer did not happen: a sentence, the HTTP status (0: none came), S3's own code."""
+
+    why: str
+    status: int
+    code: str
+
+
+class Curl:
+    """Runs transfers for one session; what it starts ends with it."""
+
+    def __init__(self, env: Mapping[str, str], groups: Groups) -> None:
+        self._env, self._groups = env, groups
+        self._attempts = int(env.get("WORKFLOWS_FETCH_ATTEMPTS", ATTEMPTS))
+        self._backoff_s = float(env.get("WORKFLOWS_FETCH_BACKOFF_S", BACKOFF_S))
+
+    def run(self, transfers: Sequence[Transfer], scratch: str) -> "list[Optional[Trouble]]":
+        """Do all transfers, several at once; passing troubles are tried again, after a wait.
+
+        Returns what went wrong with each, None if nothing did. A download that was cut off goes on
+        from where it was.
+        """
+        outcomes: list[Optional[Trouble]] = [None] * len(transfers)
+        left = list(range(len(transfers)))
+        wait_s = self._backoff_s
+        for attempt in range(self._attempts):
+            if attempt:
+                time.sleep(wait_s)
+                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+            said = self._once({number: transfers[number] for number in left}, scratch)
+            again = []
+            for number in left:
+                outcomes[number], is_passing = _outcome(transfers[number], said.get(number))
+                if outcomes[number] is not None and is_passing:
+                    again.append(number)
+            left = again
+            if not left or self._groups.cancelled:
+                break
+        return outcomes
+
+    def _once(self, transfers: "dict[int, Transfer]", scratch: str) -> "dict[int, _Said]":
+        sizes = {number: _size(one.path) for number, one in transfers.items() if not one.md5}
+        config = b"next\n".join(
+            _config(number, one, sizes.get(number, 0), scratch) for number, one in transfers.items()
+        )
+        process = subprocess.Popen(
+            [*_ARGV, "--parallel-max", str(PARALLEL)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=scratch,
+            env=dict(self._env),
+            start_new_session=True,
+        )
+        self._groups.add(process.pid)
+        try:
+            lines, _ = process.communicate(config)
+        finally:
+            self._groups.end(process.pid)
+            process.wait()
+        return dict(_heard(line, sizes, transfers, scratch) for line in lines.splitlines() if line)
+
+
+class _Said(NamedTuple):
+    """What curl said of one transfer, and the body of an answer that is none of the data."""
+
+    status: str
+    exit: str
+    message: str
+    body: str
+
+
+def _config(number: int, one: Transfer, have: int, scratch: str) -> bytes:
+    """Return curl's options for one transfer."""
+    lines = [
+        "silent",
+        "globoff",
+        "http1.1",
+        "connect-timeout = 20",
+        "speed-limit = 1024",
+        "speed-time = 60",
+        'proto = "=http,https"',
+        f"url = {_quoted(one.url)}",
+        f'write-out = "{number} %{{http_code}} %{{exitcode}} %{{errormsg}}\\n"',
+    ]
+    if one.md5:
+        digest = base64.b64encode(bytes.fromhex(one.md5)).decode("ascii")
+        answer = os.path.join(scratch, f"answer.{number}")
+        lines += [f"upload-file = {_quoted(one.path)}", f"output = {_quoted(answer)}"]
+        lines.append(f'header = "Content-MD5: {digest}"')
+        if one.size < _ASK_FIRST:
+            lines.append('header = "Expect:"')  # a small file is there before a "100 Continue" is
+    else:
+        lines.append(f"output = {_quoted(one.path)}")
+        if have:
+            lines.append(f"continue-at = {have}")
+    return ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _heard(
+    line: bytes, sizes: Mapping[int, int], transfers: Mapping[int, Transfer], scratch: str
+) -> "tuple[int, _Said]":
+    number, status, exit_code, *rest = line.decode("utf-8", "replace").split(" ", 3)
+    if status.startswith("1"):
+        status = "000"  # it was told to go on, and then heard no more
+    index = int(number)
+    one = transfers[index]
+    body = ""
+    if not status.startswith("2"):
+        # What came is an error page: read it, and take it out of the data.
+        path = os.path.join(scratch, f"answer.{index}") if one.md5 else one.path
+        start = 0 if one.md5 else sizes[index]
+        body = _taken_out(path, start) if status != "000" else ""
+    elif not one.md5 and exit_code in _RESUME_REFUSED:
+        _taken_out(one.path, 0)
+    return index, _Said(status, exit_code, rest[0] if rest else "", body)
+
+
+def _taken_out(path: str, start: int) -> str:
+    try:
+        with open(path, "r+b") as file:
+            file.seek(start)
+            body = file.read(_ERROR_KEPT)
+            file.truncate(start)
+    except OSError:
+        return ""
+    return body.decode("utf-8", "replace")
+
+
+def _outcome(one: Transfer, said: Optional[_Said]) -> "tuple[Optional[Trouble], bool]":
+    """Return what went wrong with a transfer, if anything, and whether trying again may help."""
+    if said is None:
+        return Trouble("curl was killed", 0, ""), True
+    if said.exit == "0" and said.status.startswith("2"):
+        size = one.size if one.md5 else _size(one.path)
+        if size == one.size:
+            return None, False
+        if size > one.size:
+            _taken_out(one.path, 0)
+        return Trouble(f"came with {size} of {one.size} bytes", int(said.status), ""), True
+    code = _tag("Code", said.body)
+    if said.status.startswith("2") or said.status == "000":
+        why = said.message or f"curl exited {said.exit}"
+        return Trouble(why, 0, code), said.exit not in _LASTING_EXITS
+    why = f"HTTP status {said.status} {code} {_tag('Message', said.body)}".strip()
+    if said.status == "416" and not one.md5:
+        _taken_out(one.path, 0)
+        return Trouble(why, 416, code), True
+    return Trouble(why, int(said.status), code), said.status in _PASSING or code in _PASSING_CODES
+
+
+def _tag(name: str, body: str) -> str:
+    found = re.search(f"<{name}>([^<]*)</{name}>", body)
+    return found[1] if found else ""
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0

@@ -1,0 +1,113 @@
+"""``workflows why URL``: what made an object of a checkpoint, from the manifest beside it alone."""
+
+import argparse
+import time
+from typing import Any
+
+from workflows import run as runs
+from workflows.errors import UsageError
+from workflows.runlog import aligned
+from workflows.s3 import SCHEME
+from workflows.targets import CheckpointTarget
+
+_SHOWN = 20
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("url", metavar="URL", help="a result, its _SUCCESS, or their folder")
+    parser.add_argument("--all", action="store_true", help="every input, however many")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what is known of the object; return 1 if it is not what was committed."""
+    target, name = find(arguments.url)
+    manifest = target.manifest() or {}
+    parts = manifest["parts"]
+    chosen = [part for part in parts if part["object"] == name] if "/data/" in name else parts
+    if not chosen:
+        raise UsageError(
+            f"{arguments.url} belongs to an attempt that was never committed; what counts is"
+            f" {target.store.locate(manifest['attempt'])}. To remove what is left: workflows gc"
+        )
+    _print_making(target, manifest)
+    shown = None if arguments.all else _SHOWN
+    _print_inputs(manifest, chosen, shown)
+    _print_objects(chosen, shown)
+    gone = target.damaged()
+    print(f"objects    {len(parts) - len(gone)} of {len(parts)} are there, as listed just now")
+    for text in gone[:shown]:
+        print(f"  {text}")
+    return 1 if gone else 0
+
+
+def find(url: str) -> tuple[CheckpointTarget, str]:
+    """Return the checkpoint that `url` is in, and the object's name in its store.
+
+    Raises:
+        UsageError: it is in none that was committed.
+    """
+    url = url.removeprefix("file://").rstrip("/")
+    parts = url.split("/")
+    least = len(SCHEME.split("/")) if url.startswith(SCHEME) else 1
+    # <root>/<step>/<identity>[/_SUCCESS | /data/<attempt>/<key>], and a key may hold slashes.
+    for end in range(len(parts), least, -1):
+        root, folder = "/".join(parts[: end - 2]) or "/", parts[end - 2 : end]
+        if len(folder) < 2 or root in (SCHEME, SCHEME[:-1], "s3:"):
+            break
+        target = CheckpointTarget(runs.store(root), *folder)
+        if target.exists():
+            return target, "/".join(parts[end - 2 :])
+    raise UsageError(f"{url} is no part of a committed checkpoint; see: workflows results")
+
+
+def _print_making(target: CheckpointTarget, manifest: dict[str, Any]) -> None:
+    made = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(manifest["created"]))
+    print(f"checkpoint {target.path}")
+    print(f"made       {made} by run {manifest['run']} on {manifest['fleet']}")
+    print(f"identity   {manifest['identity']}, attempt {manifest['attempt'].rsplit('/', 1)[1]}")
+    print("parameters " + ", ".join(f"{k}={v}" for k, v in sorted(manifest["params"].items()) if v))
+    for step in manifest["steps"]:
+        print(f"step       {step['step']} (spec {step['spec']})")
+        for line in step["command"].strip().splitlines():
+            print(f"             {line.strip()}")
+        for name, digest in step["files"].items():
+            print(f"             ships {name}, sha256 {digest}")
+    rows = {name: n for name, n in manifest["totals"].items() if ".rows" in name}
+    if rows:
+        print("rows       " + ", ".join(f"{name}={n}" for name, n in sorted(rows.items())))
+
+
+def _print_inputs(
+    manifest: dict[str, Any], chosen: list[dict[str, Any]], shown: int | None
+) -> None:
+    listed = manifest["dataset"]
+    keys = listed["keys"]
+    # A part of a 1:1 step comes from the source key of its name; any other from all of them.
+    own = [key for key in keys if len(chosen) == 1 and key[0] == chosen[0]["key"]]
+    rows: list[tuple[str, ...]] = [("source", "bytes", "ETag")]
+    rows += [(url, str(size), etag) for _, url, size, etag in own or keys]
+    print(f"dataset    {listed['digest']}: {len(keys)} keys of {listed['source']}")
+    _print_table(rows, shown)
+    inputs = [given for part in chosen for given in part["inputs"]]
+    if inputs:
+        rows = [("input", "identity")]
+        rows += [(f"{step}/{name}", identity) for step, name, identity in inputs]
+        _print_table(rows, shown)
+
+
+def _print_objects(chosen: list[dict[str, Any]], shown: int | None) -> None:
+    rows: list[tuple[str, ...]] = [("key", "slot", "bytes", "crc", "ETag", "wall s", "cpu s")]
+    for part in chosen:
+        place = (part["key"], str(part["slot"]), str(part["bytes"]), part["crc"])
+        took = (part.get("wall"), part.get("cpu"))
+        times = tuple("-" if value is None else f"{value:.2f}" for value in took)
+        rows.append((*place, part.get("etag", "-"), *times))
+    _print_table(rows, shown)
+
+
+def _print_table(rows: list[tuple[str, ...]], shown: int | None) -> None:
+    left = len(rows) - 1 - (shown or len(rows))
+    print(aligned(rows[: None if shown is None else shown + 1], left=(0,)))
+    if left > 0:
+        print(f"... and {left} more; to see them: --all")
