@@ -134,7 +134,7 @@ def test_a_node_whose_directory_cannot_be_written_is_refused_with_its_name_and_r
 
 
 def test_a_shipped_file_that_finds_no_room_is_named(tmp_path: pathlib.Path) -> None:
-    with small_disk(tmp_path / "nodes", "256k") as disk, runtime(disk) as (_, channel):
+    with small_disk(tmp_path / "nodes", "512k") as disk, runtime(disk) as (_, channel):
         fill(disk)
 
         channel.ship({"d1": bytes(5000)})

@@ -27,14 +27,15 @@ class Listings:
 
     Outputs are immutable, so a key once seen done stays done for this run. A key that was missing
     may be there by now, also in a process that Luigi forked meanwhile: it is believed to be missing
-    only by the process that asked, for two seconds.
+    only by the process that schedules, which asks for a whole step at a time, and for two seconds.
+    A task asks for the keys that it needs: nodes look at every file they are asked for.
     """
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._driver = os.getpid()
         self._done: dict[tuple[int, str], tuple[bytes, dict[str, int]]] = {}
-        self._asked: dict[tuple[int, int, str], float] = {}
+        self._asked: dict[tuple[int, str], float] = {}
         # For each slot a random mark, in memory that forked processes share: whoever finds that a
         # node has lost something changes it, and nobody believes what was heard before.
         self._marks = mmap.mmap(-1, _MARK * max(1, len(fleet)))
@@ -42,8 +43,12 @@ class Listings:
     def missing(self, slot: int, step: str, keys: Sequence[Key]) -> list[Key]:
         """Return those of `keys` that are not done; all of them if the node cannot be reached."""
         done = self._heard(slot, step)
-        if all(key.identity in done for key in keys):
+        absent = [key for key in keys if key.identity not in done]
+        if not absent:
             return []
+        if os.getpid() != self._driver:
+            found = self._ask(slot, step, [key.identity for key in absent])
+            return [key for key in absent if key.identity not in found]
         if not self._is_fresh(slot, step):
             self._ask_all(step) if self._is_first(step) else self._ask(slot, step)
             done = self._heard(slot, step)
@@ -66,38 +71,41 @@ class Listings:
         return done if mark == self._mark(slot) else {}
 
     def _is_fresh(self, slot: int, step: str) -> bool:
-        asked = self._asked.get((os.getpid(), slot, step), -_BELIEVED_S)
+        asked = self._asked.get((slot, step), -_BELIEVED_S)
         return time.monotonic() - asked < _BELIEVED_S
 
     def _is_first(self, step: str) -> bool:
         """Tell whether the process that schedules knows nothing of a step yet: it will ask all."""
-        return os.getpid() == self._driver and not any(name == step for _, name in self._done)
+        return not any(name == step for _, name in self._done)
 
     def _ask_all(self, step: str) -> None:
         """Ask all nodes at once, or far away ones would be waited for one after the other."""
         self._fleet.each(range(len(self._fleet)), lambda slot: self._ask(slot, step))
 
-    def _ask(self, slot: int, step: str) -> None:
+    def _ask(self, slot: int, step: str, identities: list[str] | None = None) -> dict[str, int]:
         mark = self._mark(slot)
         try:
             try:
-                listing = self._listing(slot, step)
+                listing = self._listing(slot, step, identities)
             except NodeLost:
                 # Its runtime may have died between two tasks: what is on its disk is still done.
                 self._fleet.revive(slot, wait=False)
-                listing = self._listing(slot, step)
+                listing = self._listing(slot, step, identities)
         except NodeLost:
             self._fleet.drop(slot)
             listing = {}
-        if os.getpid() == self._driver:
-            self._fleet.drop(slot)  # tasks will need what it holds: on ssh nodes, a process there
+        if identities is not None:
+            self._done[slot, step] = (mark, {**self._heard(slot, step), **listing})
+            return listing
+        self._fleet.drop(slot)  # tasks will need what it holds: on ssh nodes, a process there
         self._done[slot, step] = (mark, listing)
-        self._asked[os.getpid(), slot, step] = time.monotonic()
+        self._asked[slot, step] = time.monotonic()
+        return listing
 
-    def _listing(self, slot: int, step: str) -> dict[str, int]:
+    def _listing(self, slot: int, step: str, identities: list[str] | None) -> dict[str, int]:
         channel = self._fleet.channel(slot)
-        answer = channel.one({"op": "list", "steps": [step]}, "listing")
-        return dict(answer["steps"][step])
+        message = {"op": "list", "steps": [step], "ids": identities}
+        return dict(channel.one(message, "listing")["steps"][step])
 
 
 class NodeTarget(luigi.Target):

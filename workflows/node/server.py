@@ -8,7 +8,7 @@ operations of a session are answered in order; the events of a `run` come as its
 operation  fields                                          answered by
 =========  ==============================================  =========================================
 ping       n                                               pong: n
-list       steps                                           listing: steps -> {identity: bytes}
+list       steps [, ids]                                   listing: steps -> {identity: bytes}
 history    step                                            history: records, oldest first
 records    step, ids                                       records: those that are done
 need       digests                                         needed: digests that are not here yet
@@ -145,8 +145,9 @@ class Session:
         self.wire.send({"event": "pong", "n": message["n"]})
 
     def op_list(self, message: Message) -> None:
-        """Say which keys are done."""
-        steps = {step: self.runtime.storage.listing(step) for step in message["steps"]}
+        """Say which keys are done, of all or of those asked for."""
+        asked = message.get("ids")
+        steps = {step: self.runtime.storage.listing(step, asked) for step in message["steps"]}
         self.wire.send({"event": "listing", "steps": steps})
 
     def op_history(self, message: Message) -> None:

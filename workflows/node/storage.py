@@ -54,9 +54,14 @@ class Storage:
         """Return where the output of a key is, or would be."""
         return os.path.join(self.root, "data", step, identity, key)
 
-    def listing(self, step: str) -> dict[str, int]:
-        """Return identity -> bytes of every key that is in the ledger and whose file agrees."""
+    def listing(self, step: str, identities: "Optional[list[str]]" = None) -> dict[str, int]:
+        """Return identity -> bytes of the keys that are in the ledger and whose file agrees.
+
+        Of all keys, or of those given.
+        """
         entries = self.ledger(step).entries()
+        if identities is not None:
+            entries = {wanted: entries[wanted] for wanted in identities if wanted in entries}
         return {
             identity: entry.size
             for identity, entry in entries.items()

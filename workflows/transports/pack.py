@@ -55,7 +55,8 @@ class Pack:
         with zipfile.ZipFile(buffer, "w") as archive:
             archive.writestr(zipfile.ZipInfo("__main__.py", _EPOCH), _START)
             for name, path in self._sources.items():
-                archive.writestr(zipfile.ZipInfo(name, _EPOCH), path.read_bytes())
+                source = path.read_bytes()
+                archive.writestr(zipfile.ZipInfo(name, _EPOCH), source, zipfile.ZIP_DEFLATED)
                 archive.writestr(zipfile.ZipInfo(name + "c", _EPOCH), _compiled(name, path))
         return buffer.getvalue()
 
