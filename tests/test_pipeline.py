@@ -117,6 +117,17 @@ def test_stdout_is_the_path_and_the_table_and_all_else_is_on_stderr(taxi: "Place
     assert [line.split()[0] for line in run.err.splitlines() if line][-5:] == list(STEPS)
 
 
+def test_a_task_with_a_typo_is_answered_without_a_traceback(place: "Place") -> None:
+    run = pipeline(place, step="MergeCount")
+
+    assert run.code == 1
+    assert run.err.splitlines()[:2] == [
+        "workflows: No task MergeCount. Did you mean:",
+        "MergeCounts",
+    ]
+    assert "Traceback" not in run.err
+
+
 def test_a_reader_that_has_had_enough_is_no_failure(taxi: "Place") -> None:
     words = taxi.command("luigi", "--module", MODULE, "MergeCounts", "--source", "source")
     script = 'set -o pipefail; "$@" | :'

@@ -11,6 +11,7 @@ from types import TracebackType
 
 from luigi.parameter import UnconsumedParameterWarning
 from luigi.rpc import RPCError
+from luigi.task_register import TaskClassException
 
 from workflows.errors import WorkflowsError
 from workflows.progress import CLEAR
@@ -123,8 +124,8 @@ def _explained(record: logging.LogRecord) -> str:
 def _excepthook(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Do the same for an error that comes before Luigi catches any: a bad value in luigi.cfg."""
-    if isinstance(error, WorkflowsError):
+    """Do the same for what comes before Luigi catches any: a bad value in luigi.cfg, a typo."""
+    if isinstance(error, WorkflowsError | TaskClassException):
         print(f"workflows: {error}", file=sys.stderr)
     else:
         _python_excepthook(kind, error, trace)
