@@ -275,6 +275,6 @@ def asked(keys: Iterable[str], *commands: str) -> Event:
         for n, command in enumerate(commands)
     ]
     work = {"step": "Step", "mode": "map", "spec": "s", "env": {}, "stages": stages}
-    source = {"url": "nowhere", "bytes": 0, "id": "source"}
+    source = {"url": "nowhere", "bytes": 0, "id": "source", "was": ["nowhere", 0, "etag"]}
     items = [{"key": key, "id": key, "inputs": [], "source": source} for key in keys]
     return {"op": "run", "work": work, "keys": items}
