@@ -385,6 +385,27 @@ def test_a_run_under_luigid_fails_and_says_so_as_it_does_without(
     assert "Warning" not in run.err
 
 
+def step(**parameters: Any) -> Any:
+    from workflows.tasks import Select
+
+    kind: Any = Select  # Luigi's types do not know the parameters of a base class
+    return kind(**parameters)
+
+
+@pytest.mark.parametrize(
+    "hidden", [{"fleet": "local:9"}, {"pattern": "x"}, {"checkpoint": "x"}, {"dataset": "x"}]
+)
+def test_tasks_that_differ_in_what_is_not_shown_are_still_two(hidden: dict[str, str]) -> None:
+    one, other = step(), step(**hidden)
+
+    assert one != other
+    assert one.task_id != other.task_id
+
+
+def test_a_task_is_the_same_whether_its_steps_are_fused_or_not() -> None:
+    assert step(fuse=True) == step(fuse=False)
+
+
 # -- while a run goes on ---------------------------------------------------------------------------
 
 

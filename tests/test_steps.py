@@ -484,3 +484,14 @@ def test_a_damaged_checkpoint_is_not_brought_back_as_if_it_were_whole(place: "Pl
     assert "damaged" in again.err
     assert no_traceback(again)
     assert place.outputs("Kept") == {}
+
+
+def test_a_flag_overrules_a_switch_that_is_set_both_ways(place: "Place") -> None:
+    place.module(MAPS)
+    machines(place)
+
+    fused = place.luigi("Mapped", "--fuse", WORKFLOWS_FUSE="false")
+    unfused = place.luigi("Inputs", "--fuse", "false", WORKFLOWS_FUSE="true")
+
+    assert "Mapped (fused)" in fused.err
+    assert (unfused.code, "(fused)" in unfused.err, len(place.outputs("Inputs"))) == (0, False, 2)

@@ -1,10 +1,7 @@
 """The parameters that all steps have, and which of them luigid shows."""
 
-from typing import Any
-
 import luigi
 from luigi.parameter import ParameterVisibility
-from luigi.task import task_id_str
 
 from workflows.config import settings
 
@@ -49,8 +46,12 @@ class StepParameters(luigi.Task):
         visibility=ParameterVisibility.HIDDEN,
     )
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # Luigi's own id leaves hidden parameters out: tasks of two fleets would be one to luigid.
-        params = self.to_str_params(only_significant=True)
-        self.task_id = task_id_str(self.get_task_family(), params)
+    def to_str_params(
+        self, only_significant: bool = False, only_public: bool = False
+    ) -> dict[str, str]:
+        """Return the parameters as text; for the task's id, which Luigi makes of public ones, all.
+
+        Without those that are not shown, tasks of two fleets would be one task to luigid.
+        """
+        found: dict[str, str] = super().to_str_params(only_significant)
+        return found
