@@ -100,7 +100,8 @@ def test_every_exit_code_of_luigi_cfg_is_described() -> None:
 
 
 def test_everything_that_a_step_may_state_is_described() -> None:
-    stated = {name for name in inspect.get_annotations(Step) if name != "mode"} | {"command"}
+    stated = {name for name in inspect.get_annotations(Step) if name != "mode"}
+    stated |= {"command", "pip"}  # properties, which a step may state as attributes
 
     described = re.findall(r"^\| `(\w+)` \| ", section(README, "## How to write a pipeline"), re.M)
 
