@@ -52,9 +52,10 @@ def spread(place: "Place", step: str, nodes: int) -> float:
 
 
 def run_script(*words: str, data: bytes, cwd: pathlib.Path) -> "subprocess.CompletedProcess[bytes]":
-    return subprocess.run(
-        [sys.executable, "-I", "-S", str(SCRIPT), *words], input=data, cwd=cwd, capture_output=True
-    )
+    scripts = [str(SCRIPT.parent), str(ROOT / "workflows" / "scripts")]
+    argv = [sys.executable, "-S", "-m", SCRIPT.stem, *words]
+    environ = {"PYTHONPATH": ":".join(scripts)}
+    return subprocess.run(argv, input=data, cwd=cwd, capture_output=True, env=environ)
 
 
 def test_the_readme_shows_what_comes_out(tmp_path: pathlib.Path) -> None:

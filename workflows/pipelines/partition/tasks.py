@@ -40,7 +40,7 @@ class Partition(ByPassengers, MapToN):
     """The rides of one month, a file for each number of passengers and part of the rides."""
 
     upstream = Select
-    files = ("scripts/partition_rows.py",)
+    files = ("scripts/partition_rows.py", "../../scripts/csv_rows.py")
     laws = ("rows_in = rows_out + rows_rejected", "rows_in = input.rows_out")
     balanced = True
 
@@ -56,7 +56,7 @@ class Partition(ByPassengers, MapToN):
         if self.files_each < 0:
             raise UsageError(f"--files-each {self.files_each} must be at least 1; 0: one per node")
         files = self.files_each or len(self.nodes)
-        return f"python3 partition_rows.py {files} {shlex.quote(self.by)} passengers"
+        return f"python3 -m partition_rows {files} {shlex.quote(self.by)} passengers"
 
 
 class PartitionByPassengers(ByPassengers, ListsItsFiles, MapFromN):

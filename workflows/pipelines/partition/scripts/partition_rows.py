@@ -1,6 +1,6 @@
 """The rows of a CSV file, spread over files by the whole number in one column and by their hash.
 
-    python3 partition_rows.py FILES COLUMN NAME < FILE
+    python3 -m partition_rows FILES COLUMN NAME < FILE
 
 Promise: each row whose COLUMN holds a whole number N (1.0 is 1) is written, unchanged and without
 the header, to one of the FILES files NAME_N_000.csv, NAME_N_001.csv, ...; the names of the files
@@ -9,11 +9,12 @@ is in depends on the row alone, so the same input makes the same files, whenever
 Metrics: rows_in = rows_out + rows_rejected.
 """
 
-import os
 import re
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+
+from csv_rows import fail, metrics, normal, records
 
 HELD = 1 << 24  # bytes of rows held back, so that a file is opened once for many rows
 MOST_VALUES = 1000
@@ -36,7 +37,7 @@ def main(files: int, column: str, name: str) -> None:
         try:
             number = number_in(row, place, numbers)
         except Rejected:
-            rejected += row not in (b"\n", b"\r\n")
+            rejected += 1
             continue
         held.setdefault((number, zlib.crc32(row) % files), []).append(row)
         rows_out += 1
@@ -49,29 +50,11 @@ def main(files: int, column: str, name: str) -> None:
     metrics(rows_in=rows_out + rejected, rows_out=rows_out, rows_rejected=rejected)
 
 
-def records(lines: "Iterable[bytes]") -> "Iterator[bytes]":
-    """Yield records, each ending in a newline; a quoted newline does not end one."""
-    held = b""
-    for line in lines:
-        if held or b'"' in line:
-            held += line
-            if held.count(b'"') % 2:
-                continue
-            line, held = held, b""  # noqa: PLW2901 - one record
-        yield line if line.endswith(b"\n") else line + b"\n"
-    if held:
-        fail(f"the quote before the end of the input is never closed: {held[:80]!r}", 4)
-
-
 def place_of(column: bytes, header: bytes) -> int:
     names = [normal(name) for name in header.split(b",")]
     if header and names.count(normal(column)) != 1:
         fail(f"not one column {column.decode()!r} in the header: {header.decode('latin-1')!r}", 3)
     return names.index(normal(column)) if header else 0
-
-
-def normal(name: bytes) -> bytes:
-    return name.removeprefix(b"\xef\xbb\xbf").strip(b' \t\r\n"').lower()
 
 
 def number_in(row: bytes, place: int, numbers: "dict[bytes, str]") -> str:
@@ -110,18 +93,6 @@ def flush(held: Buckets, name: str) -> "Iterator[str]":
             file.writelines(rows)
         yield path
     held.clear()
-
-
-def metrics(**numbers: int) -> None:
-    path = os.environ.get("WORKFLOWS_METRICS")
-    if path:
-        with open(path, "a", encoding="ascii") as file:
-            file.writelines(f"{name}={number}\n" for name, number in numbers.items())
-
-
-def fail(message: str, status: int) -> None:
-    print(f"partition_rows: {message}", file=sys.stderr)
-    sys.exit(status)
 
 
 if __name__ == "__main__":
