@@ -38,7 +38,9 @@ def classifier_of(name: str) -> Any:
     try:
         return importlib.import_module(name).classify
     except ModuleNotFoundError as error:
-        fail(f"{error.name} is not installed on this node: python3 -m pip install {error.name}", 3)
+        return fail(
+            f"{error.name} is not installed on this node: python3 -m pip install {error.name}", 3
+        )
 
 
 def classified(
@@ -65,7 +67,7 @@ def frame_of(header: bytes, rows: "list[bytes]") -> Any:
             text, dtype=str, na_filter=False, index_col=False, encoding_errors="surrogateescape"
         )
     except pd.errors.ParserError as error:
-        fail(f"not a table: {error}", 4)
+        return fail(f"not a table: {error}", 4)
     if len(frame) != len(rows):
         fail(f"pandas sees {len(frame)} rows where there are {len(rows)}", 4)
     return frame.fillna("")  # of rows that are cut short
