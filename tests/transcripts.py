@@ -3,8 +3,9 @@
 A page shows a session as a fenced block called ``console``: a line ``$ COMMAND`` (a following line
 that starts with ``> `` goes on with it), then what it prints on stdout. Within the output, ``...``
 stands for anything, on a line of its own for any number of lines. Blocks run in their order, in one
-directory, each command by a bash of its own. A fenced block ``python name=FILE`` is written to that
-file. A block called ``console not-run`` is only read by people.
+directory, each command by a bash of its own. A fenced block of any kind with ``name=FILE`` is
+written to that file. A block ``console needs=VERB`` is run where workflows has that verb, one
+called ``console not-run`` is only read by people.
 """
 
 import os
@@ -14,6 +15,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from typing import NamedTuple
+
+from workflows.cli import VERBS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "samples" / "taxi"
@@ -47,6 +50,11 @@ def commands(text: str) -> Iterator[Shown]:
         more = next((n for n, line in enumerate(lines[1:], 1) if line[:2] != "> "), len(lines))
         command = "\n".join([lines[0], *(line[2:] for line in lines[1:more])])
         yield Shown(command, "".join(line + "\n" for line in lines[more:]))
+
+
+def is_run(block: Block) -> bool:
+    """Tell whether the commands of a block can be run here."""
+    return block.about.removeprefix("needs=") in ("", *VERBS)
 
 
 def matches(shown: str, printed: str) -> bool:
@@ -87,9 +95,9 @@ class Checkout:
     def follow(self, page: pathlib.Path) -> None:
         """Do all that a page says, and assert that it is what comes out."""
         for block in blocks(page):
-            if block.kind == "python" and block.about.startswith("name="):
+            if block.about.startswith("name="):
                 (self.path / block.about.removeprefix("name=")).write_text(block.text)
-            elif block.kind == "console" and block.about != "not-run":
+            elif block.kind == "console" and is_run(block):
                 for shown in commands(block.text):
                     self.run(shown)
 
