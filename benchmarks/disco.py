@@ -1,7 +1,7 @@
 """Counting words: a job in plain Python, the same under mrjob's local runner, and a shell pipe.
 
-``python -m benchmarks.disco --mrjob /path/to/python``; that Python must have mrjob, which is left out
-without it. Try it small: ``--megabytes 1 --rounds 1``.
+``python -m benchmarks.disco --mrjob /path/to/python``; that Python must have mrjob, which is left
+out without it. Try it small: ``--megabytes 1 --rounds 1``.
 """
 
 import argparse
