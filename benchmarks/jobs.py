@@ -115,8 +115,8 @@ class Floor(NamedTuple):
         passes.append(f'cd "$OUT/Shuffle/$0"; exec < "$OUT/GroupCount/$0"; {shuffle}')
         lines = ["set -euo pipefail", "(cd Shuffle; exec xargs -0 mkdir) < names"]
         for each in passes:
-            each = f"export filename=$0; {each}"
-            argv = ["xargs", "-0", "-n", "1", "-P", str(self.processes), *BASH, each]
+            named = f"export filename=$0; {each}"
+            argv = ["xargs", "-0", "-n", "1", "-P", str(self.processes), *BASH, named]
             lines.append(shlex.join(argv) + " < names > pieces")
         lines.append('find "$OUT/Shuffle" -type f | sort > paths')
         lines.append(shlex.join([*BASH, merge]) + ' < paths > "$OUT/MergeCounts/results"')

@@ -6,6 +6,7 @@ import pathlib
 import random
 
 import pytest
+from signed_urls import SignedObjects
 
 from workflows import dataset
 from workflows.dataset import SourceKey, list_source, load, place
@@ -256,3 +257,57 @@ def test_skew_is_the_fullest_slot_over_the_mean() -> None:
 
     assert dataset.Dataset("s", "*", 2, keys, (0, 1)).skew == pytest.approx(1.5)
     assert dataset.Dataset("s", "*", 2, keys, (0, 0)).skew == pytest.approx(2.0)
+
+
+# -- signed URLs -----------------------------------------------------------------------------------
+
+
+def test_a_signed_url_is_asked_for_by_get_and_its_signature_is_no_part_of_what_it_is(
+    tmp_path: pathlib.Path,
+) -> None:
+    (tmp_path / "a.gz").write_bytes(b"12345")
+    (tmp_path / "empty.gz").write_bytes(b"")
+    source = tmp_path / "urls"
+
+    with SignedObjects(tmp_path) as objects:
+        found = []
+        for _ in range(2):
+            source.write_text(f"{objects.sign('a.gz')}\n{objects.sign('empty.gz')}\n")
+            found.append(list_source(str(source), "*"))
+
+    assert [(key.name, key.size) for key in found[0]] == [("a.gz", 5), ("empty.gz", 0)]
+    assert [key.identity for key in found[0]] == [key.identity for key in found[1]]
+    assert [key.url for key in found[0]] != [key.url for key in found[1]]
+
+
+def test_no_signature_is_kept(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.gz").write_bytes(b"12345")
+    source = tmp_path / "urls"
+
+    with SignedObjects(tmp_path) as objects:
+        source.write_text(objects.sign("a.gz"))
+        load(str(source), "*", 2, DirectoryStore(str(tmp_path / "store")))
+
+    kept = [path.read_text() for path in (tmp_path / "store").rglob("*.json")]
+    assert len(kept) == 1
+    assert "/a.gz" in kept[0]
+    assert "Signature" not in kept[0]
+
+
+def test_a_signature_that_has_expired_says_so_and_shows_none(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.gz").write_bytes(b"12345")
+    source = tmp_path / "urls"
+
+    with SignedObjects(tmp_path) as objects:
+        source.write_text(objects.sign("a.gz"))
+        objects.expire()
+        with pytest.raises(SourceError) as caught:
+            list_source(str(source), "*")
+
+    assert "a.gz answers 403 Forbidden: has its signature expired" in str(caught.value)
+    assert "Signature=" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["https://h/k?policy=1&expires=2", "/a/b?Signature", "https://h/k"])
+def test_a_url_that_is_not_signed_is_kept_as_it_is(url: str) -> None:
+    assert dataset.unsigned(url) == url

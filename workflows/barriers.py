@@ -48,11 +48,11 @@ def deliver(step: "MapToN") -> None:
     # Not the manifest's slots: it may be of a fleet of another size, or of nodes long gone.
     made_on = {key.identity: key.slot for key in step.keys() or []}
     by_slot: dict[int, list[Piece]] = {}
-    for piece in pieces_of(manifest, step.name, len(step.nodes)):
+    pieces = pieces_of(manifest, step.name, len(step.nodes), balanced=step.balanced)
+    for piece in pieces:
         by_slot.setdefault(piece.key.slot, []).append(piece)
 
     def bring(slot: int) -> list[Event]:
-        pieces = by_slot[slot]
         items = [
             {
                 "key": piece.key.name,
@@ -62,7 +62,7 @@ def deliver(step: "MapToN") -> None:
                 "share": True,
                 "path": _piece_path(step, piece, made_on[piece.maker.identity]),
             }
-            for piece in pieces
+            for piece in by_slot[slot]
         ]
         message = {"op": "bring", "step": step.ledger, "items": items}
         return [event for event in step.nodes.channel(slot).ask(message, "ran") if "key" in event]
@@ -73,9 +73,9 @@ def deliver(step: "MapToN") -> None:
         failures = [event for event in events if event["event"] == "failed"]
         if failures:
             raise KeysFailed(step.nodes.nodes[slot].name, len(events) - len(failures), failures)
-    pieces = sum(map(len, by_slot.values()))
-    run.log().add(what="delivered", step=step.name, pieces=pieces)
-    tell(step, f"{pieces} pieces delivered to the nodes that own their names")
+    count = sum(map(len, by_slot.values()))
+    run.log().add(what="delivered", step=step.name, pieces=count)
+    tell(step, f"{count} pieces delivered to the nodes that own their names")
 
 
 def _piece_path(step: "MapToN", piece: Piece, slot: int) -> str:

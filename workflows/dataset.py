@@ -12,11 +12,13 @@ import itertools
 import json
 import os
 import posixpath
+import re
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Mapping
+from email.message import Message
 from typing import NamedTuple
 
 from workflows import s3
@@ -27,6 +29,16 @@ from workflows.store import Store
 IMBALANCE = 1.1
 _TIMEOUT_S = 30
 _PROBES = 16
+# 403 is also what some hosts answer to too many requests: worth another try.
+_PASSING = (403, 429, 500, 502, 503, 504)
+_REFUSED = " (too many requests, or no such file)"
+_EXPIRED = ": has its signature expired, or is it not for GET? Sign the URLs again"
+# In the query of a URL that is signed for a while: by S3 (new and old), CloudFront or GCS.
+_SIGNED = re.compile(r"[?&-]signature=", re.IGNORECASE)
+_SIGNS = re.compile(
+    r"x-amz-|x-goog-|(awsaccesskeyid|googleaccessid|key-pair-id|policy|signature|expires)=",
+    re.IGNORECASE,
+)
 
 
 class SourceKey(NamedTuple):
@@ -40,7 +52,12 @@ class SourceKey(NamedTuple):
     @property
     def identity(self) -> str:
         """Return what stands for the content of the source key."""
-        return digest_of([self.url, self.size, self.etag])
+        return digest_of([self.unsigned, self.size, self.etag])
+
+    @property
+    def unsigned(self) -> str:
+        """Return the URL as it may be kept: without what signs it, which is new every time."""
+        return unsigned(self.url)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +129,10 @@ def load(url: str, pattern: str, slots: int, store: Store) -> Dataset:
     dataset = Dataset(url, pattern, slots, tuple(keys), tuple(place(keys, slots, before)))
     name = f"{folder}/{dataset.digest}.json"
     if store.read(name) is None:
-        lines = [[*key, slot] for key, slot in zip(keys, dataset.placed, strict=True)]
+        lines = [
+            [*key._replace(url=key.unsigned), slot]
+            for key, slot in zip(keys, dataset.placed, strict=True)
+        ]
         text = json.dumps({"source": url, "pattern": pattern, "slots": slots, "keys": lines})
         store.create(name, [text.encode("ascii")])
     return dataset
@@ -287,26 +307,52 @@ def _probed(url: str) -> SourceKey:
     return SourceKey(check_name(name), url, int(length) if length else None, etag)
 
 
-def _head(url: str, tries: int = 4) -> Mapping[str, str]:
+def _head(url: str, tries: int = 4) -> Message:
+    is_signed = unsigned(url) != url
     request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - http(s) only, see callers
+    if is_signed:  # for GET, as a rule: the first byte comes with all that HEAD would say
+        request = urllib.request.Request(url, headers={"Range": "bytes=0-0"})  # noqa: S310
     for attempt in range(tries):
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
-                headers: Mapping[str, str] = answer.headers
-                return headers
+                return _whole(answer.headers)
         except urllib.error.HTTPError as error:
-            # 403 is also what some hosts answer to too many requests: worth another try.
-            if error.code not in (403, 429, 500, 502, 503, 504) or attempt == tries - 1:
-                hint = " (too many requests, or no such file)" if error.code == 403 else ""
-                raise SourceError(
-                    f"{_shown(url)} answers {error.code} {error.reason}{hint}"
-                ) from error
+            error.close()
+            if error.code == 416:
+                return _whole(error.headers)  # there is no first byte: it is empty
+            is_refused = is_signed and error.code in (400, 403)
+            if is_refused or error.code not in _PASSING or attempt == tries - 1:
+                hint = _EXPIRED if is_refused else _REFUSED if error.code == 403 else ""
+                said = f"{_shown(url)} answers {error.code} {error.reason}{hint}"
+                raise SourceError(said) from error
             time.sleep(_wait_s(error.headers.get("Retry-After"), attempt))
         except OSError as error:
             if attempt == tries - 1:
                 raise SourceError(f"{_shown(url)} cannot be reached: {error}") from error
             time.sleep(_wait_s(None, attempt))
     raise AssertionError("unreachable")
+
+
+def _whole(headers: Message) -> Message:
+    """Return the headers as if all bytes had been asked for, not the first."""
+    total = headers.get("Content-Range", "").rpartition("/")[2]
+    if total.isdecimal():
+        del headers["Content-Length"]
+        headers["Content-Length"] = total
+    return headers
+
+
+def unsigned(url: str) -> str:
+    """Return a URL without the parts of its query that sign it for a while.
+
+    >>> unsigned("https://b.s3.amazonaws.com/k.gz?versionId=7&X-Amz-Expires=60&X-Amz-Signature=ab")
+    'https://b.s3.amazonaws.com/k.gz?versionId=7'
+    """
+    if not _SIGNED.search(url):
+        return url
+    place, _, query = url.partition("?")
+    kept = [part for part in query.split("&") if not _SIGNS.match(part)]
+    return f"{place}?{'&'.join(kept)}" if kept else place
 
 
 def _fetch_text(url: str) -> str:

@@ -7,7 +7,7 @@ that a 1:n step makes are not known before it has run; they come from its manife
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from workflows.dataset import Dataset, SourceKey
+from workflows.dataset import Dataset, SourceKey, place
 from workflows.keys import digest_of, group_name, group_of, identity_of, node_for
 
 PIECES = ".pieces"
@@ -84,15 +84,26 @@ class Piece(NamedTuple):
     maker: Input
 
 
-def pieces_of(manifest: dict[str, Any], step: str, slots: int) -> list[Piece]:
-    """Return the pieces that a 1:n step's manifest lists, each with the slot that owns its name."""
+def pieces_of(
+    manifest: dict[str, Any], step: str, slots: int, *, balanced: bool = False
+) -> list[Piece]:
+    """Return the pieces that a 1:n step's manifest lists, each with the slot that owns its name.
+
+    With `balanced` the names are spread by what they weigh, all pieces of a name together.
+    """
     pieces = []
     for name, identity, _, parts in manifest["keys"]:
         for part, size, crc in parts:
             full = f"{name}/{part}"
             key = Key(full, digest_of([identity, part]), node_for(part, slots))
             pieces.append(Piece(key, size, crc, Input(step, identity, name)))
-    return pieces
+    if not balanced:
+        return pieces
+    placed = place([SourceKey(p.key.name, "", p.size, p.crc) for p in pieces], slots, {})
+    return [
+        piece._replace(key=piece.key._replace(slot=slot))
+        for piece, slot in zip(pieces, placed, strict=True)
+    ]
 
 
 def shards_of(keys: Sequence[Key], slots: int, *, key_tasks: int, shards: int) -> list[Shard]:

@@ -362,9 +362,13 @@ class MapToN(Step):
     Each file becomes a key ``<input>/<file>`` on the node that owns its name. The command must make
     the same files again when it is run again. As a Luigi task the whole step is the barrier: it
     moves the files from node to node once all are made.
+
+    `balanced` spreads the files by size: the few names that a partition makes would fall on few
+    nodes by their hashes. A numeric prefix still decides alone.
     """
 
     mode = "to_n"
+    balanced: ClassVar[bool] = False
 
     @property
     def ledger(self) -> str:
@@ -382,7 +386,9 @@ class MapToN(Step):
             manifest = self.manifest()
             if manifest is None:
                 return None
-            whole.__dict__["_pieces"] = pieces_of(manifest, self.name, len(self.nodes))
+            whole.__dict__["_pieces"] = pieces_of(
+                manifest, self.name, len(self.nodes), balanced=self.balanced
+            )
         found: list[Piece] = whole.__dict__["_pieces"]
         return found
 

@@ -1,0 +1,1 @@
+"""Jobs of a mapper, a combiner and a reducer in plain Python."""

@@ -1,0 +1,47 @@
+"""What a pipeline whose result is files prints at its end: where they are, and how large."""
+
+import sys
+from typing import Any, TextIO
+
+import luigi
+
+from workflows import run
+from workflows.steps import Step
+from workflows.targets import CheckpointTarget
+
+
+class ListsItsFiles(Step):
+    """A durable step that prints its files on stdout once they are all there."""
+
+    durable = True
+
+    def on_success(self) -> str | None:
+        """Print the files, once the whole step is done."""
+        if not self.shard:
+            _show(self)
+        return None
+
+
+@luigi.Task.event_handler(luigi.Event.DEPENDENCY_PRESENT)  # type: ignore[untyped-decorator]
+def _already_done(task: Any) -> None:
+    """Print the files of a run that found them done already."""
+    if isinstance(task, ListsItsFiles) and not task.shard:
+        _show(task)
+
+
+def _show(step: Step) -> None:
+    run.log().add(what="result", step=step.name, identity=step.identity, checkpoint=step.checkpoint)
+    show(step.checkpointed)
+
+
+def show(target: CheckpointTarget, out: TextIO | None = None) -> None:
+    """Print where the files of a checkpoint are, then the bytes and name of each."""
+    stream = out or sys.stdout
+    parts = (target.manifest() or {})["parts"]
+    width = max((len(str(part["bytes"])) for part in parts), default=0)
+    for number, part in enumerate(parts):
+        folder, _, name = target.store.locate(part["object"]).rpartition("/")
+        if not number:
+            print(folder, file=stream)
+        print(f"{part['bytes']:>{width}}  {name}", file=stream)
+    stream.flush()

@@ -1,0 +1,1 @@
+"""Taxi rides, arranged by their number of passengers instead of by month."""
