@@ -26,7 +26,8 @@ def bring(storage: Storage, step: str, item: dict[str, Any]) -> Record:
             raise KeyFailed(f"damaged: {found} is not {(item['bytes'], item['crc'])}", step)
         record = {name: item[name] for name in ("key", "id", "bytes", "crc")}
         record.update({name: item[name] for name in item if name in ("spec", "inputs", "totals")})
-        return storage.publish(step, tmp, dict(record, metrics={"bytes_out": item["bytes"]}))
+        record["metrics"] = {"bytes_out": item["bytes"]}
+        return storage.publish(step, tmp, record, by_name=item.get("by_name", False))
     except OSError as error:
         raise KeyFailed(f"could not be brought: {error}", step) from error
     finally:

@@ -21,6 +21,8 @@ drop       step, ids, why                                  dropped: count
 steps      --                                              steps: names, orphans, bytes
 =========  ==============================================  =========================================
 
+The verbs have further operations of their own: ``verbs.py``.
+
 Anything that cannot be answered comes back as ``error`` with a ``why``; the session goes on.
 """
 
@@ -35,6 +37,7 @@ from typing import Any, Callable, NamedTuple
 from workflows.node import bring
 from workflows.node.processes import Groups
 from workflows.node.storage import Storage, checksum, tree_size
+from workflows.node.verbs import VerbOperations
 from workflows.node.watchdog import MARK
 from workflows.node.wire import Wire
 from workflows.node.work import KeyFailed, KeyRun, Stage, Work
@@ -47,6 +50,7 @@ class Slots:
     """S threads that take what is to be run from one queue, whatever session it came from."""
 
     def __init__(self, count: int) -> None:
+        self.count = count
         self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         for _ in range(count):
             threading.Thread(target=self._serve, daemon=True).start()
@@ -68,11 +72,12 @@ class Runtime(NamedTuple):
     env: dict[str, str]
 
 
-class Session:
+class Session(VerbOperations):
     """One connection, served to its end."""
 
     def __init__(self, runtime: Runtime, wire: Wire) -> None:
         self.runtime, self.wire = runtime, wire
+        self.storage, self.env, self.slots = runtime.storage, runtime.env, runtime.slots.count
         self.groups = Groups()
 
     def serve(self) -> None:
@@ -87,6 +92,7 @@ class Session:
             return  # the other side is gone, or is no driver: nobody is left to tell
         finally:
             self.groups.cancel()
+            self.let_go()
             with contextlib.suppress(OSError):
                 self.wire.close()
 
