@@ -22,7 +22,11 @@ def plan(step: "Step", missing: Iterable[Key]) -> None:
         before = len(names)
         names.update(key.identity for key in missing)
         if len(names) > before:
-            about = {"module": step.__module__, "params": step.whole.to_str_params()}
+            about = {
+                "module": step.__module__,
+                "task": type(step).__name__,
+                "params": step.whole.to_str_params(),
+            }
             run.log().add(what="planned", step=step.name, keys=len(names), **about)
 
 
@@ -62,6 +66,7 @@ def retried(
             next_step = "trying again" if attempt < retries else "giving up"
             run.logger.warning("%s; %s %s: %s", lost, step.name, step.shard, next_step)
             if attempt == retries:
+                run.log().add(what="lost", node=lost.node)
                 raise
             slot = step.nodes.slot_of(lost.node)
     return None
@@ -82,7 +87,7 @@ def _run_once(step: "Step", shard: Shard, report: TaskReport) -> None:
         return
     for stages, keys in _by_start(step, missing):
         channel.ship({digest: data for s in stages for digest, data in s.shipped.values()})
-        message = {"op": "run", "work": _work(stages), "keys": [_item(k, s) for k, s in keys]}
+        message = {"op": "run", "work": _work(stages), "keys": [_item(step, k, s) for k, s in keys]}
         for event in channel.ask(message, "ran"):
             report.take(event)
     listings.forget()
@@ -136,9 +141,11 @@ def _work(stages: "list[Step]") -> dict[str, Any]:
     }
 
 
-def _item(key: Key, first: Key) -> dict[str, Any]:
+def _item(step: "Step", key: Key, first: Key) -> dict[str, Any]:
     """Return what a node needs to know of one key: its name and identity, and where it starts."""
     item: dict[str, Any] = {"key": key.name, "id": key.identity, "inputs": first.inputs}
+    if step.by_name:
+        item["by_name"] = True
     if first.source is not None:
         source = first.source
         item["source"] = {"url": source.url, "bytes": source.size, "id": source.identity}

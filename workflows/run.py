@@ -18,7 +18,7 @@ from workflows.dataset import Dataset, load
 from workflows.errors import WorkflowsError
 from workflows.fleet import Fleet, open_fleet
 from workflows.progress import CLEAR, Progress
-from workflows.runlog import RunLog, Totals, on_terminal
+from workflows.runlog import RunLog, Totals, on_terminal, read_lines
 from workflows.store import Store, open_store
 from workflows.targets import Listings
 
@@ -93,6 +93,11 @@ def begin() -> None:
 def is_driver() -> bool:
     """Tell whether this is the process that schedules, not one that it forked."""
     return os.getpid() == _driver[0]
+
+
+def lost_nodes() -> list[str]:
+    """Return the nodes that were lost more often in this run than is retried."""
+    return [line["node"] for _, line in read_lines(log().path) if line["what"] == "lost"]
 
 
 def close() -> None:

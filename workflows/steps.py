@@ -72,6 +72,8 @@ class Step(luigi.Task):
     laws: ClassVar[Sequence[str]] = ()
     total_laws: ClassVar[Sequence[str]] = ()
     durable: ClassVar[bool] = False
+    # Whether a key's name is taken once, whatever made it; and inputs are compared before each use.
+    by_name: ClassVar[bool] = False
     timeout_s: float = settings().timeout_s
 
     @classmethod

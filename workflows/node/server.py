@@ -242,6 +242,8 @@ class Session(VerbOperations):
         self, step: str, item: Message, run: Callable[[Message], Message], event: str
     ) -> Message:
         failed = {"event": "failed", "key": item["key"], "id": item["id"], "step": step}
+        if item.get("by_name"):
+            failed["by_name"] = True
         try:
             record = run(item)
         except KeyFailed as failure:

@@ -1,0 +1,88 @@
+"""What ``map``, ``map-to-n`` and ``map-from-n`` share: a Luigi run of one step of `adhoc`."""
+
+import argparse
+import logging
+import sys
+from typing import TYPE_CHECKING
+
+from workflows import fleetkeys
+from workflows.config import settings
+from workflows.errors import Busy
+from workflows.keys import node_for
+from workflows.verbs.onfleet import add_fleet, say
+
+if TYPE_CHECKING:
+    from workflows.adhoc import Adhoc
+
+
+def add_map(parser: argparse.ArgumentParser) -> None:
+    """Add a map's arguments."""
+    parser.add_argument("source", metavar="IN", help="step/dir/, or a glob: 'step/*/00[12]_*'")
+    parser.add_argument("target", metavar="OUT", help="step/dir/")
+    parser.add_argument("command", metavar="CMD", help="what bash runs for each key")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=settings().timeout_s,
+        metavar="SECONDS",
+        help="for one key; 0: as long as it takes (luigi.cfg's)",
+    )
+    add_fleet(parser)
+
+
+def run_map(kind: str, arguments: argparse.Namespace) -> int:
+    """Run a map; return 0 if all is done, 1 if keys failed, 3 if nodes were lost.
+
+    Raises:
+        Busy: another map writes to the same place.
+    """
+    source, target = _bare(arguments.source), _bare(arguments.target)
+    fleetkeys.parse_pattern(source)
+    made = fleetkeys.parse_folder(target)
+    from workflows import adhoc, run
+
+    fleet = run.fleet(arguments.fleet)
+    # Held by this session, and so for as long as this process lives.
+    place = fleet.channel(node_for(made.step, len(fleet)))
+    if not place.one({"op": "lock", "name": target}, "locked")["ours"]:
+        raise Busy(f"another map writes to {target} at this moment; wait for it, then try again")
+    step: Adhoc = getattr(adhoc, kind)(
+        source=source,
+        target=target,
+        bash=arguments.command,
+        fleet=arguments.fleet,
+        timeout_s=arguments.timeout,
+    )
+    if step.kept:
+        say(
+            f"{len(step.kept)} keys of {target} are there already, by another command, and are kept;"
+            f" to make all anew: workflows rm -r {target}"
+        )
+    return _run(step)
+
+
+def _run(step: "Adhoc") -> int:
+    import luigi
+    from luigi.execution_summary import LuigiStatusCode
+
+    from workflows import run
+
+    # The command's own handler prints; Luigi would add another, and every line would come twice.
+    options: dict[str, object] = {"no_configure_logging": True}
+    logging.getLogger("luigi-interface").setLevel(logging.WARNING)
+    if not luigi.configuration.get_config().has_option("core", "local_scheduler"):
+        options["local_scheduler"] = True  # no luigi.cfg: no luigid either
+    try:
+        result = luigi.build([step], detailed_summary=True, **options)
+    except KeyboardInterrupt:
+        print("interrupted: what is done is kept, run the same again to go on", file=sys.stderr)
+        return 130
+    done = (LuigiStatusCode.SUCCESS, LuigiStatusCode.SUCCESS_WITH_RETRY)
+    if result.status in done:
+        return 0
+    return 3 if run.lost_nodes() else 1
+
+
+def _bare(text: str) -> str:
+    """Return a name without its scheme: it is the same task, however it is written."""
+    return text.partition("://")[2] if fleetkeys.is_on_fleet(text) else text
