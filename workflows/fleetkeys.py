@@ -1,4 +1,4 @@
-"""Keys on a fleet by their names, as the verbs see them: ``step/dir/name``, wherever they came from.
+"""Keys on a fleet by their names, ``step/dir/name``, as the verbs see them.
 
 A name belongs to one key: it cannot be written again before it is removed. Pure names first, then
 what is asked of nodes. Nothing here knows Luigi: these verbs have to start quickly.
@@ -52,17 +52,23 @@ def is_on_fleet(text: str) -> bool:
     return _SCHEME.match(text) is not None
 
 
+def bare(text: str) -> str:
+    """Return a name without its scheme: it is the same key, however it is written."""
+    return _SCHEME.sub("", text, count=1)
+
+
 def parse(text: str) -> Name:
     """Return what ``step/dir/name``, with or without ``fleet://`` before it, stands for.
 
-    >>> parse("fleet://rides/2018/000_a"), parse("rides"), parse("s4://rides/d/")
-    (Name(step='rides', rest='2018/000_a'), Name(step='rides', rest=''), Name(step='rides', rest='d/'))
+    >>> parse("fleet://rides/2018/000_a"), parse("s4://rides/d/")
+    (Name(step='rides', rest='2018/000_a'), Name(step='rides', rest='d/'))
+    >>> parse("rides")
+    Name(step='rides', rest='')
 
     Raises:
         KeyNameError: no key can be called that.
     """
-    bare = _SCHEME.sub("", text, count=1)
-    step, slash, rest = bare.partition("/")
+    step, _, rest = bare(text).partition("/")
     if not step:
         raise KeyNameError(text, "it begins with no step; write step/dir/name")
     if step in (".", "..") or step.startswith(("_", "-")) or "\n" in step or "\0" in step:
@@ -324,7 +330,9 @@ def remove(fleet: Fleet, step: str, chosen: Callable[[str], bool]) -> int:
     answers = all_of(
         fleet, range(len(fleet)), lambda slot: fleet.channel(slot).one(message, "keys")
     )
-    rows = [(slot, *row) for slot, answer in answers.items() for row in answer["steps"].get(step, ())]
+    rows = [
+        (slot, *row) for slot, answer in answers.items() for row in answer["steps"].get(step, ())
+    ]
     names = {key for _, key, *_, is_made in rows if not is_made and chosen(key)}
     makers = {posixpath.dirname(key) for key in names}
     drops: dict[int, dict[str, list[str]]] = {}

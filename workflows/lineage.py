@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from workflows.dataset import Dataset, SourceKey
-from workflows.keys import PIECES as PIECES
 from workflows.keys import digest_of, group_name, group_of, identity_of, node_for
 
 

@@ -27,9 +27,8 @@ from workflows.config import settings
 from workflows.dataset import Dataset
 from workflows.errors import UsageError, WorkflowsError
 from workflows.fleet import Fleet
-from workflows.keys import digest_of
+from workflows.keys import PIECES, digest_of
 from workflows.lineage import (
-    PIECES,
     Key,
     Piece,
     Shard,

@@ -154,7 +154,7 @@ class VerbOperations:
             step = ledger[: -len(PIECES)] if ledger.endswith(PIECES) else ledger
             if wanted is None or step in wanted:
                 found.setdefault(step, []).extend(self.storage.rows(ledger))
-        self.wire.send({"event": "keys", "steps": {step: rows for step, rows in found.items()}})
+        self.wire.send({"event": "keys", "steps": found})
 
     def op_find(self, message: Message) -> None:
         """Say what is known of one key, if it is here."""
@@ -264,7 +264,12 @@ class VerbOperations:
             )
             self.groups.add(process.pid)
             over = threading.Event()
-            timer = threading.Timer(timeout_s, lambda: (over.set(), kill_group(process.pid)))
+
+            def end() -> None:
+                over.set()
+                kill_group(process.pid)
+
+            timer = threading.Timer(timeout_s, end)
             if timeout_s:
                 timer.start()
             pipes = ((1, process.stdout), (2, process.stderr))

@@ -88,7 +88,9 @@ def _files(top: str) -> Iterator[tuple[str, str]]:
 
 def _refuse_taken(fleet: Fleet, names: list[Name]) -> None:
     """Say which names are taken before anything is sent; the node would refuse each of them."""
-    held = {one.name for step in {n.step for n in names} for one in fleetkeys.every_key(fleet, step)}
+    held = {
+        one.name for step in {n.step for n in names} for one in fleetkeys.every_key(fleet, step)
+    }
     taken = sorted(held.intersection(names))
     if taken:
         more = f" and {len(taken) - 1} more exist" if len(taken) > 1 else " exists"
@@ -132,7 +134,9 @@ def _get_one(fleet: Fleet, source: str, target: str) -> None:
 def _get_tree(fleet: Fleet, source: str, target: str) -> None:
     name = fleetkeys.parse(source)
     prefix = name.rest.rstrip("/") + "/" if name.rest else ""
-    keys = [one for one in fleetkeys.every_key(fleet, name.step) if one.name.rest.startswith(prefix)]
+    keys = [
+        one for one in fleetkeys.every_key(fleet, name.step) if one.name.rest.startswith(prefix)
+    ]
     if not keys:
         raise UsageError(f"there are no keys below {source}; what there is: workflows ls")
     if target in (".", "./"):  # as cp -r does: the directory itself, not what is in it

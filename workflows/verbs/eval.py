@@ -1,4 +1,4 @@
-"""``workflows eval KEY CMD``: a command over one key, on its node; its output is printed, not kept."""
+"""``workflows eval KEY CMD``: a command over one key, where it is; prints what it prints."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""``workflows exec CMD``: a command on every node, its output as it comes, each line with its node."""
+"""``workflows exec CMD``: a command on every node; prints its lines as they come."""
 
 import argparse
 import os

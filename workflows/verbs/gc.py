@@ -5,7 +5,7 @@ import time
 from typing import Any, NamedTuple
 
 from workflows import run as runs
-from workflows.lineage import PIECES
+from workflows.keys import PIECES
 from workflows.runlog import aligned
 from workflows.steps import Step
 from workflows.targets import CheckpointTarget

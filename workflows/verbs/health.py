@@ -19,7 +19,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print ``healthy: node`` or what is wrong; return 3 if a node is lost, 1 if one cannot work."""
+    """Print ``healthy: node``, or what is wrong; return 3 if one is lost, 1 if unfit."""
     with fleetkeys.opened(arguments.fleet) as fleet:
         answers = asked(fleet)
         errors = []

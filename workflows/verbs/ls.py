@@ -22,12 +22,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Print ``date time bytes name`` of every key, or ``PRE name/``; return 1 if there is none."""
     prefix: str = arguments.prefix
     name = fleetkeys.parse(prefix) if prefix else Name("", "")
-    is_step = "/" not in prefix.partition("://")[2] if "://" in prefix else "/" not in prefix
     with fleetkeys.opened(arguments.fleet) as fleet:
-        every = is_step and not arguments.recursive or not prefix
+        by_step = "/" not in fleetkeys.bare(prefix) and not arguments.recursive
+        every = by_step or not prefix
         found, errors = fleetkeys.listing(fleet, None if every else name.step)
     keys = [one for one in found if not one.is_made]
-    if every and not arguments.recursive:
+    if by_step:
         steps = sorted({one.name.step for one in keys if one.name.step.startswith(name.step)})
         lines = [_pre(step) for step in steps]
     elif not prefix:

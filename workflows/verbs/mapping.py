@@ -36,7 +36,7 @@ def run_map(kind: str, arguments: argparse.Namespace) -> int:
     Raises:
         Busy: another map writes to the same place.
     """
-    source, target = _bare(arguments.source), _bare(arguments.target)
+    source, target = fleetkeys.bare(arguments.source), fleetkeys.bare(arguments.target)
     fleetkeys.parse_pattern(source)
     made = fleetkeys.parse_folder(target)
     from workflows import adhoc, run
@@ -55,8 +55,8 @@ def run_map(kind: str, arguments: argparse.Namespace) -> int:
     )
     if step.kept:
         say(
-            f"{len(step.kept)} keys of {target} are there already, by another command, and are kept;"
-            f" to make all anew: workflows rm -r {target}"
+            f"{len(step.kept)} keys of {target} are there already, by another command, and are"
+            f" kept; to make all anew: workflows rm -r {target}"
         )
     return _run(step)
 
@@ -67,11 +67,12 @@ def _run(step: "Adhoc") -> int:
 
     from workflows import run
 
+    config = luigi.configuration.get_config()
     # The command's own handler prints; Luigi would add another, and every line would come twice.
-    options: dict[str, object] = {"no_configure_logging": True}
+    config.set("core", "no_configure_logging", "true")
     logging.getLogger("luigi-interface").setLevel(logging.WARNING)
-    if not luigi.configuration.get_config().has_option("core", "local_scheduler"):
-        options["local_scheduler"] = True  # no luigi.cfg: no luigid either
+    # Without a luigi.cfg there is no luigid either.
+    options = {} if config.has_option("core", "local_scheduler") else {"local_scheduler": True}
     try:
         result = luigi.build([step], detailed_summary=True, **options)
     except KeyboardInterrupt:
@@ -81,8 +82,3 @@ def _run(step: "Adhoc") -> int:
     if result.status in done:
         return 0
     return 3 if run.lost_nodes() else 1
-
-
-def _bare(text: str) -> str:
-    """Return a name without its scheme: it is the same task, however it is written."""
-    return text.partition("://")[2] if fleetkeys.is_on_fleet(text) else text

@@ -8,7 +8,6 @@ from workflows.config import settings
 from workflows.errors import NodeLost, WorkflowsError
 
 
-
 def add_fleet(parser: argparse.ArgumentParser) -> None:
     """Let a verb be told its fleet."""
     parser.add_argument(

@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     # By a temporary name beside it: whoever reads the path meanwhile sees the old file or the new.
     command = (
         f'mkdir -p -- "$(dirname -- {quoted})"; tmp={quoted}.$$.tmp;'
-        f' trap \'rm -f -- "$tmp"\' EXIT;'
+        f" trap 'rm -f -- \"$tmp\"' EXIT;"
         f' install -m {mode:o} -- "$WORKFLOWS_ROOT/files/{digest}" "$tmp"; mv -T -- "$tmp" {quoted}'
     )
     with fleetkeys.opened(arguments.fleet) as fleet:
@@ -46,6 +46,6 @@ def run(arguments: argparse.Namespace) -> int:
 
         answers = fleetkeys.outcomes(fleet, fleetkeys.chosen_slots(fleet, arguments.node), put)
     errors = [answer for answer in answers.values() if isinstance(answer, WorkflowsError)]
-    for error in errors:
-        say(str(error))
+    for failed in errors:
+        say(str(failed))
     return exit_code(errors)

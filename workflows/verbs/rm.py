@@ -15,7 +15,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("names", nargs="+", metavar="KEY", help="step/dir/name; with -r a prefix")
     parser.add_argument(
-        "-r", "--recursive", action="store_true", help="all keys that begin with it; or a whole step"
+        "-r",
+        "--recursive",
+        action="store_true",
+        help="all keys that begin with it; or a whole step",
     )
     add_fleet(parser)
 
