@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -136,6 +137,14 @@ class Keys:
     def __init__(self, place: Place) -> None:
         self.place = place
         self.nodes = place.state / "nodes"
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def close(self) -> None:
+        """End what a failed test left running."""
+        for process in self._started:
+            with process:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
 
     def run(self, *words: str, stdin: bytes = b"", timeout: float = 60, **env: str) -> "Done":
         """Run a verb to its end."""
@@ -161,7 +170,7 @@ class Keys:
 
     def start(self, *words: str, **env: str) -> "subprocess.Popen[bytes]":
         """Start a verb in a process group of its own."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.place.command("workflows", *words),
             cwd=self.place.path,
             env=dict(self.place.environ, **env),
@@ -170,6 +179,8 @@ class Keys:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
+        self._started.append(process)
+        return process
 
     def give(self, prefix: str, **files: "bytes | str") -> None:
         """Store several keys below a prefix; `__` in a name stands for a slash."""
@@ -205,9 +216,11 @@ class Keys:
 
 
 @pytest.fixture
-def keys(place: Place) -> Keys:
+def keys(place: Place) -> Iterator[Keys]:
     """Return the verbs' view of a fresh place with three nodes."""
-    return Keys(place)
+    keys = Keys(place)
+    yield keys
+    keys.close()
 
 
 @pytest.fixture

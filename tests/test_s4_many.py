@@ -73,9 +73,7 @@ def test_maps_go_on_from_what_map_to_n_made(six: "Keys") -> None:
         ("ln -s /etc/passwd x; echo x", "no such file"),
     ],
 )
-def test_a_bad_name_is_refused_before_anything_lands(
-    six: "Keys", command: str, why: str
-) -> None:
+def test_a_bad_name_is_refused_before_anything_lands(six: "Keys", command: str, why: str) -> None:
     bad = f"if [ $filename = 003_f3 ]; then {command}; else cat > fine; echo fine; fi"
     started = time.monotonic()
 
@@ -161,7 +159,7 @@ def test_the_seeds_pipeline_counts_as_python_does(keys: "Keys") -> None:
 def test_a_partition_loses_no_row(keys: "Keys") -> None:
     keys.ok("cp", "-r", str(SAMPLES), "fleet://rides/")
     partition = (
-        "tail -n +2 | awk -F, '{f = ($4 == \"\" ? \"blank\" : $4); print > f; seen[f]}"
+        'tail -n +2 | awk -F, \'{f = ($4 == "" ? "blank" : $4); print > f; seen[f]}'
         " END {for (f in seen) print f}'"
     )
 

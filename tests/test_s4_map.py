@@ -194,7 +194,9 @@ def test_eval_tells_of_a_missing_key_and_a_failing_command(keys: "Keys") -> None
 
 def test_eval_stops_when_its_reader_does(keys: "Keys") -> None:
     keys.give("b", kk="x")
-    words = subprocess.list2cmdline(keys.place.command("workflows", "eval", "b/k", "yes | head -c 9m"))
+    words = subprocess.list2cmdline(
+        keys.place.command("workflows", "eval", "b/k", "yes | head -c 9m")
+    )
 
     done = subprocess.run(
         ["bash", "-c", f"{words} | head -n1"],

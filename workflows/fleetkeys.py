@@ -9,6 +9,7 @@ import contextlib
 import fnmatch
 import posixpath
 import re
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
@@ -180,13 +181,28 @@ def outcomes(
     for slot in chosen:
         with contextlib.suppress(WorkflowsError):  # told to whoever uses it
             fleet.nodes[slot].start()
-    first = {slot: attempt(slot) for slot in chosen[:1]} if len(chosen) == 1 else {}
-    if not chosen or first:
-        return first
+    if len(chosen) < 2:
+        return {slot: attempt(slot) for slot in chosen}
     with contextlib.suppress(WorkflowsError):
         fleet.channel(chosen[0])
-    with concurrent.futures.ThreadPoolExecutor(min(len(chosen), _AT_ONCE)) as pool:
-        return dict(zip(chosen, pool.map(attempt, chosen), strict=True))
+    found: dict[int, T | WorkflowsError] = {}
+    crashes: list[BaseException] = []
+
+    def run(slot: int) -> None:
+        try:
+            found[slot] = attempt(slot)
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            crashes.append(error)
+
+    # Daemons, not a pool: Ctrl-C must not wait for those that wait for a node.
+    threads = [threading.Thread(target=run, args=(slot,), daemon=True) for slot in chosen]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if crashes:
+        raise crashes[0]
+    return {slot: found[slot] for slot in chosen}
 
 
 def all_of(fleet: Fleet, slots: Iterable[int], work: Callable[[int], T]) -> dict[int, T]:

@@ -57,7 +57,9 @@ class Incoming:
         try:
             self._file.write(data)
         except OSError as error:
-            self.abandon(str(error))  # at once: a full disk should have its space back
+            self.abandon(
+                error.strerror or str(error)
+            )  # at once: a full disk should have its space back
             return
         self._size += len(data)
         self._crc = zlib.crc32(data, self._crc)
@@ -72,7 +74,7 @@ class Incoming:
             if self._file is not None:
                 self._file.close()
         except OSError as error:
-            self.abandon(str(error))
+            self.abandon(error.strerror or str(error))
         if self._why:
             raise KeyFailed(self._why, self._step)
         if (self._size, self._crc) != (size, crc):
