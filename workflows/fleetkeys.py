@@ -185,24 +185,29 @@ def outcomes(
         return {slot: attempt(slot) for slot in chosen}
     with contextlib.suppress(WorkflowsError):
         fleet.channel(chosen[0])
-    found: dict[int, T | WorkflowsError] = {}
+    return _side_by_side(chosen, attempt)
+
+
+def _side_by_side(slots: list[int], work: Callable[[int], T]) -> dict[int, T]:
+    """Do `work` for each slot in a thread of its own; return slot -> result, in their order."""
+    found: dict[int, T] = {}
     crashes: list[BaseException] = []
 
     def run(slot: int) -> None:
         try:
-            found[slot] = attempt(slot)
+            found[slot] = work(slot)
         except BaseException as error:  # noqa: BLE001 - raised again below
             crashes.append(error)
 
     # Daemons, not a pool: Ctrl-C must not wait for those that wait for a node.
-    threads = [threading.Thread(target=run, args=(slot,), daemon=True) for slot in chosen]
+    threads = [threading.Thread(target=run, args=(slot,), daemon=True) for slot in slots]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     if crashes:
         raise crashes[0]
-    return {slot: found[slot] for slot in chosen}
+    return {slot: found[slot] for slot in slots}
 
 
 def all_of(fleet: Fleet, slots: Iterable[int], work: Callable[[int], T]) -> dict[int, T]:
