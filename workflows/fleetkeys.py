@@ -4,7 +4,6 @@ A name belongs to one key: it cannot be written again before it is removed. Pure
 what is asked of nodes. Nothing here knows Luigi: these verbs have to start quickly.
 """
 
-import concurrent.futures
 import contextlib
 import fnmatch
 import posixpath
@@ -22,7 +21,6 @@ from workflows.keys import PIECES, check_name, node_for
 T = TypeVar("T")
 _SCHEME = re.compile(r"(fleet|s4)://")
 _STEP_BYTES = 200  # its ledger's file name has to fit into 255
-_AT_ONCE = 64
 _GLOB = frozenset("*?[")
 
 
@@ -161,8 +159,6 @@ def opened(spec: str) -> Iterator[Fleet]:
     try:
         yield fleet
     finally:
-        with concurrent.futures.ThreadPoolExecutor(min(len(fleet), _AT_ONCE)) as pool:
-            list(pool.map(lambda node: node.close(), fleet.nodes))
         fleet.close()
 
 
