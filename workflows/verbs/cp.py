@@ -13,8 +13,7 @@ from workflows.errors import UsageError, WorkflowsError
 from workflows.fleet import Fleet
 from workflows.fleetkeys import Name, is_on_fleet
 from workflows.keys import check_name, node_for
-from workflows.store import open_store
-from workflows.verbs.onfleet import add_fleet, say
+from workflows.verbs.onfleet import add_fleet, say, store_at
 
 _CHUNK = 1 << 20
 
@@ -208,7 +207,7 @@ def _to_s3(url: str, chunks: Iterator[bytes]) -> None:
 def _at_s3(url: str, work: Callable[..., object]) -> object:
     folder, _, name = url.rpartition("/")
     try:
-        store = open_store(folder)
+        store = store_at(folder)
     except UsageError as error:
         raise UsageError(f"cannot copy to or from {url}: S3 is not supported here yet") from error
     return work(store, name)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from workflows.config import settings
 from workflows.errors import NodeLost, WorkflowsError
+from workflows.store import Store, open_store
 
 
 def add_fleet(parser: argparse.ArgumentParser) -> None:
@@ -13,6 +14,19 @@ def add_fleet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fleet", default=settings().fleet, metavar="SPEC", help="which fleet (luigi.cfg's)"
     )
+
+
+def store_at(url: str) -> Store:
+    """Return the store at `url`; what is not a directory costs the imports that it needs.
+
+    Raises:
+        UsageError: nothing here can write to such a place.
+    """
+    if "://" not in url:
+        return open_store(url)
+    from workflows import run
+
+    return run.store(url)
 
 
 def say(text: str) -> None:

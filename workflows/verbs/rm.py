@@ -7,8 +7,7 @@ from workflows.config import settings
 from workflows.errors import UsageError
 from workflows.fleet import Fleet
 from workflows.fleetkeys import Name
-from workflows.store import open_store
-from workflows.verbs.onfleet import add_fleet, say
+from workflows.verbs.onfleet import add_fleet, say, store_at
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
             else:
                 _remove_one(fleet, name)
             # What its 1:n commands made was written down there, and may be another the next time.
-            open_store(settings().checkpoint).remove(f"barriers/{name.step}")
+            store_at(settings().checkpoint).remove(f"barriers/{name.step}")
     return 0
 
 
