@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from workflows import fleetkeys
 from workflows.config import settings
-from workflows.errors import Busy
+from workflows.errors import WorkflowsError
 from workflows.keys import node_for
 from workflows.verbs.onfleet import add_fleet, say
 
@@ -34,7 +34,7 @@ def run_map(kind: str, arguments: argparse.Namespace) -> int:
     """Run a map; return 0 if all is done, 1 if keys failed, 3 if nodes were lost.
 
     Raises:
-        Busy: another map writes to the same place.
+        WorkflowsError: another map writes to the same place.
     """
     source, target = fleetkeys.bare(arguments.source), fleetkeys.bare(arguments.target)
     fleetkeys.parse_pattern(source)
@@ -45,7 +45,7 @@ def run_map(kind: str, arguments: argparse.Namespace) -> int:
     # Held by this session, and so for as long as this process lives.
     place = fleet.channel(node_for(made.step, len(fleet)))
     if not place.one({"op": "lock", "name": target}, "locked")["ours"]:
-        raise Busy(f"another map writes to {target} at this moment; wait for it, then try again")
+        raise WorkflowsError(f"another map writes to {target} now; wait for it, then try again")
     step: Adhoc = getattr(adhoc, kind)(
         source=source,
         target=target,
