@@ -1,6 +1,7 @@
 """What ``map``, ``map-to-n`` and ``map-from-n`` share: a Luigi run of one step of `adhoc`."""
 
 import argparse
+import contextlib
 import logging
 import sys
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 from workflows import fleetkeys
 from workflows.config import settings
 from workflows.errors import WorkflowsError
+from workflows.fleet import Channel
 from workflows.keys import node_for
 from workflows.verbs.onfleet import add_fleet, say
 
@@ -39,13 +41,25 @@ def run_map(kind: str, arguments: argparse.Namespace) -> int:
     source, target = fleetkeys.bare(arguments.source), fleetkeys.bare(arguments.target)
     fleetkeys.parse_pattern(source)
     made = fleetkeys.parse_folder(target)
-    from workflows import adhoc, run
+    from workflows import run
 
     fleet = run.fleet(arguments.fleet)
-    # Held by this session, and so for as long as this process lives.
-    place = fleet.channel(node_for(made.step, len(fleet)))
-    if not place.one({"op": "lock", "name": target}, "locked")["ours"]:
-        raise WorkflowsError(f"another map writes to {target} now; wait for it, then try again")
+    # Its session is the lock's alone, kept until the map has ended: a run closes and opens others.
+    lock = Channel(fleet.nodes[node_for(made.step, len(fleet))])
+    with contextlib.closing(lock):
+        if not lock.one({"op": "lock", "name": target}, "locked")["ours"]:
+            raise WorkflowsError(f"another map writes to {target} now; wait for it, then try again")
+        return _run_step(_step(kind, source, target, arguments))
+
+
+def _step(kind: str, source: str, target: str, arguments: argparse.Namespace) -> "Adhoc":
+    """Return the task; tell what it keeps.
+
+    Raises:
+        UsageError: nothing is to be read, or what is there is not to be replaced.
+    """
+    from workflows import adhoc
+
     step: Adhoc = getattr(adhoc, kind)(
         source=source,
         target=target,
@@ -58,10 +72,10 @@ def run_map(kind: str, arguments: argparse.Namespace) -> int:
             f"{len(step.kept)} keys of {target} are there already, by another command, and are"
             f" kept; to make all anew: workflows rm -r {target}"
         )
-    return _run(step)
+    return step
 
 
-def _run(step: "Adhoc") -> int:
+def _run_step(step: "Adhoc") -> int:
     import luigi
     from luigi.execution_summary import LuigiStatusCode
 
@@ -79,6 +93,8 @@ def _run(step: "Adhoc") -> int:
         print("interrupted: what is done is kept, run the same again to go on", file=sys.stderr)
         return 130
     done = (LuigiStatusCode.SUCCESS, LuigiStatusCode.SUCCESS_WITH_RETRY)
-    if result.status in done:
+    # Asked here, not only believed: at exit, where a run sums up, no threads can be started.
+    run.listings(step.fleet).forget()
+    if step.complete() and result.status in done:
         return 0
     return 3 if run.lost_nodes() else 1
