@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -233,3 +234,102 @@ def trial(place: Place) -> Iterator[Trial]:
         trial.await_silence()
     finally:
         trial.close()
+
+
+class Keys:
+    """A place whose fleet is used by the verbs alone, with short ways to type them."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.nodes = place.state / "nodes"
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def close(self) -> None:
+        """End what a failed test left running."""
+        for process in self._started:
+            with process:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+
+    def run(self, *words: str, stdin: bytes = b"", timeout: float = 60, **env: str) -> "Done":
+        """Run a verb to its end."""
+        done = subprocess.run(
+            self.place.command("workflows", *words),
+            cwd=self.place.path,
+            env=dict(self.place.environ, **env),
+            input=stdin,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+        out = done.stdout.decode("utf-8", "surrogateescape")
+        ended = Done(done.returncode, out, done.stderr.decode("utf-8", "replace"))
+        assert "Traceback" not in ended.err, ended
+        return ended
+
+    def ok(self, *words: str, **kwargs: Any) -> str:
+        """Run a verb that must succeed; return its stdout."""
+        done = self.run(*words, **kwargs)
+        assert done.code == 0, done
+        return done.out
+
+    def start(self, *words: str, **env: str) -> "subprocess.Popen[bytes]":
+        """Start a verb in a process group of its own."""
+        process = subprocess.Popen(
+            self.place.command("workflows", *words),
+            cwd=self.place.path,
+            env=dict(self.place.environ, **env),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._started.append(process)
+        return process
+
+    def give(self, prefix: str, **files: "bytes | str") -> None:
+        """Store several keys below a prefix; `__` in a name stands for a slash."""
+        folder = self.place.path / "given"
+        shutil.rmtree(folder, ignore_errors=True)
+        for name, data in files.items():
+            path = folder / name.removeprefix("k").replace("__", "/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data.encode() if isinstance(data, str) else data)
+        self.ok("cp", "-r", str(folder), f"fleet://{prefix}")
+
+    def names(self, step: str) -> list[str]:
+        """Return a step's keys, as `ls -r` prints them."""
+        return [line.split(None, 3)[3] for line in self.run("ls", "-r", step).out.splitlines()]
+
+    def read(self, key: str) -> str:
+        """Return a key's content."""
+        return self.ok("cp", f"fleet://{key}", "-")
+
+    def slot(self, key: str) -> int:
+        """Return the node whose directory has a key's file."""
+        return int(self.file(key).relative_to(self.nodes).parts[0])
+
+    def file(self, key: str) -> pathlib.Path:
+        """Return the file of a key, which is on one node alone."""
+        step, _, rest = key.partition("/")
+        found = [*self.nodes.glob(f"*/data/{step}/*/{rest}")]
+        found += self.nodes.glob(f"*/data/{step}.pieces/*/{rest}")
+        found = [path for path in found if path.is_file()]
+        made = [path for path in found if ".pieces" in str(path)] or found
+        assert len(made) == 1, (key, found)
+        return made[0]
+
+
+@pytest.fixture
+def keys(place: Place) -> Iterator[Keys]:
+    """Return the verbs' view of a fresh place with three nodes."""
+    keys = Keys(place)
+    yield keys
+    keys.close()
+
+
+@pytest.fixture
+def six(keys: Keys) -> Keys:
+    """Return the same with six keys of two lines: in/000_f0 to in/005_f5."""
+    keys.give("in", **{f"k00{n}_f{n}": f"x{n}\ny{n}\n" for n in range(6)})
+    return keys

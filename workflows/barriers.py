@@ -60,6 +60,7 @@ def deliver(step: "MapToN") -> None:
                 "bytes": piece.size,
                 "crc": piece.crc,
                 "share": True,
+                "by_name": step.by_name,
                 "path": _piece_path(step, piece, made_on[piece.maker.identity]),
             }
             for piece in by_slot[slot]

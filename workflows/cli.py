@@ -9,11 +9,25 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from workflows.errors import NodeLost, UsageError, WorkflowsError
 
 # A verb's module is imported when it is used: Luigi alone would take 0.1 s of every start.
 VERBS = {
+    "ls": "list keys on the fleet",
+    "cp": "copy keys to the fleet, or from it",
+    "rm": "remove keys, so that they can be made again",
+    "eval": "run a command over one key, where it is, and print its output",
+    "map": "run a command over many keys: each makes one key of the same name",
+    "map-to-n": "run a command over many keys: each makes the files whose names it prints",
+    "map-from-n": "run a command over the keys of equal names, or equal numeric prefixes",
+    "health": "say whether every node can work",
+    "status": "print the nodes, and what they hold",
+    "exec": "run a command on every node",
+    "put": "copy a file to every node",
+    "get": "copy a file from every node",
+    "config": "print the settings in effect and the nodes",
     "results": "print the last result as a table",
     "plan": "say what would run, how many keys, where and why; runs nothing",
     "verify": "count the source again with an independent program and compare",
@@ -31,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     try:
         parsed = _parser(arguments[0] if arguments else "").parse_args(arguments)
-        module = importlib.import_module(f"workflows.verbs.{parsed.verb}")
+        module = _module(parsed.verb)
         code: int = module.run(parsed)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -59,5 +73,9 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     for name, summary in VERBS.items():
         own = verbs.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
         if name == verb:
-            importlib.import_module(f"workflows.verbs.{name}").add(own)
+            _module(name).add(own)
     return parser
+
+
+def _module(verb: str) -> Any:
+    return importlib.import_module(f"workflows.verbs.{verb.replace('-', '_')}")

@@ -107,7 +107,8 @@ def describe_failure(node: str, failure: Mapping[str, Any]) -> str:
     """
     step, key = failure["step"], failure["key"]
     stderr = str(failure.get("stderr", "")).rstrip("\n")
-    lines = [f"{step} of {key} on {node}: {failure['why']}"]
+    what = f"{step}/{key}" if failure.get("by_name") else f"{step} of {key}"
+    lines = [f"{what} on {node}: {failure['why']}"]
     lines += ["    " + line for line in stderr.split("\n") if line]
     lines.append(f"  to see it again: workflows repro {step} {_typed(key)}")
     return "\n".join(lines)

@@ -25,9 +25,13 @@ def plan(step: "Step", missing: Iterable[Key]) -> None:
         before = len(names)
         names.update(key.identity for key in missing)
         if len(names) > before:
-            about = {"module": step.__module__, "params": step.whole.to_str_params()}
-            order = [before.name for before in step.lineage]
-            run.log().add(what="planned", step=step.name, keys=len(names), order=order, **about)
+            about = {
+                "module": step.__module__,
+                "task": type(step).__name__,
+                "params": step.whole.to_str_params(),
+                "order": [before.name for before in step.lineage],
+            }
+            run.log().add(what="planned", step=step.name, keys=len(names), **about)
 
 
 def run_shard(step: "Step") -> "list[Step]":
@@ -111,6 +115,7 @@ def retried(
             next_step = "trying again" if attempt < retries else "giving up"
             run.logger.warning("%s; %s %s: %s", lost, step.name, step.shard, next_step)
             if attempt == retries:
+                run.log().add(what="lost", node=lost.node)
                 raise
             slot = step.nodes.slot_of(lost.node)
     return None
@@ -134,7 +139,7 @@ def _run_once(step: "Step", shard: Shard, report: TaskReport, bereft: list[Event
         channel = step.nodes.channel(shard.slot)  # now: to list what is done revives a lost node
         _require(channel, stages)
         channel.ship({digest: data for s in stages for digest, data in s.shipped.values()})
-        message = {"op": "run", "work": _work(stages), "keys": [_item(k, s) for k, s in keys]}
+        message = {"op": "run", "work": _work(stages), "keys": [_item(step, k, s) for k, s in keys]}
         for event in channel.ask(message, "ran"):
             bereft.append(event) if event.get("input_gone") else report.take(event)
     listings.forget()
@@ -206,9 +211,11 @@ def _work(stages: "list[Step]") -> dict[str, Any]:
     }
 
 
-def _item(key: Key, first: Key) -> dict[str, Any]:
+def _item(step: "Step", key: Key, first: Key) -> dict[str, Any]:
     """Return what a node needs to know of one key: its name and identity, and where it starts."""
     item: dict[str, Any] = {"key": key.name, "id": key.identity, "inputs": first.inputs}
+    if step.by_name:
+        item["by_name"] = True
     if first.source is not None:
         source = first.source
         # The URL may be signed: it is for the command's stdin alone. The ledger gets `was`.

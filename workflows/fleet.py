@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -104,6 +105,31 @@ class Channel:
             if event["event"] == "data":
                 yield self._raw(event)
 
+    def store(self, message: Event, chunks: Iterable[bytes]) -> Event:
+        """Send an operation, then bytes if the node is ready for them; return its last event.
+
+        However long `chunks` takes to give the next one, the node waits.
+        """
+        event = _last(self.ask(message, "ready", "failed"))
+        if event["event"] == "failed":
+            return event
+        size = value = 0
+        try:
+            self._wire.limit(self.node.silence_s)
+            for chunk in chunks:
+                self._wire.send_bytes({"op": "chunk"}, chunk)
+                size, value = size + len(chunk), zlib.crc32(chunk, value)
+        except TimeoutError:
+            raise self._silent() from None
+        except OSError as error:
+            raise NodeLost(self.node.name, str(error) or type(error).__name__) from error
+        return _last(self.ask({"op": "stored", "bytes": size, "crc": value}, "stored", "failed"))
+
+    def stream(self, message: Event, *last: str) -> Iterator[tuple[Event, bytes]]:
+        """Send an operation; yield its events, each with the raw bytes that follow it."""
+        for event in self.ask(message, *last):
+            yield event, self._raw(event) if "size" in event else b""
+
     def close(self) -> None:
         """End the session: what it had running is killed."""
         with contextlib.suppress(OSError):
@@ -150,6 +176,11 @@ class Channel:
 
     def _silent(self) -> NodeLost:
         return NodeLost(self.node.name, f"nothing was heard of it for {self.node.silence_s:g} s")
+
+
+def _last(events: Iterator[Event]) -> Event:
+    *_, event = events
+    return event
 
 
 class Fleet:

@@ -13,6 +13,8 @@ from typing import Any, Optional
 from workflows.errors import KeyNameError
 
 _MASK = (1 << 64) - 1
+# Added to a 1:n step's name: the ledger of its files, once they are where their names belong.
+PIECES = ".pieces"
 
 
 def check_name(name: str) -> str:

@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 from workflows.dataset import Dataset, SourceKey, place
 from workflows.keys import digest_of, group_name, group_of, identity_of, node_for
 
-PIECES = ".pieces"
-
 
 class Input(NamedTuple):
     """One output that a key is made from: the ledger it is in, its identity and its name."""

@@ -21,7 +21,7 @@ from workflows.dataset import Dataset, load
 from workflows.errors import WorkflowsError
 from workflows.fleet import Fleet, open_fleet
 from workflows.progress import Progress
-from workflows.runlog import RunLog, Totals
+from workflows.runlog import RunLog, Totals, read_lines
 from workflows.s3 import SCHEME, S3Store
 from workflows.store import Store, open_store
 from workflows.targets import Listings
@@ -121,6 +121,11 @@ def _say_killed(task: luigi.Task, message: str) -> None:
     log().add(what="failed", step=task.task_family, why=message)
     shard = getattr(task, "shard", "")
     logger.error("%s %s: its process died %s; run the same again", task.task_family, shard, how)
+
+
+def lost_nodes() -> list[str]:
+    """Return the nodes that were lost more often in this run than is retried."""
+    return [line["node"] for _, line in read_lines(log().path) if line["what"] == "lost"]
 
 
 def close() -> None:

@@ -27,9 +27,8 @@ from workflows.config import settings
 from workflows.dataset import Dataset
 from workflows.errors import UsageError, WorkflowsError
 from workflows.fleet import Fleet
-from workflows.keys import digest_of
+from workflows.keys import PIECES, digest_of
 from workflows.lineage import (
-    PIECES,
     Key,
     Piece,
     Shard,
@@ -58,6 +57,8 @@ class Step(StepParameters):
     laws: ClassVar[Sequence[str]] = ()
     total_laws: ClassVar[Sequence[str]] = ()
     durable: ClassVar[bool] = False
+    # Whether a key's name is taken once, whatever made it; and inputs are compared before each use.
+    by_name: ClassVar[bool] = False
     timeout_s: float = settings().timeout_s
 
     @classmethod

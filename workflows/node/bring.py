@@ -36,7 +36,8 @@ def _published(storage: Storage, step: str, item: dict[str, Any], tmp: str) -> R
         raise KeyFailed(f"damaged: {found} is not {(item['bytes'], item['crc'])}", step)
     record = {name: item[name] for name in ("key", "id", "bytes", "crc")}
     record.update({name: item[name] for name in item if name in ("spec", "inputs", "totals")})
-    return storage.publish(step, tmp, dict(record, metrics={"bytes_out": item["bytes"]}))
+    record["metrics"] = {"bytes_out": item["bytes"]}
+    return storage.publish(step, tmp, record, by_name=item.get("by_name", False))
 
 
 def download(

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, Optional
 
 Record = dict[str, Any]
+# Why a key is gone: a person removed it.
+REMOVED = "rm"
 
 
 class Entry(NamedTuple):
@@ -30,6 +32,7 @@ class Ledger:
         self.path = path
         self._entries: dict[str, Entry] = {}
         self._proofs: dict[str, str] = {}
+        self._names: Optional[dict[str, list[str]]] = None  # made when first asked for
         self._read_to = 0
         self._inode = 0
         self._mutex = threading.RLock()
@@ -80,6 +83,16 @@ class Ledger:
         with self._mutex:
             return self._entries.get(identity)
 
+    def named(self, key: str) -> "list[str]":
+        """Return the identities that are recorded under a key's name, the newest last."""
+        with self._mutex:
+            self._refresh()
+            if self._names is None:
+                self._names = {}
+                for identity, entry in sorted(self._entries.items(), key=lambda e: e[1].offset):
+                    self._names.setdefault(entry.key, []).append(identity)
+            return list(self._names.get(key, ()))
+
     def proof(self, identity: str) -> Optional[str]:
         """Return what the pieces of a 1:n key digested to the first time, even if they are gone."""
         with self._mutex:
@@ -109,10 +122,11 @@ class Ledger:
         try:
             status = os.stat(self.path)
         except FileNotFoundError:
-            self._entries, self._read_to = {}, 0
+            self._entries, self._names, self._read_to = {}, None, 0
             return
         if status.st_ino != self._inode or status.st_size < self._read_to:
-            self._entries, self._read_to, self._inode = {}, 0, status.st_ino
+            self._entries, self._names = {}, None
+            self._read_to, self._inode = 0, status.st_ino
         if status.st_size == self._read_to:
             return
         with open(self.path, "rb") as file:
@@ -126,9 +140,17 @@ class Ledger:
     def _take(self, record: Optional[Record], offset: int) -> None:
         if record is None:
             return
+        identity, key = record["id"], record["key"]
+        held = None if self._names is None else self._names.setdefault(key, [])
+        if held is not None and identity in held:
+            held.remove(identity)
         if record.get("gone"):
-            self._entries.pop(record["id"], None)
+            self._entries.pop(identity, None)
+            if record["gone"] == REMOVED:
+                self._proofs.pop(identity, None)  # made again by will, it may be another
         else:
+            if held is not None:
+                held.append(identity)
             self._entries[record["id"]] = Entry(record["key"], record["bytes"], offset)
             if "proof" in record:
                 self._proofs.setdefault(record["id"], record["proof"])

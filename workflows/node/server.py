@@ -23,6 +23,8 @@ drop       step, ids, why                                  dropped: count
 steps      --                                              steps: names, orphans, bytes
 =========  ==============================================  =========================================
 
+The verbs have further operations of their own: ``verbs.py``.
+
 Anything that cannot be answered comes back as ``error`` with a ``why``; the session goes on.
 """
 
@@ -39,6 +41,7 @@ from workflows.node import bring, packages, push
 from workflows.node.curl import Curl
 from workflows.node.processes import Groups
 from workflows.node.storage import Storage, checksum, tree_size
+from workflows.node.verbs import VerbOperations
 from workflows.node.watchdog import MARK
 from workflows.node.wire import Wire
 from workflows.node.work import KeyFailed, KeyRun, Stage, Work
@@ -51,6 +54,7 @@ class Slots:
     """S threads that take what is to be run from one queue, whatever session it came from."""
 
     def __init__(self, count: int) -> None:
+        self.count = count
         self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._busy, self._closed = 0, False
         self._changed = threading.Condition()
@@ -99,11 +103,12 @@ class Runtime(NamedTuple):
             os._exit(1)  # the watchdog sees to the commands
 
 
-class Session:
+class Session(VerbOperations):
     """One connection, served to its end."""
 
     def __init__(self, runtime: Runtime, wire: Wire) -> None:
         self.runtime, self.wire = runtime, wire
+        self.storage, self.env, self.slots = runtime.storage, runtime.env, runtime.slots.count
         self.groups = Groups()
 
     def serve(self, lease_s: Optional[float] = None) -> None:
@@ -121,6 +126,7 @@ class Session:
             return  # the other side is gone, or is no driver: nobody is left to tell
         finally:
             self.groups.cancel()
+            self.let_go()
             with contextlib.suppress(OSError):
                 self.wire.close()
 
@@ -314,6 +320,8 @@ class Session:
         self, step: str, item: Message, run: Callable[[Message], Message], event: str
     ) -> Message:
         failed = {"event": "failed", "key": item["key"], "id": item["id"], "step": step}
+        if item.get("by_name"):
+            failed["by_name"] = True
         try:
             record = run(item)
         except KeyFailed as failure:

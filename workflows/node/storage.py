@@ -9,6 +9,7 @@
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -17,6 +18,7 @@ import threading
 import zlib
 from typing import Any, Optional
 
+from workflows.keys import PIECES
 from workflows.node.ledger import Ledger, Record
 
 _READ = 1 << 18
@@ -73,19 +75,53 @@ class Storage:
         entry = self.ledger(step).find(identity)
         return entry is not None and self._agrees(step, identity, entry.key, entry.size)
 
-    def publish(self, step: str, tmp: str, record: Record) -> Record:
+    def rows(self, step: str) -> "list[list[Any]]":
+        """Return [key, bytes, mtime, identity, step, is a directory] of all that is done."""
+        rows: list[list[Any]] = []
+        for identity, entry in self.ledger(step).entries().items():
+            with contextlib.suppress(OSError):
+                status = os.stat(self.path(step, identity, entry.key))
+                is_made = status.st_mode & 0o170000 == 0o040000
+                if is_made or status.st_size == entry.size:
+                    when = status.st_mtime
+                    rows.append([entry.key, entry.size, when, identity, step, is_made])
+        return rows
+
+    def named(self, step: str, key: str) -> Optional[Record]:
+        """Return the newest record of a key's name whose file agrees."""
+        for identity in reversed(self.ledger(step).named(key)):
+            if self.is_done(step, identity):
+                return self.ledger(step).record(identity)
+        return None
+
+    def refuse_taken(self, step: str, key: str) -> None:
+        """Check that no key of that name is here, also none that a 1:n step made.
+
+        Raises:
+            FileExistsError: there is one.
+        """
+        bare = step[: -len(PIECES)] if step.endswith(PIECES) else step
+        for ledger in (bare, bare + PIECES):
+            if self.named(ledger, key) is not None:
+                why = f"the key exists already; to make it anew: workflows rm {bare}/{key}"
+                raise FileExistsError(errno.EEXIST, why)
+
+    def publish(self, step: str, tmp: str, record: Record, *, by_name: bool = False) -> Record:
         """Move `tmp` to its final name and write its ledger line; return the line that counts.
 
         Nothing is ever replaced: if another run was first, its output stays and ours is dropped.
+        With `by_name` a key's name may be taken only once, whatever made it.
         What a run left that died between the two moves is not in the ledger, and makes room.
 
         Raises:
-            OSError: the disk is full; nothing is published.
+            OSError: the disk is full, or the name is taken; nothing is published.
         """
         ledger = self.ledger(step)
         identity = record["id"]
         final = self.path(step, identity, record["key"])
         with ledger.locked() as fd:
+            if by_name and (record.get("spec") == "put" or not self.is_done(step, identity)):
+                self.refuse_taken(step, record["key"])
             if self.is_done(step, identity):
                 remove(tmp)
                 return ledger.record(identity) or record

@@ -90,7 +90,8 @@ class KeyRun:
             stdin, size_in, inputs = self._input()
             done = self._run_stages(stdin)
             record = self._measured(started, size_in, inputs, done)
-            return self.storage.publish(self.work.step, self._output(), record)
+            by_name = self.item.get("by_name", False)
+            return self.storage.publish(self.work.step, self._output(), record, by_name=by_name)
         except OSError as error:
             raise KeyFailed(f"could not be kept: {error}", self.work.step) from error
         finally:
@@ -111,6 +112,9 @@ class KeyRun:
                 raise InputGone(self.work.step, f"{step}/{name}")
             records.append(record)
             paths.append(self.storage.path(step, identity, name))
+            if self.item.get("by_name") and checksum(paths[-1]) != record["crc"]:
+                why = f"its input {step}/{name} is damaged: its bytes have changed"
+                raise KeyFailed(why, self.work.step)
         size = sum(record["bytes"] for record in records)
         if self.work.mode == "from_n":
             listed = "".join(path + "\n" for path in self._readable(paths))

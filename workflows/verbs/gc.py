@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from workflows import run as runs
-from workflows.lineage import PIECES
+from workflows.keys import PIECES
 from workflows.runlog import aligned
 from workflows.s3 import S3Store, Upload
 from workflows.steps import Step

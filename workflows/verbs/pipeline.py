@@ -87,8 +87,8 @@ def step_of_last_run(name: str) -> Step:
         planned = {line["step"]: line for _, line in read_lines(path) if line["what"] == "planned"}
         # A pipe is planned by its last step: the others are found upstream of it.
         for line in [planned[name]] if name in planned else planned.values():
-            kind = getattr(_import(line["module"]), line["step"])
-            if name in _names_up_to(kind):
+            kind = getattr(_import(line["module"]), line["task"])
+            if name == line["step"] or name in _names_up_to(kind):
                 step: Step = kind.from_str_params(line["params"])
                 return next(before for before in step.lineage if before.name == name)
     raise UsageError(f"no run here had a step {name}; the steps are the tasks luigi shows")

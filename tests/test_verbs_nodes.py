@@ -1,0 +1,99 @@
+"""The verbs about nodes: health, status, config, exec, put, get."""
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Keys
+
+
+def test_health_prints_a_line_for_each_node(keys: "Keys") -> None:
+    lines = keys.ok("health").splitlines()
+
+    assert [line.split(",")[0].split(": ")[:2] for line in lines] == [
+        ["healthy", f"node {n}"] for n in range(3)
+    ]
+    assert len(keys.ok("health", "--fleet", "local:2").splitlines()) == 2
+
+
+def test_status_says_what_each_node_holds(six: "Keys") -> None:
+    rows = [line.split() for line in six.ok("status").splitlines()]
+
+    assert rows[0][:3] == ["node", "state", "slots"]
+    assert [(row[1], row[2], row[5]) for row in rows[1:]] == [
+        (str(n), "healthy", "2") for n in range(3)
+    ]
+
+
+def test_config_prints_what_is_in_effect(keys: "Keys") -> None:
+    out = keys.ok("config", "--fleet", "local:2", WORKFLOWS_RETRIES="7")
+
+    assert "[fleet]\nspec = local:2\n" in out
+    assert "retries = 7\n" in out
+    assert f"# 1: node 1, 1 slots, {keys.nodes}/1\n" in out
+    assert not keys.nodes.exists()  # looking starts nothing
+
+
+def test_exec_prefixes_each_line_and_collects_every_outcome(keys: "Keys") -> None:
+    done = keys.run("exec", "echo a; printf b; echo e >&2; exit $((WORKFLOWS_SLOT * 3))")
+
+    assert done.code == 1
+    assert sorted(done.out.splitlines()) == [f"node {n}: {c}" for n in range(3) for c in "ab"]
+    for text in ("node 0: e", "node 1: e", "node 1: exited 3", "node 2: exited 6"):
+        assert text in done.err
+    assert keys.ok("exec", "--node", "2", "pwd").startswith(f"node 2: {keys.nodes}/2/tmp/")
+    assert keys.run("exec", "--node", "3", "pwd").code == 2
+    late = keys.run("exec", "--timeout", "0.3", "--node", "0", "sleep 300")
+    assert (late.code, "timeout" in late.err) == (1, True)
+
+
+def test_exec_shows_lines_as_they_come_and_ctrl_c_ends_the_commands(keys: "Keys") -> None:
+    process = keys.start("exec", "echo started $$; sleep 300")
+    assert process.stdout is not None
+    pids = [int(process.stdout.readline().split()[-1]) for _ in range(3)]
+
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=20)
+
+    assert process.returncode == 130
+    deadline = time.monotonic() + 10
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_put_and_get_move_a_file_to_and_from_every_node(keys: "Keys") -> None:
+    script = keys.place.path / "a b.sh"
+    script.write_bytes(b"#!/bin/sh\necho it runs \xff\n")
+    script.chmod(0o755)
+    target = f"{keys.place.path}/on nodes/x'y/"
+
+    keys.ok("put", "a b.sh", target)
+    keys.ok("get", f"{target}a b.sh", "back")
+
+    assert keys.ok("exec", f'"{target}a b.sh" | wc -c', "--node", "1") == "node 1: 10\n"
+    for slot in range(3):
+        back = keys.place.path / "back" / str(slot) / "a b.sh"
+        assert back.read_bytes() == script.read_bytes()
+    assert os.listdir(target) == ["a b.sh"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("put", "none", "/tmp/x"),
+        ("put", "luigi.cfg", "relative"),
+        ("put", "luigi.cfg", "/proc/no/such"),
+        ("get", "relative", "x"),
+        ("get", "/no/such/file", "x"),
+    ],
+)
+def test_what_cannot_be_moved_is_said(keys: "Keys", words: tuple[str, ...]) -> None:
+    done = keys.run(*words)
+
+    assert done.code in (1, 2)
+    assert words[1] in done.err or os.path.dirname(words[2]) in done.err

@@ -1,0 +1,355 @@
+"""What the verbs ask of a node beside running steps: keys by name, one command at once, its health.
+
+=========  ==============================================  =========================================
+operation  fields                                          answered by
+=========  ==============================================  =========================================
+keys       steps (or none: all), fleet                     keys: step -> rows, oldest first
+find       step, key                                       found: ledger and record, or none
+put        step, key, fleet                                ready, or failed
+chunk      size, then raw bytes                            (nothing)
+stored     bytes, crc                                      stored, or failed
+lock       name                                            locked: whether it is ours now
+eval       key, inputs, command, timeout_s                 out: raw bytes; ...; ended, or failed
+exec       command, timeout_s                              out: fd, raw bytes; ...; ended: status
+health     --                                              health
+=========  ==============================================  =========================================
+
+A row is ``[key, bytes, mtime, identity, ledger, is_made]``; what is made is a 1:n key's directory.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from typing import IO, Any, Callable, Optional
+
+from workflows.keys import PIECES, digest_of
+from workflows.node.ledger import Record
+from workflows.node.processes import Groups, kill_group
+from workflows.node.storage import Storage, remove
+from workflows.node.wire import Wire
+from workflows.node.work import BASH, KeyFailed, KeyRun, Stage, Work
+
+_READ = 1 << 20
+Message = dict[str, Any]
+
+
+class Incoming:
+    """One key on its way in: a temporary file until all of it is here."""
+
+    def __init__(self, storage: Storage, step: str, key: str) -> None:
+        self._storage, self._step, self.key = storage, step, key
+        self._scratch = storage.scratch()
+        self._path = os.path.join(self._scratch, "file")
+        self._file: Optional[IO[bytes]] = open(self._path, "wb")  # noqa: SIM115 - see abandon
+        self._size = self._crc = 0
+        self._why = ""
+
+    def add(self, data: bytes) -> None:
+        """Take the next bytes; after a failure they are only counted off."""
+        if self._file is None:
+            return
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self.abandon(
+                error.strerror or str(error)
+            )  # at once: a full disk should have its space back
+            return
+        self._size += len(data)
+        self._crc = zlib.crc32(data, self._crc)
+
+    def publish(self, size: int, crc: int) -> Record:
+        """Make the key visible, whole.
+
+        Raises:
+            KeyFailed: it did not arrive as it was sent, there is no space, or the name is taken.
+        """
+        try:
+            if self._file is not None:
+                self._file.close()
+        except OSError as error:
+            self.abandon(error.strerror or str(error))
+        if self._why:
+            raise KeyFailed(self._why, self._step)
+        if (self._size, self._crc) != (size, crc):
+            raise KeyFailed("it arrived damaged; put it again", self._step)
+        text = f"{crc:08x}"
+        record: Record = {
+            "key": self.key,
+            "id": digest_of(["put", self.key, size, text]),
+            "bytes": size,
+            "crc": text,
+            "spec": "put",
+            "inputs": [],
+            "at": round(time.time(), 3),
+            "metrics": {"bytes_out": size},
+        }
+        try:
+            return self._storage.publish(self._step, self._path, record, by_name=True)
+        except OSError as error:
+            raise KeyFailed(error.strerror or str(error), self._step) from error
+
+    def abandon(self, why: str = "") -> None:
+        """Remove what has arrived so far."""
+        self._why = self._why or why
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._file = None
+        remove(self._scratch)
+
+
+class Evaluation(KeyRun):
+    """A command over one key whose output goes to whoever asked, and is not kept."""
+
+    def send_to(self, wire: Wire) -> str:
+        """Run the command, send its output; return the end of its stderr.
+
+        Raises:
+            KeyFailed: the command failed; its output is sent all the same.
+        """
+        try:
+            try:
+                stdin, _, _ = self._input()
+                self._run_stages(stdin)
+            finally:
+                if os.path.exists(self._output()):
+                    with open(self._output(), "rb") as file:
+                        while data := file.read(_READ):
+                            wire.send_bytes({"event": "out", "fd": 1}, data)
+            return self._stderr(0)
+        finally:
+            remove(self.scratch)
+
+
+class VerbOperations:
+    """The part of a session that serves the verbs."""
+
+    storage: Storage
+    env: "dict[str, str]"
+    slots: int
+    wire: Wire
+    groups: Groups
+    incoming: Optional[Incoming] = None
+
+    def let_go(self) -> None:
+        """Give up what the session holds, as it ends."""
+        for fd in self.__dict__.pop("_locks", []):
+            os.close(fd)
+        if self.incoming is not None:
+            self.incoming.abandon()
+
+    # -- keys by name --------------------------------------------------------------------------
+
+    def op_keys(self, message: Message) -> None:
+        """List keys by their names."""
+        check_fleet(self.storage, message.get("fleet"))
+        wanted = message.get("steps")
+        found: dict[str, list[list[Any]]] = {}
+        for ledger in self.storage.steps():
+            step = ledger[: -len(PIECES)] if ledger.endswith(PIECES) else ledger
+            if wanted is None or step in wanted:
+                found.setdefault(step, []).extend(self.storage.rows(ledger))
+        self.wire.send({"event": "keys", "steps": found})
+
+    def op_find(self, message: Message) -> None:
+        """Say what is known of one key, if it is here."""
+        for ledger in (message["step"], message["step"] + PIECES):
+            record = self.storage.named(ledger, message["key"])
+            if record is not None and "pieces" not in record:
+                kept = {name: record[name] for name in ("key", "id", "bytes", "crc")}
+                self.wire.send({"event": "found", "ledger": ledger, "record": kept})
+                return
+        self.wire.send({"event": "found", "ledger": "", "record": None})
+
+    def op_put(self, message: Message) -> None:
+        """Begin to take a key in, if its name is free."""
+        step, key = message["step"], message["key"]
+        try:
+            check_fleet(self.storage, message["fleet"], join=True)
+            self.storage.refuse_taken(step, key)
+            if self.incoming is not None:
+                self.incoming.abandon()
+            self.incoming = Incoming(self.storage, step, key)
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            self.wire.send({"event": "failed", "key": key, "why": why})
+            return
+        self.wire.send({"event": "ready"})
+
+    def op_chunk(self, message: Message) -> None:
+        """Take some bytes of the key that is on its way in."""
+        data = self.wire.recv_bytes(message["size"])
+        if len(data) == message["size"] and self.incoming is not None:
+            self.incoming.add(data)
+
+    def op_stored(self, message: Message) -> None:
+        """Publish the key that has come in."""
+        incoming, self.incoming = self.incoming, None
+        if incoming is None:
+            raise ValueError("nothing was put")
+        try:
+            record = incoming.publish(message["bytes"], message["crc"])
+        except KeyFailed as failure:
+            self.wire.send(dict(failure.event, event="failed", key=incoming.key))
+        else:
+            self.wire.send({"event": "stored", "id": record["id"]})
+        finally:
+            incoming.abandon()
+
+    def op_lock(self, message: Message) -> None:
+        """Take a lock that this session holds until it ends, unless another one has it."""
+        folder = os.path.join(self.storage.root, "locks")
+        os.makedirs(folder, exist_ok=True)
+        name = hashlib.sha256(message["name"].encode("utf-8", "surrogateescape")).hexdigest()[:20]
+        fd = os.open(os.path.join(folder, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            self.wire.send({"event": "locked", "ours": False})
+            return
+        self.__dict__.setdefault("_locks", []).append(fd)
+        self.wire.send({"event": "locked", "ours": True})
+
+    # -- commands ------------------------------------------------------------------------------
+
+    def op_eval(self, message: Message) -> None:
+        """Run a command over one key and send back what it prints."""
+        stage = Stage("eval", message["command"], {}, [], message["timeout_s"])
+        work = Work("eval", "map", "", [stage], dict(self.env))
+        item = {"key": message["key"], "id": "", "inputs": message["inputs"], "by_name": True}
+
+        def run() -> Message:
+            try:
+                stderr = Evaluation(self.storage, work, item, self.groups).send_to(self.wire)
+            except KeyFailed as failure:
+                return dict(failure.event, event="failed", key=message["key"])
+            return {"event": "ended", "status": 0, "stderr": stderr}
+
+        self._beside(run)
+
+    def op_exec(self, message: Message) -> None:
+        """Run a command on the node itself, and send what it prints as it does."""
+        self._beside(lambda: self._execute(message["command"], message["timeout_s"]))
+
+    def _beside(self, run: Callable[[], Message]) -> None:
+        """Run beside the session's own thread: pings must be answered meanwhile."""
+
+        def tell() -> None:
+            with contextlib.suppress(OSError):  # nobody listens any more
+                try:
+                    event = run()
+                except Exception as error:  # noqa: BLE001 - or whoever asked would wait for ever
+                    event = {"event": "error", "why": f"{type(error).__name__}: {error}"}
+                self.wire.send(event)
+
+        threading.Thread(target=tell, daemon=True).start()
+
+    def _execute(self, command: str, timeout_s: float) -> Message:
+        scratch = self.storage.scratch()
+        try:
+            process = subprocess.Popen(
+                [*BASH, command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=scratch,
+                env=dict(self.env, WORKFLOWS_ROOT=self.storage.root),
+                start_new_session=True,
+            )
+            self.groups.add(process.pid)
+            over = threading.Event()
+
+            def end() -> None:
+                over.set()
+                kill_group(process.pid)
+
+            timer = threading.Timer(timeout_s, end)
+            if timeout_s:
+                timer.start()
+            pipes = ((1, process.stdout), (2, process.stderr))
+            readers = [
+                threading.Thread(target=self._forward, args=(fd, pipe), daemon=True)
+                for fd, pipe in pipes
+            ]
+            for reader in readers:
+                reader.start()
+            for reader in readers:
+                reader.join()
+            status = process.wait()
+            timer.cancel()
+            self.groups.end(process.pid)
+            why = f"timeout: ran longer than {timeout_s:g} s" if over.is_set() else ""
+            return {"event": "ended", "status": status, "why": why}
+        finally:
+            remove(scratch)
+
+    def _forward(self, fd: int, pipe: "Optional[IO[bytes]]") -> None:
+        if pipe is None:
+            return
+        with contextlib.suppress(OSError), pipe:
+            while data := os.read(pipe.fileno(), _READ):
+                self.wire.send_bytes({"event": "out", "fd": fd}, data)
+
+    # -- the node ------------------------------------------------------------------------------
+
+    def op_health(self, message: Message) -> None:
+        """Say how the node is: what a person wants to know before work is sent to it."""
+        disk = os.statvfs(self.storage.root)
+        scratch = self.storage.scratch()
+        with open(os.path.join(scratch, "probe"), "wb") as file:  # a full disk is not healthy
+            file.write(b"\0" * 4096)
+        remove(scratch)
+        self.wire.send(
+            {
+                "event": "health",
+                "python": sys.version.split()[0],
+                "slots": self.slots,
+                "cores": len(os.sched_getaffinity(0)),
+                "load": round(os.getloadavg()[0], 2),
+                "free": disk.f_bavail * disk.f_frsize,
+                "size": disk.f_blocks * disk.f_frsize,
+                "clock": time.time(),
+                "root": self.storage.root,
+            }
+        )
+
+
+def check_fleet(storage: Storage, fleet: "Optional[list[str]]", *, join: bool = False) -> None:
+    """Check that the keys here belong to the fleet of whoever asks; `fleet` names its nodes.
+
+    With another number or order of nodes a key's name would lead to another node.
+
+    Raises:
+        ValueError: they belong to another.
+    """
+    if fleet is None:
+        return
+    mine = digest_of(fleet)
+    nodes = os.path.dirname(storage.root)
+    path = os.path.join(storage.root, "fleet")
+    for name in sorted(os.listdir(nodes)):
+        with contextlib.suppress(OSError):
+            with open(os.path.join(nodes, name, "fleet"), encoding="utf-8") as file:
+                other, _, shown = file.read().rstrip("\n").partition(" ")
+            if other != mine:
+                raise ValueError(
+                    f"the keys in {nodes} belong to a fleet of {shown}, this one is"
+                    f" {len(fleet)} nodes: {', '.join(fleet[:4])}; use that --fleet, or remove"
+                    f" {nodes}"
+                )
+            if os.path.join(nodes, name) == storage.root:
+                return
+    if join:
+        tmp = os.path.join(storage.scratch(), "fleet")
+        with open(tmp, "w", encoding="utf-8") as file:
+            file.write(f"{mine} {len(fleet)} nodes: {', '.join(fleet[:4])}\n")
+        os.rename(tmp, path)
+        remove(os.path.dirname(tmp))

@@ -1,0 +1,40 @@
+"""What the verbs share that speak to a fleet themselves. No Luigi: they have to start quickly."""
+
+import argparse
+import sys
+from collections.abc import Iterable
+
+from workflows.config import settings
+from workflows.errors import NodeLost, WorkflowsError
+from workflows.store import Store, open_store
+
+
+def add_fleet(parser: argparse.ArgumentParser) -> None:
+    """Let a verb be told its fleet."""
+    parser.add_argument(
+        "--fleet", default=settings().fleet, metavar="SPEC", help="which fleet (luigi.cfg's)"
+    )
+
+
+def store_at(url: str) -> Store:
+    """Return the store at `url`; what is not a directory costs the imports that it needs.
+
+    Raises:
+        UsageError: nothing here can write to such a place.
+    """
+    if "://" not in url:
+        return open_store(url)
+    from workflows import run
+
+    return run.store(url)
+
+
+def say(text: str) -> None:
+    """Tell a person something; stdout is for data alone."""
+    print(f"workflows: {text}", file=sys.stderr)
+
+
+def exit_code(errors: Iterable[WorkflowsError]) -> int:
+    """Return 3 if a node was lost, 1 if anything else failed, else 0."""
+    found = list(errors)
+    return 3 if any(isinstance(error, NodeLost) for error in found) else 1 if found else 0
