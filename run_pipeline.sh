@@ -410,12 +410,14 @@ main() {
   start run_luigi
   exec 6>&-
   wait_for_child
-  [[ ! -t 2 ]] || printf '\r\033[K' >&2  # the progress, which luigi had no time to clear
-  case $verdict in
-    '') ;;
-    124) say "stopped: $task ran longer than $timeout s (--timeout)" ;;
-    *) say "interrupted: what is done is kept, run the same again to go on" ;;
-  esac
+  if [[ -n $verdict ]]; then
+    [[ ! -t 2 ]] || printf '\r\033[K' >&2  # the progress, which luigi had no time to clear
+    if ((verdict == 124)); then
+      say "stopped: $task ran longer than $timeout s (--timeout)"
+    else
+      say "interrupted: what is done is kept, run the same again to go on"
+    fi
+  fi
   exit "$status"
 }
 

@@ -18,6 +18,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPT_FILES = ["run_pipeline.sh", "requirements.txt", "requirements-dev.txt", "pyproject.toml"]
 PIDS = "echo $$ > pid.luigi; sleep 300 & echo $! > pid.child; "
+INTERRUPTED = "run_pipeline.sh: interrupted: what is done is kept, run the same again to go on\n"
 
 
 @dataclasses.dataclass
@@ -328,7 +329,7 @@ def test_a_signal_ends_everything_and_gives_its_code(clone: Clone, number: int, 
     _, err = process.communicate(timeout=10)
 
     assert process.returncode == code
-    assert err == ""
+    assert err == INTERRUPTED
     assert not is_alive(luigi)
     assert not is_alive(child)
     assert f"exit {code}" in clone.logs()[0].read_text()
@@ -389,7 +390,7 @@ def test_a_run_that_ends_in_time_is_not_touched_by_its_timeout(clone: Clone) -> 
     assert clone.run("--timeout", "5m").returncode == 30
 
 
-def test_on_a_terminal_luigi_sees_one_and_ctrl_c_leaves_no_trace(clone: Clone) -> None:
+def test_on_a_terminal_luigi_sees_one_and_ctrl_c_leaves_one_line(clone: Clone) -> None:
     clone.luigi("[[ -t 2 ]] && echo progress >&2; echo $$ > pid.luigi; sleep 300")
     child, terminal = pty.fork()
     if child == 0:
@@ -399,11 +400,11 @@ def test_on_a_terminal_luigi_sees_one_and_ctrl_c_leaves_no_trace(clone: Clone) -
 
     os.write(terminal, b"\x03")
     _, status = os.waitpid(child, 0)
-    shown = os.read(terminal, 65536).decode().replace("^C", "").split()
+    shown = os.read(terminal, 65536).decode().replace("^C", "").replace("\r\n", "\n")
     os.close(terminal)
 
     assert os.waitstatus_to_exitcode(status) == 130
-    assert shown == ["progress"]
+    assert shown == f"progress\n\r\x1b[K{INTERRUPTED}"
     assert not is_alive(luigi)
 
 
