@@ -5,6 +5,7 @@ channel belongs to the process that opened it.
 """
 
 import atexit
+import ctypes
 import functools
 import logging
 import os
@@ -33,10 +34,10 @@ _TRACEBACK = re.compile(
     r".*^workflows\.errors\.\w+: ",
     re.DOTALL | re.MULTILINE,
 )
-_AGAIN_S = 1.0  # after which an interrupt that ended nothing is repeated
+_PR_SET_PDEATHSIG = 1
 _said: set[str] = set()
 _fleets: list[Fleet] = []
-_driver = [0]
+_driver, _is_task = [0], [False]
 
 
 @functools.cache
@@ -87,6 +88,7 @@ def begin() -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("luigi-interface").addHandler(handler)
     _hear_interrupts()
+    os.register_at_fork(after_in_child=functools.partial(_end_with, os.getpid(), ctypes.CDLL(None)))
     sys.excepthook = _say_interrupted
     progress = Progress(log())
     progress.start()
@@ -109,7 +111,6 @@ def close() -> None:
 def _end(progress: Progress, driver: int) -> None:
     if os.getpid() != driver:
         return
-    signal.setitimer(signal.ITIMER_REAL, 0)
     progress.stop()
     totals = Totals()
     totals.update(log().path)
@@ -125,21 +126,37 @@ def _end(progress: Progress, driver: int) -> None:
         opened.close()
 
 
+def _end_with(driver: int, libc: ctypes.CDLL) -> None:
+    """Let a task that Luigi forked die with the driver, as its nodes do: it could only complain."""
+    if _is_task[0]:
+        return  # this is what a task has forked itself
+    _is_task[0] = True
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != driver:
+        os._exit(1)
+
+
 def _hear_interrupts() -> None:
     """Make every Ctrl-C end the run, unless it was started with them ignored, as by nohup."""
     is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if is_ours and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL:
         for number in (signal.SIGINT, signal.SIGALRM):
             signal.signal(number, _interrupt)
+        sys.unraisablehook = _interrupt_again
 
 
 def _interrupt(*_: object) -> None:
-    if is_driver():
-        # Python drops what is raised in the callbacks around a fork, and Luigi forks all the time.
-        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
-    else:
+    if not is_driver():
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - the driver says it, without a traceback
     raise KeyboardInterrupt
+
+
+def _interrupt_again(dropped: "sys.UnraisableHookArgs") -> None:
+    """Raise an interrupt once more that Python dropped, as in its callbacks around each fork."""
+    if issubclass(dropped.exc_type, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+    else:
+        sys.__unraisablehook__(dropped)
 
 
 def _say_interrupted(
@@ -147,7 +164,6 @@ def _say_interrupted(
 ) -> None:
     """Say that somebody pressed Ctrl-C, without the traceback of where Luigi was just waiting."""
     if issubclass(kind, KeyboardInterrupt):
-        signal.setitimer(signal.ITIMER_REAL, 0)
         text = "interrupted: what is done is kept, run the same again to go on"
         print(text, file=sys.stderr)
     else:
