@@ -57,7 +57,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_step_is_named_and_more_room_comp
 
     assert run.wait() == 30
     assert re.search(rf"Copy of \d_key on node 0: .*{FULL}", run.err)
-    assert "Traceback" not in run.err
+    assert "Traceback" not in run.err, run.err
     assert 2 <= len(kept) <= 5
     assert set(kept.values()) == {data}
     assert sorted(kept) == listed == files
@@ -77,7 +77,7 @@ def test_a_disk_that_is_full_before_anything_ran_is_named(copy: Trial) -> None:
     assert run.wait() not in (0, 1)
     assert re.search(FULL, run.err)
     assert "node 0" in run.err
-    assert "Traceback" not in run.err
+    assert "Traceback" not in run.err, run.err
 
 
 def test_a_run_whose_logs_have_no_room_goes_on_without_them(copy: Trial) -> None:
@@ -110,7 +110,7 @@ def test_a_checkpoint_on_a_full_disk_is_not_committed_and_more_room_completes_it
 
     assert run.wait() == 30
     assert re.search(rf"cannot write .*{FULL}", run.err)
-    assert "Traceback" not in run.err
+    assert "Traceback" not in run.err, run.err
     assert (committed, left) == ([], [])
     assert rerun.succeeded()
     assert kept == [20_000] * 3
@@ -130,7 +130,7 @@ def test_a_node_whose_directory_cannot_be_written_is_refused_with_its_name_and_r
 
     assert run.wait() not in (0, 1)
     assert "node 0 cannot work: Read-only file system" in run.err
-    assert "Traceback" not in run.err
+    assert "Traceback" not in run.err, run.err
 
 
 def test_a_shipped_file_that_finds_no_room_is_named(tmp_path: pathlib.Path) -> None:

@@ -138,7 +138,7 @@ def test_a_runtime_that_is_killed_at_any_moment_costs_the_run_nothing_but_time(
 
     assert run.succeeded()
     assert "keys failed" not in run.err
-    assert "Traceback" not in run.err
+    assert "Traceback" not in run.err, run.err
     assert_complete(small)
 
 
@@ -171,7 +171,7 @@ def test_an_interrupted_run_ends_soon_leaves_nothing_and_is_completed_by_the_nex
     rerun = small.finish("Merge")
 
     assert code != 0
-    assert "Traceback" not in run.err
+    assert "Traceback" not in run.err, run.err
     assert left == []
     assert rerun.succeeded()
     assert_complete(small)
@@ -201,6 +201,7 @@ def test_a_ctrl_c_that_python_drops_within_a_fork_ends_the_run_all_the_same(tria
 
     assert run.wait(10) == -signal.SIGINT
     assert "interrupted: what is done is kept" in run.err
+    assert "Traceback" not in run.err, run.err
 
 
 def test_a_run_that_is_stopped_for_longer_than_a_node_may_be_silent_has_lost_none(

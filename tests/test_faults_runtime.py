@@ -55,7 +55,7 @@ def test_a_runtime_that_is_killed_again_and_again_fails_the_run_in_the_end(trial
     assert run.wait() == 30
     assert "node 0 is lost: it hung up; Copy 0_key: trying again" in run.err
     assert "node 0 is lost: it hung up; Copy 0_key: giving up" in run.err
-    assert "Traceback" not in run.err
+    assert "Traceback" not in run.err, run.err
     assert trial.place.leftovers() == []
 
 

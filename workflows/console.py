@@ -25,7 +25,6 @@ _TRACEBACK = re.compile(
 )
 _AWAY = re.compile(r"Failed (connecting to remote scheduler|pinging scheduler)")
 _BACK = "what is done is kept: run the same again to go on"
-_AGAIN_S = 1.0  # after which an interrupt that ended nothing is repeated
 _said: set[str] = set()
 _errors: list[str] = []
 
@@ -50,27 +49,27 @@ def explain_interrupts() -> None:
     if is_ours and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL:
         for number in (signal.SIGINT, signal.SIGALRM):
             signal.signal(number, _interrupt)
-
-
-def forget_interrupts() -> None:
-    """Repeat no interrupt any longer: the run is over."""
-    signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = _interrupt_again
 
 
 def _interrupt(*_: object) -> None:
-    if multiprocessing.parent_process() is None:
-        # Python drops what is raised in the callbacks around a fork, and Luigi forks all the time.
-        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
-    else:
+    if multiprocessing.parent_process() is not None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - the driver says it, without a traceback
     raise KeyboardInterrupt
+
+
+def _interrupt_again(dropped: "sys.UnraisableHookArgs") -> None:
+    """Raise an interrupt once more that Python dropped, as in its callbacks around each fork."""
+    if issubclass(dropped.exc_type, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+    else:
+        sys.__unraisablehook__(dropped)
 
 
 def _interrupted(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     if issubclass(kind, KeyboardInterrupt):
-        forget_interrupts()
         _errors.append("interrupted")
         clear_line()
         print(f"interrupted: {_BACK}", file=sys.stderr)

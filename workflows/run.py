@@ -6,6 +6,7 @@ channel belongs to the process that opened it.
 
 import atexit
 import contextlib
+import ctypes
 import functools
 import logging
 import multiprocessing
@@ -32,7 +33,8 @@ logger = logging.getLogger("luigi-interface.workflows")
 logger.addFilter(console.clear_line)
 
 _fleets: list[Fleet] = []
-_driver = [0]
+_driver, _is_task = [0], [False]
+_PR_SET_PDEATHSIG = 1
 
 
 @functools.cache
@@ -90,9 +92,20 @@ def watch(root: luigi.Task) -> None:
     begin()
     _driver[0] = os.getpid()
     console.explain_interrupts()
+    os.register_at_fork(after_in_child=functools.partial(_end_with, os.getpid(), ctypes.CDLL(None)))
     progress = Progress(log())
     progress.start()
     atexit.register(_end, progress, root, os.getpid())
+
+
+def _end_with(driver: int, libc: ctypes.CDLL) -> None:
+    """Let a task that Luigi forked die with the driver, as its nodes do: it could only complain."""
+    if _is_task[0]:
+        return  # this is what a task has forked itself
+    _is_task[0] = True
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != driver:
+        os._exit(1)
 
 
 def is_driver() -> bool:
@@ -146,7 +159,6 @@ def _close_fleets(opener: int) -> None:
 def _end(progress: Progress, root: luigi.Task, driver: int) -> None:
     if os.getpid() != driver:
         return
-    console.forget_interrupts()
     progress.stop()
     totals = Totals()
     totals.update(log().path)
