@@ -8,7 +8,7 @@ import pandas as pd
 _TIME = "%Y-%m-%d %H:%M:%S"
 
 
-def classify(frame: pd.DataFrame) -> "np.ndarray[Any, Any]":
+def classify(frame: pd.DataFrame) -> Any:
     """Return a class for each row: the first that applies."""
     miles = pd.to_numeric(frame["trip_distance"], errors="coerce")
     fare = pd.to_numeric(frame["fare_amount"], errors="coerce")
