@@ -13,7 +13,8 @@ import threading
 import time
 
 from workflows.node.connections import Pipes, accept, listen
-from workflows.node.server import Runtime, Session, Slots, environment
+from workflows.node.server import Runtime, Session, environment
+from workflows.node.slots import Slots
 from workflows.node.storage import Storage
 from workflows.node.watchdog import Watchdog, kill_marked
 from workflows.node.wire import Wire

@@ -1,4 +1,4 @@
-"""The runtime: sessions in JSON lines, and the slots that run commands.
+"""The runtime: sessions in JSON lines.
 
 A session is one connection: the runtime's own stdin and stdout, or one to its private socket. When
 a session ends, its commands are killed; when the runtime's stdin ends, so does the runtime. The
@@ -29,7 +29,6 @@ Anything that cannot be answered comes back as ``error`` with a ``why``; the ses
 import contextlib
 import functools
 import os
-import queue
 import sys
 import threading
 from collections.abc import Iterator
@@ -38,6 +37,7 @@ from typing import Any, Callable, NamedTuple, Optional
 from workflows.node import bring, packages, push
 from workflows.node.curl import Curl
 from workflows.node.processes import Groups
+from workflows.node.slots import Countdown, Slots
 from workflows.node.storage import Storage, checksum, tree_size
 from workflows.node.watchdog import MARK
 from workflows.node.wire import Wire
@@ -45,45 +45,6 @@ from workflows.node.work import KeyFailed, KeyRun, Stage, Work
 
 _READ = 1 << 20
 Message = dict[str, Any]
-
-
-class Slots:
-    """S threads that take what is to be run from one queue, whatever session it came from."""
-
-    def __init__(self, count: int) -> None:
-        self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._busy, self._closed = 0, False
-        self._changed = threading.Condition()
-        for _ in range(count):
-            threading.Thread(target=self._serve, daemon=True).start()
-
-    def put(self, job: Callable[[], None]) -> None:
-        """Run `job` when a slot is free."""
-        self._queue.put(job)
-
-    def close(self) -> None:
-        """Begin nothing any more."""
-        with self._changed:
-            self._closed = True
-
-    def are_idle(self, timeout_s: float) -> bool:
-        """Wait until all that was begun has ended; tell whether it has in time."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._busy, timeout_s)
-
-    def _serve(self) -> None:
-        while True:
-            job = self._queue.get()
-            with self._changed:
-                if self._closed:
-                    continue
-                self._busy += 1
-            try:
-                job()
-            finally:
-                with self._changed:
-                    self._busy -= 1
-                    self._changed.notify_all()
 
 
 class Runtime(NamedTuple):
@@ -268,7 +229,7 @@ class Session:
         curl = Curl(self.runtime.env, self.groups)
         self.wire.send({"event": "running", "had": 0, "todo": len(items)})
         batches = list(push.batches(items))
-        left = _Countdown(len(batches), lambda: self.wire.send({"event": "ran"}))
+        left = Countdown(len(batches), lambda: self.wire.send({"event": "ran"}))
 
         def job(batch: list[Message]) -> None:
             try:
@@ -295,7 +256,7 @@ class Session:
         storage.ledger(step).entries()  # read what others have added since
         todo = [item for item in items if not storage.is_done(step, item["id"])]
         self.wire.send({"event": "running", "had": len(items) - len(todo), "todo": len(todo)})
-        left = _Countdown(len(todo), lambda: self.wire.send({"event": "ran"}))
+        left = Countdown(len(todo), lambda: self.wire.send({"event": "ran"}))
 
         def job(item: Message) -> None:
             try:
@@ -325,24 +286,6 @@ class Session:
 
     def _file(self, digest: str) -> str:
         return os.path.join(self.runtime.storage.root, "files", digest)
-
-
-class _Countdown:
-    """Calls `then` once, when `count` things have happened."""
-
-    def __init__(self, count: int, then: Callable[[], None]) -> None:
-        self._left, self._then = count, then
-        self._mutex = threading.Lock()
-        if count == 0:
-            then()
-
-    def one(self) -> None:
-        with self._mutex:
-            self._left -= 1
-            last = self._left == 0
-        if last:
-            with contextlib.suppress(OSError):
-                self._then()
 
 
 def _without_pieces(record: Message) -> Message:
