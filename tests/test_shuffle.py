@@ -1,5 +1,6 @@
 """Shuffles between ssh nodes: the local run's bytes, whatever dies, and nothing by the driver."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -52,9 +53,8 @@ def test_the_whole_taxi_pipeline_equals_the_local_run(taxi: "Place", hosts: "Hos
     near = taxi.luigi("MergeCounts", "--fleet", "local:3", module=TAXI)
 
     assert (far.code, near.code) == (0, 0), (far, near)
-    for step in ("GroupCount", "Shuffle", "Shuffle.delivered", "MergeCounts"):
-        assert hosts.outputs(step).keys() == taxi.outputs(step).keys(), step
-    assert hosts.outputs("MergeCounts") == taxi.outputs("MergeCounts") != {}
+    for step in ("GroupCount", "Shuffle.pieces", "MergeCounts"):
+        assert hosts.outputs(step) == taxi.outputs(step) != {}, step
     one, two = (
         sorted((root / "MergeCounts").glob("*/data/*/results"))
         for root in (taxi.path / "far", taxi.checkpoint)
@@ -84,7 +84,7 @@ def test_how_even_the_slots_are_is_shown(place: "Place", hosts: "Hosts") -> None
     report = place.run("workflows", "report")
 
     assert done.code == 0, done
-    lines = hosts.ledger("ByWord.delivered")
+    lines = hosts.ledger("ByWord.pieces")
     sizes = [sum(line["bytes"] for line in lines if line["slot"] == slot) for slot in range(3)]
     ratio = max(sizes) * 3 / sum(sizes)
     told = f"ByWord: {len(lines)} pieces shuffled, 0.0 MB; bytes on the fullest slot: {ratio:.2f}"
@@ -125,11 +125,9 @@ def listeners(node: "Sshd") -> list[str]:
     """Return the TCP ports that runtimes of a node listen on."""
     inodes = set()
     for pid in node.ours():
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            try:
+        with contextlib.suppress(OSError):
+            for name in os.listdir(f"/proc/{pid}/fd"):
                 inodes.add(os.readlink(f"/proc/{pid}/fd/{name}"))
-            except OSError:
-                continue
     with open("/proc/net/tcp") as file:
         rows = [line.split() for line in file.readlines()[1:]]
     return [row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes]
@@ -168,7 +166,9 @@ def test_a_node_that_dies_within_a_shuffle_loses_nothing(
     near = place.luigi("Count", "--fleet", "local:3", "--checkpoint", "near")
     assert near.code == 0, near
     assert hosts.outputs("Count") == place.outputs("Count") != {}
-    for line in hosts.ledger("ByWord.delivered"):
+    delivered = hosts.ledger("ByWord.pieces")
+    assert len(delivered) == 6
+    for line in delivered:
         assert line["file"].stat().st_size == line["bytes"]
 
 

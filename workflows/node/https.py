@@ -6,6 +6,7 @@ whoever has it may only read: one output or piece that is in a ledger, by its fu
 listing. Imported when a shuffle needs it, as it takes as long as all the rest of a runtime.
 """
 
+import contextlib
 import hmac
 import http.client
 import http.server
@@ -28,6 +29,8 @@ _CONNECT_S, _SILENT_S = 8.0, 15.0
 _HANDSHAKE_S, _IDLE_S = 10.0, 30.0
 _CONNECTIONS = 256
 BROKEN = (OSError, http.client.HTTPException)
+# Not what timed out: a sender that says nothing will go on to do so.
+_ONCE_MORE = (ConnectionError, ssl.SSLError, http.client.HTTPException)
 
 
 class Credential(NamedTuple):
@@ -226,18 +229,20 @@ class Source:
             OSError, HTTPException: the sender cannot be reached, or broke off twice.
         """
         target = target_of(made)
-        try:
-            return self._fetch(target, size, path)
-        except (socket.timeout, NotKept):
-            self.close()
-            raise
-        except BROKEN:
-            self.close()
-        return self._fetch(target, size, path)
+        with contextlib.suppress(*_ONCE_MORE):
+            return self._guarded(target, size, path)
+        return self._guarded(target, size, path)
 
     def close(self) -> None:
         """Close the connection; the next fetch opens another."""
         self._line.close()
+
+    def _guarded(self, target: str, size: int, path: str) -> str:
+        try:
+            return self._fetch(target, size, path)
+        except BaseException:
+            self.close()  # what else comes over it is not what the next fetch asks for
+            raise
 
     def _fetch(self, target: str, size: int, path: str) -> str:
         if self._line.sock is None:
@@ -248,7 +253,6 @@ class Source:
         if answer.status in (401, 405):
             raise ConnectionRefusedError("it does not take part in this run")
         if answer.status != 200 or answer.length != size:
-            self.close()
             why = "it is not there" if answer.status == 404 else f"it has {answer.length} bytes"
             raise Gone(why)
         return _kept(answer, size, path)
@@ -257,7 +261,6 @@ class Source:
         self._line.connect()
         sock = self._line.sock
         if sock.getpeercert(binary_form=True) != self._pinned:
-            self.close()
             raise ssl.SSLError("it shows another certificate than this run's")
         sock.settimeout(_SILENT_S)
 
