@@ -11,7 +11,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 SETTLE_S = 65
 NAMES = [
     name
-    for name in ("main_job", "scale", "commands", "ssh", "s3")
+    for name in ("main_job", "scale", "commands", "ssh", "shuffle", "s3")
     if (HERE / f"{name}.py").exists()
 ]
 
