@@ -4,9 +4,16 @@ import contextlib
 import os
 import shutil
 import signal
-from typing import TYPE_CHECKING
+import socket
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from workflows import shuffle
+from workflows.errors import NodeRefused
+from workflows.fleet import open_fleet
+from workflows.lineage import Input, Key, Piece
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -172,17 +179,39 @@ def test_a_node_that_dies_within_a_shuffle_loses_nothing(
         assert line["file"].stat().st_size == line["bytes"]
 
 
-def test_nodes_out_of_each_others_reach_are_named(place: "Place", hosts: "Hosts") -> None:
+def test_a_node_that_cannot_listen_on_its_address_is_named(place: "Place", hosts: "Hosts") -> None:
     prepare(place)
-    hosts.add(2)
-    hosts.write(peer="127.0.0.1")
-    hosts.file.write_text(hosts.file.read_text().replace("127.0.0.1", "192.0.2.1", 1))
+    hosts.add(2).write(peer="192.0.2.1")
 
     done = place.luigi("Count", "--fleet", hosts.spec)
 
     assert done.code != 0
-    assert "cannot listen on 192.0.2.1" in done.err, done
-    assert "peer in hosts.yaml" in done.err
+    assert "cannot listen on 192.0.2.1: Cannot assign requested address" in done.err, done
+    assert "as peer in hosts.yaml" in done.err
+
+
+def test_nodes_out_of_each_others_reach_are_both_named(
+    place: "Place", hosts: "Hosts", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts.add(2)
+    fleet = open_fleet(hosts.spec, state=str(place.state), slots=0)
+    step: Any = SimpleNamespace(nodes=fleet, ledger="Cut.pieces")
+    piece = Piece(Key("0_key/1_piece", "0b", 1), 1, "00000000", Input("Cut", "0a", "0_key"))
+    with socket.create_server((hosts.nodes[0].address, 0)) as probe:
+        port = probe.getsockname()[1]
+    # A firewall that refuses, as far as node 1 can tell: nobody listens at that port.
+    monkeypatch.setattr(shuffle, "_open", lambda *_: {0: port})
+
+    fleet.start()
+    with pytest.raises(NodeRefused) as caught:
+        shuffle.move(step, {1: [piece]}, {"0a": 0})
+    fleet.close()
+
+    one, two = (node.address for node in hosts.nodes)
+    assert str(caught.value).startswith(f"node 1 ({two}:")
+    assert f"it cannot reach node 0 ({one}:" in str(caught.value)
+    assert f"at {one} port {port}: [Errno 111] Connection refused" in str(caught.value)
+    assert "TCP ports 1024-65535 (firewall, security group)" in str(caught.value)
 
 
 def test_a_directory_checkpoint_is_brought_back_to_empty_nodes(

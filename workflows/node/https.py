@@ -27,7 +27,8 @@ from workflows.node.storage import Storage
 _BLOCK = 1 << 18  # larger ones were no faster
 _CONNECT_S, _SILENT_S = 8.0, 15.0
 _HANDSHAKE_S, _IDLE_S = 10.0, 30.0
-_CONNECTIONS = 256
+_CONNECTIONS = 1024
+_POLL_S = 0.05  # how long to close a listener may take
 BROKEN = (OSError, http.client.HTTPException)
 # Not what timed out: a sender that says nothing will go on to do so.
 _ONCE_MORE = (ConnectionError, ssl.SSLError, http.client.HTTPException)
@@ -81,7 +82,7 @@ class Listener(socketserver.ThreadingTCPServer):
         found = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
         self.address_family = found[0]
         super().__init__(found[4], _Handler)  # type: ignore[arg-type]
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(_POLL_S,), daemon=True).start()
 
     @property
     def port(self) -> int:

@@ -3,7 +3,7 @@
 import datetime as dt
 import secrets
 
-_FROM, _TO = dt.datetime(2000, 1, 1), dt.datetime(9999, 12, 31)
+_FROM, _TO = dt.datetime(1970, 1, 1), dt.datetime(9999, 12, 31)
 
 
 def make_credential() -> dict[str, str]:
