@@ -11,7 +11,9 @@ HERE = pathlib.Path(__file__).resolve().parent
 SETTLE_S = 65
 NAMES = [
     name
-    for name in ("main_job", "scale", "commands", "ssh", "s3", "classify", "disco", "verbs")
+    for name in (
+        *("main_job", "scale", "commands", "ssh", "shuffle", "s3", "classify", "disco", "verbs"),
+    )
     if (HERE / f"{name}.py").exists()
 ]
 

@@ -10,7 +10,9 @@ import pytest
 
 from workflows.errors import NodeLost, WorkflowsError
 from workflows.fleet import Channel
-from workflows.node.server import Runtime, Session, Slots
+from workflows.node.server import Runtime, Session
+from workflows.node.shuffle import Senders
+from workflows.node.slots import Slots
 from workflows.node.storage import Storage
 from workflows.node.wire import Wire
 
@@ -20,7 +22,8 @@ LISTING = {"op": "list", "steps": ["Step"]}
 class FakeNode:
     """A node whose runtime is the test."""
 
-    slot, slots, name, root, silence_s, is_here = 0, 1, "node 0", "/nonexistent", 0.4, True
+    slot, slots, name, root, silence_s = 0, 1, "node 0", "/nonexistent", 0.4
+    is_here, peer = True, ""
 
     def __init__(self) -> None:
         self.ours, self.theirs = socket.socketpair()
@@ -221,7 +224,7 @@ def test_a_runtime_that_stops_in_the_middle_of_an_output_is_lost(node: FakeNode,
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[socket.socket, Storage]]:
     """Return the driver's end of a session, and what the session works on."""
     storage = Storage(str(tmp_path_factory.mktemp("node")))
-    runtime = Runtime(storage, Slots(1), {})
+    runtime = Runtime(storage, Slots(1), {}, Senders(storage))
     ours, theirs = socket.socketpair()
     serving = threading.Thread(target=Session(runtime, Wire(theirs)).serve)
     serving.start()

@@ -159,18 +159,3 @@ def test_a_disk_lost_within_a_run_costs_its_own_keys_and_the_result_is_the_same(
     assert twice == {f"{step} {key}" for step in ("First", "Second", "Third") for key in lost}
     place.run("luigi", "--module", "mine", "Together", *arguments[:4], "--fleet", "local:3")
     assert hosts.outputs("Together") == place.outputs("Together")
-
-
-def test_what_does_not_work_on_ssh_nodes_yet_says_so(place: "Place", hosts: "Hosts") -> None:
-    place.module(
-        "from workflows.steps import Map, MapToN\n"
-        "class First(Map):\n    command = 'xargs cat'\n"
-        "class Cut(MapToN):\n    upstream = First\n    command = 'cat > a; echo a'\n"
-    )
-    place.key("0_key", b"x\n")
-    hosts.add(2)
-
-    done = place.luigi("Cut", "--fleet", hosts.spec)
-
-    assert done.code != 0
-    assert "cannot see this machine's files" in done.err

@@ -1,10 +1,10 @@
 """The barrier behind a 1:n step: write down what all keys made, then move it to its owners."""
 
 import json
-import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from workflows import run
+from workflows import run, shuffle
 from workflows.accounts import check_totals, records_of, summed
 from workflows.errors import KeysFailed
 from workflows.lineage import Piece, pieces_of
@@ -12,8 +12,6 @@ from workflows.taskreport import tell
 
 if TYPE_CHECKING:
     from workflows.steps import MapToN
-
-Event = dict[str, Any]
 
 
 def _manifest_name(step: "MapToN") -> str:
@@ -38,6 +36,8 @@ def deliver(step: "MapToN") -> None:
     Raises:
         KeysFailed: a piece could not be brought, or is not what its maker said.
         LawBroken: the pieces do not add up.
+        NodeLost: a node was lost meanwhile; what is delivered stays delivered.
+        NodeRefused: a node cannot reach another, which is there.
     """
     manifest = read_manifest(step)
     if manifest is None:
@@ -52,37 +52,26 @@ def deliver(step: "MapToN") -> None:
     for piece in pieces:
         by_slot.setdefault(piece.key.slot, []).append(piece)
 
-    def bring(slot: int) -> list[Event]:
-        items = [
-            {
-                "key": piece.key.name,
-                "id": piece.key.identity,
-                "bytes": piece.size,
-                "crc": piece.crc,
-                "share": True,
-                "by_name": step.by_name,
-                "path": _piece_path(step, piece, made_on[piece.maker.identity]),
-            }
-            for piece in by_slot[slot]
-        ]
-        message = {"op": "bring", "step": step.ledger, "items": items}
-        return [event for event in step.nodes.channel(slot).ask(message, "ran") if "key" in event]
-
-    outcomes = step.nodes.each(by_slot, bring)
+    outcomes = shuffle.move(step, by_slot, made_on)
     run.listings(step.fleet).forget()
     for slot, events in outcomes.items():
         failures = [event for event in events if event["event"] == "failed"]
         if failures:
             raise KeysFailed(step.nodes.nodes[slot].name, len(events) - len(failures), failures)
     count = sum(map(len, by_slot.values()))
-    run.log().add(what="delivered", step=step.name, pieces=count)
+    sizes = [sum(piece.size for piece in by_slot.get(node.slot, ())) for node in step.nodes.nodes]
+    log = {"pieces": count, "bytes": sum(sizes), "skew": round(skew(sizes), 3)}
+    run.log().add(what="delivered", step=step.name, **log)
     tell(step, f"{count} pieces delivered to the nodes that own their names")
 
 
-def _piece_path(step: "MapToN", piece: Piece, slot: int) -> str:
-    root = step.nodes.nodes[slot].root
-    name = piece.key.name.rsplit("/", 1)[1]
-    return os.path.join(root, "data", step.name, piece.maker.identity, piece.maker.name, name)
+def skew(sizes: Sequence[int]) -> float:
+    """Return the bytes of the fullest slot, of the mean: 1 is even.
+
+    >>> skew([30, 10, 20])
+    1.5
+    """
+    return max(sizes) * len(sizes) / sum(sizes) if any(sizes) else 1.0
 
 
 def _describe(step: "MapToN") -> dict[str, Any]:

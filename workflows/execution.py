@@ -131,7 +131,7 @@ def _run_once(step: "Step", shard: Shard, report: TaskReport, bereft: list[Event
     if missing and step.is_restorable:
         channel = step.nodes.channel(shard.slot)
         items = checkpoints.parts_for(step, missing)
-        for event in channel.ask({"op": "bring", "step": step.name, "items": items}, "ran"):
+        for event in channel.bring(step.name, items):
             report.take(event)
         listings.forget()
         return

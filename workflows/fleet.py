@@ -7,13 +7,15 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
-from workflows.errors import NodeLost, UsageError, WorkflowsError
+from workflows.errors import CheckpointError, NodeLost, UsageError, WorkflowsError
 from workflows.node.wire import Wire
 from workflows.transports.local import LocalNode
 
 _WAITS = 4  # after each but the last of so many, a silent runtime is asked for a sign of life
+_BLOCK = 1 << 18
+_AHEAD = 32  # files sent before the first is answered; as many answers fit into any buffer
 _LARGEST = 1 << 24  # bytes of an output in one message; runtimes send less
 Event = dict[str, Any]
 T = TypeVar("T")
@@ -28,6 +30,7 @@ class Node(Protocol):
     root: str
     silence_s: float  # how long it may say nothing, not even when asked, before it is lost
     is_here: bool  # whether it sees this machine's files
+    peer: str  # the address by which other nodes reach it; empty if they see each other's files
 
     def start(self) -> None:
         """Begin to make the runtime reachable, without waiting."""
@@ -56,23 +59,10 @@ class Channel:
             NodeLost: the connection broke, or nothing was heard for too long.
             WorkflowsError: the node could not make sense of the operation.
         """
-        if not self.node.is_here and any("path" in item for item in message.get("items", ())):
-            raise WorkflowsError(
-                f"{self.node.name} cannot see this machine's files: on an ssh fleet, 1:n steps and"
-                " checkpoints in a directory do not work yet"
-            )
         try:
             self._wire.limit(self.node.silence_s)
             self._wire.send(message)
-            while True:
-                event = self._next()
-                if event["event"] == "pong":
-                    continue
-                if event["event"] == "error":
-                    raise WorkflowsError(f"{self.node.name}: {event['why']}")
-                yield event
-                if event["event"] in last:
-                    return
+            yield from self._events(last)
         except OSError as error:
             raise NodeLost(self.node.name, str(error) or type(error).__name__) from error
 
@@ -130,10 +120,56 @@ class Channel:
         for event in self.ask(message, *last):
             yield event, self._raw(event) if "size" in event else b""
 
+    def bring(self, step: str, items: list[Event]) -> Iterator[Event]:
+        """Let the node bring files from URLs, or from this machine's paths, and publish them.
+
+        Raises:
+            CheckpointError: a file of this machine cannot be read, or is not what it was.
+        """
+        if self.node.is_here or not any("path" in item for item in items):
+            yield from self.ask({"op": "bring", "step": step, "items": items}, "ran")
+            return
+        answers = ("brought", "failed")
+        try:
+            for number, item in enumerate(items):
+                self._give(step, item)
+                if number >= _AHEAD:
+                    yield from self._events(answers)
+            for _ in items[:_AHEAD]:
+                yield from self._events(answers)
+        except OSError as error:
+            raise NodeLost(self.node.name, str(error) or type(error).__name__) from error
+
+    def _give(self, step: str, item: Event) -> None:
+        """Send one file of this machine; the node answers when it has published it."""
+        path, size = item["path"], item["bytes"]
+        about = {name: value for name, value in item.items() if name != "path"}
+        with _opened(path, size) as file:
+            self._wire.limit(self.node.silence_s)
+            self._wire.send({"op": "take", "step": step, "item": about, "size": size})
+            while size:
+                data = _read(file, min(size, _BLOCK))
+                if not data:
+                    self.close()  # the node still waits for the rest
+                    raise CheckpointError(f"{path} was cut while it was read")
+                self._wire.send_raw(data)
+                size -= len(data)
+
     def close(self) -> None:
         """End the session: what it had running is killed."""
         with contextlib.suppress(OSError):
             self._wire.close()
+
+    def _events(self, last: tuple[str, ...]) -> Iterator[Event]:
+        while True:
+            event = self._next()
+            if event["event"] == "pong":
+                continue
+            if event["event"] == "error":
+                raise WorkflowsError(f"{self.node.name}: {event['why']}")
+            yield event
+            if event["event"] in last:
+                return
 
     def _next(self) -> Event:
         # Waits are counted, not the clock read: a driver that was stopped itself, or slept with its
@@ -183,11 +219,34 @@ def _last(events: Iterator[Event]) -> Event:
     return event
 
 
-class Fleet:
-    """Nodes by slot; channels are opened when first used and belong to one process."""
+def _opened(path: str, size: int) -> IO[bytes]:
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - the caller closes it
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    if os.fstat(file.fileno()).st_size != size:
+        file.close()
+        raise CheckpointError(f"{path} is damaged: it had {size} bytes")
+    return file
 
-    def __init__(self, spec: str, nodes: list[Node]) -> None:
-        self.spec, self.nodes = spec, nodes
+
+def _read(file: IO[bytes], size: int) -> bytes:
+    try:
+        return file.read(size)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {file.name}: {error.strerror}") from error
+
+
+class Fleet:
+    """Nodes by slot; channels are opened when first used and belong to one process.
+
+    `credential` makes what nodes trust each other by; None if they see each other's files.
+    """
+
+    def __init__(
+        self, spec: str, nodes: list[Node], credential: Callable[[], Event] | None = None
+    ) -> None:
+        self.spec, self.nodes, self.credential = spec, nodes, credential
         self._channels: dict[int, Channel] = {}
         self._owner = 0
 
@@ -267,7 +326,7 @@ def open_fleet(spec: str, *, state: str, slots: int, silence_s: float = 20.0) ->
         UsageError: there is no such kind of fleet, or its file is wrong.
     """
     if spec.startswith("ssh:"):
-        return Fleet(spec, _ssh_nodes(spec.removeprefix("ssh:"), slots, silence_s))
+        return _ssh_fleet(spec, slots, silence_s)
     match = re.fullmatch(r"local:([1-9]\d{0,3})", spec)
     if match is None:
         raise UsageError(
@@ -281,11 +340,12 @@ def open_fleet(spec: str, *, state: str, slots: int, silence_s: float = 20.0) ->
     return Fleet(spec, nodes)
 
 
-def _ssh_nodes(path: str, slots: int, silence_s: float) -> list[Node]:
+def _ssh_fleet(spec: str, slots: int, silence_s: float) -> Fleet:
     from workflows.hosts import read_hosts
     from workflows.transports.sshnode import Hub, SshNode
 
-    found = read_hosts(path)
+    found = read_hosts(spec.removeprefix("ssh:"))
     hosts = [dataclasses.replace(host, slots=host.slots or slots) for host in found.hosts]
     hub = Hub(hosts)
-    return [SshNode(hub, slot, host, found.patience, silence_s) for slot, host in enumerate(hosts)]
+    nodes = [SshNode(hub, slot, host, found.patience, silence_s) for slot, host in enumerate(hosts)]
+    return Fleet(spec, list(nodes), nodes[0].credential)

@@ -50,6 +50,7 @@ class Host(Login):
     scratch: str = _DEFAULT_SCRATCH
     slots: int = 0
     python: str = "python3"
+    peer: str = ""  # by which other nodes reach it, if not by its address
     jump: Login | None = None
 
 

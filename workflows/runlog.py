@@ -63,6 +63,7 @@ class Totals:
     def __init__(self) -> None:
         self.steps: dict[str, Line] = {}
         self.planned: dict[str, int] = {}
+        self.shuffled: dict[str, Line] = {}
         self.failures = 0
         self._order: dict[str, int] = {}
         self.first = self.last = 0.0
@@ -79,6 +80,8 @@ class Totals:
                 self._order.update((step, place) for place, step in enumerate(line["order"]))
             elif line["what"] == "failed":
                 self.failures += 1
+            elif line["what"] == "delivered":
+                self.shuffled[line["step"]] = line
             elif line["what"] == "keys":
                 for stage in line["stages"]:
                     _add(self.steps.setdefault(stage["step"], _empty(stage["fused"])), stage)
@@ -102,7 +105,8 @@ class Totals:
                     rate,
                 )
             )
-        return aligned(rows, left=(0,))
+        shuffled = [_skew(step, self.shuffled[step]) for step in self._ordered(self.shuffled)]
+        return "\n".join([aligned(rows, left=(0,)), *shuffled])
 
     def line(self, columns: int, now: float) -> str:
         """Return the progress so far as one line; steps that are done make room for the others."""
@@ -138,6 +142,14 @@ def aligned(rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def _skew(step: str, line: Line) -> str:
+    """Say how evenly a shuffle filled the slots."""
+    return (
+        f"{step}: {line['pieces']} pieces shuffled, {line['bytes'] / 1e6:.1f} MB;"
+        f" bytes on the fullest slot: {line['skew']:.2f} of the mean"
+    )
 
 
 def _empty(fused: bool) -> Line:

@@ -13,7 +13,9 @@ import threading
 import time
 
 from workflows.node.connections import Pipes, accept, listen
-from workflows.node.server import Runtime, Session, Slots, environment
+from workflows.node.server import Runtime, Session, environment
+from workflows.node.shuffle import Senders
+from workflows.node.slots import Slots
 from workflows.node.storage import Storage
 from workflows.node.watchdog import Watchdog, kill_marked
 from workflows.node.wire import Wire
@@ -39,7 +41,8 @@ def main(arguments: list[str]) -> int:
         return 1
     watchdog = Watchdog(mark, storage.tmp)
     count = int(slots) or len(os.sched_getaffinity(0))
-    runtime = Runtime(storage, Slots(count), environment(mark, slot, nodes))
+    env = environment(mark, slot, nodes)
+    runtime = Runtime(storage, Slots(count), env, Senders(storage))
     session = Session(runtime, wire)
     try:
         if len(arguments) > 4:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Optional
 
@@ -23,21 +24,58 @@ def bring(storage: Storage, step: str, item: dict[str, Any]) -> Record:
     tmp = os.path.join(scratch, "file")
     try:
         _fetch(item["path"], tmp, share=item.get("share", False))
-        return _published(storage, step, item, tmp)
+        return published(storage, step, item, tmp, _found(tmp))
     except OSError as error:
         raise KeyFailed(f"could not be brought: {error}", step) from error
     finally:
         remove(scratch)
 
 
-def _published(storage: Storage, step: str, item: dict[str, Any], tmp: str) -> Record:
-    found = (os.path.getsize(tmp), checksum(tmp))
+def _found(path: str) -> "tuple[int, str]":
+    return os.path.getsize(path), checksum(path)
+
+
+def published(
+    storage: Storage, step: str, item: dict[str, Any], tmp: str, found: "tuple[int, str]"
+) -> Record:
+    """Publish a file whose bytes and checksum were `found`, if they are what they must be.
+
+    Raises:
+        KeyFailed: they are not.
+    """
     if found != (item["bytes"], item["crc"]):
         raise KeyFailed(f"damaged: {found} is not {(item['bytes'], item['crc'])}", step)
     record = {name: item[name] for name in ("key", "id", "bytes", "crc")}
     record.update({name: item[name] for name in item if name in ("spec", "inputs", "totals")})
     record["metrics"] = {"bytes_out": item["bytes"]}
     return storage.publish(step, tmp, record, by_name=item.get("by_name", False))
+
+
+def take(storage: Storage, step: str, item: dict[str, Any], chunks: Iterator[bytes]) -> Record:
+    """Publish what the driver sends; what cannot be kept is read nevertheless.
+
+    Raises:
+        KeyFailed: it is not what it was, or there is no room for it.
+    """
+    scratch = storage.scratch()
+    tmp = os.path.join(scratch, "file")
+    size, crc = 0, 0
+    try:
+        with open(tmp, "wb", buffering=0) as file:
+            for chunk in chunks:
+                size, crc = size + len(chunk), zlib.crc32(chunk, crc)
+                view = memoryview(chunk)
+                while view:
+                    view = view[file.write(view) :]
+        return published(storage, step, item, tmp, (size, f"{crc:08x}"))
+    except ConnectionError:
+        raise
+    except OSError as error:
+        raise KeyFailed(f"could not be kept: {error}", step) from error
+    finally:
+        for _ in chunks:
+            pass
+        remove(scratch)
 
 
 def download(
@@ -64,7 +102,7 @@ def download(
                 if item["compress"]:
                     run_tool(UNPACKERS[item["compress"]], path, path + ".out", step)
                     os.replace(path + ".out", path)
-                yield dict(_published(storage, step, item, path), event="brought")
+                yield dict(published(storage, step, item, path, _found(path)), event="brought")
             except KeyFailed as failure:
                 yield dict(failed, **failure.event)
             except OSError as error:

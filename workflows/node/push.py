@@ -19,12 +19,12 @@ _PARTS_AT_ONCE = 4
 _READ = 1 << 20
 
 
-def batches(items: Sequence[Message]) -> "Iterator[list[Message]]":
-    """Cut items into batches that one curl takes: many small ones, or a single big one."""
+def batches(items: Sequence[Message], most_bytes: int = BATCH_BYTES) -> "Iterator[list[Message]]":
+    """Cut items into batches that one connection takes: many small ones, or a single big one."""
     batch: list[Message] = []
     size = 0
     for item in items:
-        if batch and (len(batch) >= BATCH_KEYS or size + item["bytes"] > BATCH_BYTES):
+        if batch and (len(batch) >= BATCH_KEYS or size + item["bytes"] > most_bytes):
             yield batch
             batch, size = [], 0
         batch.append(item)

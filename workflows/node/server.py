@@ -1,4 +1,4 @@
-"""The runtime: sessions in JSON lines, and the slots that run commands.
+"""The runtime: sessions in JSON lines.
 
 A session is one connection: the runtime's own stdin and stdout, or one to its private socket. When
 a session ends, its commands are killed; when the runtime's stdin ends, so does the runtime. The
@@ -14,7 +14,11 @@ records    step, ids                                       records: those that a
 need       digests                                         needed: digests that are not here yet
 file       digest, size, then raw bytes                    (nothing)
 run        work, keys                                      done / failed per key, then ran
-bring      step, items                                     brought / failed per item, then ran
+bring      step, items; from nodes also certificate,       brought / failed per item, then ran
+           token, senders: name -> host, port
+take       step, item, size, then raw bytes                brought / failed
+serve      address, certificate, key, token                serving: port; or refused: why
+unserve    --                                              unserved
 push       step, items                                     pushed / failed per item, then ran
 require    packages                                        required: missing, python
 read       step, id, key                                   data: size, raw bytes; ...; end: crc
@@ -31,7 +35,6 @@ Anything that cannot be answered comes back as ``error`` with a ``why``; the ses
 import contextlib
 import functools
 import os
-import queue
 import sys
 import threading
 from collections.abc import Iterator
@@ -40,6 +43,8 @@ from typing import Any, Callable, NamedTuple, Optional
 from workflows.node import bring, packages, push
 from workflows.node.curl import Curl
 from workflows.node.processes import Groups
+from workflows.node.shuffle import Senders, Shuffle
+from workflows.node.slots import Countdown, Slots
 from workflows.node.storage import Storage, checksum, tree_size
 from workflows.node.verbs import VerbOperations
 from workflows.node.watchdog import MARK
@@ -50,52 +55,13 @@ _READ = 1 << 20
 Message = dict[str, Any]
 
 
-class Slots:
-    """S threads that take what is to be run from one queue, whatever session it came from."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._busy, self._closed = 0, False
-        self._changed = threading.Condition()
-        for _ in range(count):
-            threading.Thread(target=self._serve, daemon=True).start()
-
-    def put(self, job: Callable[[], None]) -> None:
-        """Run `job` when a slot is free."""
-        self._queue.put(job)
-
-    def close(self) -> None:
-        """Begin nothing any more."""
-        with self._changed:
-            self._closed = True
-
-    def are_idle(self, timeout_s: float) -> bool:
-        """Wait until all that was begun has ended; tell whether it has in time."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._busy, timeout_s)
-
-    def _serve(self) -> None:
-        while True:
-            job = self._queue.get()
-            with self._changed:
-                if self._closed:
-                    continue
-                self._busy += 1
-            try:
-                job()
-            finally:
-                with self._changed:
-                    self._busy -= 1
-                    self._changed.notify_all()
-
-
 class Runtime(NamedTuple):
     """What all sessions of a runtime share."""
 
     storage: Storage
     slots: Slots
     env: dict[str, str]
+    senders: Senders
 
     def check(self) -> None:
         """End at once if the disk was taken away: the node is lost then, and no command failed."""
@@ -127,6 +93,7 @@ class Session(VerbOperations):
         finally:
             self.groups.cancel()
             self.let_go()
+            self.runtime.senders.release(self)
             with contextlib.suppress(OSError):
                 self.wire.close()
 
@@ -246,41 +213,97 @@ class Session(VerbOperations):
 
     def op_bring(self, message: Message) -> None:
         """Bring files from elsewhere and publish them as keys of a step."""
-        step = message["step"]
-        if any("url" in item for item in message["items"]):
-            self._batched(step, message["items"], bring.download)
+        step, items = message["step"], message["items"]
+        if any("url" in item for item in items):
+            self._transfer(step, items, bring.download)
+            return
+        if "senders" in message:
+            storage = self.runtime.storage
+            storage.ledger(step).entries()  # read what others have added since
+            todo = [item for item in items if not storage.is_done(step, item["id"])]
+            shuffle = Shuffle(storage, message)
+            self._batched(step, list(shuffle.batches(todo)), shuffle.run, len(items))
             return
 
         def run(item: Message) -> Message:
             return bring.bring(self.runtime.storage, step, item)
 
-        self._each(step, message["items"], run, "brought")
+        self._each(step, items, run, "brought")
+
+    def op_take(self, message: Message) -> None:
+        """Take one file whose bytes follow, and publish it."""
+        step, item = message["step"], message["item"]
+
+        def take(item: Message) -> Message:
+            return bring.take(self.runtime.storage, step, item, self._chunks(message["size"]))
+
+        self.wire.send(self._outcome(step, item, take, "brought"))
+
+    def _chunks(self, size: int) -> Iterator[bytes]:
+        while size:
+            data = self.wire.recv_bytes(min(size, _READ))
+            if not data:
+                raise ConnectionResetError("cut off within a file")
+            size -= len(data)
+            yield data
+
+    def op_serve(self, message: Message) -> None:
+        """Let other nodes of the run fetch what is here, until the session ends or says so."""
+        from workflows.node.https import Credential
+
+        credential = Credential(message["certificate"], message["token"], message["key"])
+        try:
+            port = self.runtime.senders.hold(self, message["address"], credential)
+        except OSError as error:
+            self.wire.send({"event": "refused", "why": error.strerror or str(error)})
+            return
+        self.wire.send({"event": "serving", "port": port})
+
+    def op_unserve(self, _: Message) -> None:
+        """Serve other nodes no longer, unless another session wants it."""
+        self.runtime.senders.release(self)
+        self.wire.send({"event": "unserved"})
 
     def op_push(self, message: Message) -> None:
         """Send outputs of a step to S3, each with URLs that were signed for it alone."""
-        self._batched(message["step"], message["items"], push.push)
+        self._transfer(message["step"], message["items"], push.push)
 
     def op_require(self, message: Message) -> None:
         """Say which Python packages the commands of this node cannot import."""
         missing = packages.missing(message["packages"], self.runtime.env)
         self.wire.send({"event": "required", "missing": missing, "python": sys.executable})
 
-    def _batched(
+    def _transfer(
         self,
         step: str,
         items: list[Message],
         run: Callable[[Storage, str, list[Message], Curl], Iterator[Message]],
     ) -> None:
-        """Transfer `items` in batches, one of them a slot at a time."""
+        """Send or fetch `items` with curl."""
         curl = Curl(self.runtime.env, self.groups)
-        self.wire.send({"event": "running", "had": 0, "todo": len(items)})
-        batches = list(push.batches(items))
-        left = _Countdown(len(batches), lambda: self.wire.send({"event": "ran"}))
+        self._batched(
+            step,
+            list(push.batches(items)),
+            lambda batch: run(self.runtime.storage, step, batch, curl),
+            len(items),
+        )
+
+    def _batched(
+        self,
+        step: str,
+        batches: list[list[Message]],
+        run: Callable[[list[Message]], Iterator[Message]],
+        asked: int,
+    ) -> None:
+        """Transfer batches, one of them a slot at a time."""
+        todo = sum(map(len, batches))
+        self.wire.send({"event": "running", "had": asked - todo, "todo": todo})
+        left = Countdown(len(batches), lambda: self.wire.send({"event": "ran"}))
 
         def job(batch: list[Message]) -> None:
             try:
                 if not self.groups.cancelled:
-                    for event in run(self.runtime.storage, step, batch, curl):
+                    for event in run(batch):
                         self.wire.send(dict(_without_pieces(event), step=step))
             except FileNotFoundError as error:
                 for item in batch:
@@ -302,7 +325,7 @@ class Session(VerbOperations):
         storage.ledger(step).entries()  # read what others have added since
         todo = [item for item in items if not storage.is_done(step, item["id"])]
         self.wire.send({"event": "running", "had": len(items) - len(todo), "todo": len(todo)})
-        left = _Countdown(len(todo), lambda: self.wire.send({"event": "ran"}))
+        left = Countdown(len(todo), lambda: self.wire.send({"event": "ran"}))
 
         def job(item: Message) -> None:
             try:
@@ -334,24 +357,6 @@ class Session(VerbOperations):
 
     def _file(self, digest: str) -> str:
         return os.path.join(self.runtime.storage.root, "files", digest)
-
-
-class _Countdown:
-    """Calls `then` once, when `count` things have happened."""
-
-    def __init__(self, count: int, then: Callable[[], None]) -> None:
-        self._left, self._then = count, then
-        self._mutex = threading.Lock()
-        if count == 0:
-            then()
-
-    def one(self) -> None:
-        with self._mutex:
-            self._left -= 1
-            last = self._left == 0
-        if last:
-            with contextlib.suppress(OSError):
-                self._then()
 
 
 def _without_pieces(record: Message) -> Message:

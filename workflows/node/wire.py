@@ -42,6 +42,10 @@ class Wire:
         line = json.dumps(dict(message, size=len(data)), separators=(",", ":")).encode("ascii")
         self._put(line + b"\n" + data)
 
+    def send_raw(self, data: bytes) -> None:
+        """Send raw bytes that a message has announced."""
+        self._put(data)
+
     def _put(self, data: bytes) -> None:
         view = memoryview(data)
         with self._sending:

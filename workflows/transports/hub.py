@@ -11,9 +11,10 @@ operation  fields                      answered by
 =========  ==========================  ==================================================
 attach     slot                        attached: generation, root; then the session itself
 revive     slot, generation, patience  revived
+credential --                          credential: certificate, key, token; always the same
 =========  ==========================  ==================================================
 
-Both may be answered by ``lost`` or ``refused`` with a ``why``.
+The first two may be answered by ``lost`` or ``refused`` with a ``why``.
 """
 
 import concurrent.futures
@@ -29,6 +30,7 @@ from workflows.errors import NodeLost, NodeRefused
 from workflows.hosts import from_json
 from workflows.node.connections import accept, listen
 from workflows.node.wire import Wire
+from workflows.transports.credential import make_credential
 from workflows.transports.remote import Remote, Session
 from workflows.transports.ssh import BROKEN
 
@@ -48,11 +50,14 @@ def main() -> int:
     listener = socket_of(name)
     if listener is None:
         return 0  # another process of the run was first to start one
+    credential = _Credential()
     remotes = [Remote(host, slot, len(hosts), name) for slot, host in enumerate(hosts)]
     for remote in remotes:
         threading.Thread(target=_begin, args=(remote,), daemon=True).start()
     threading.Thread(
-        target=accept, args=(listener, lambda stream: _serve(remotes, stream)), daemon=True
+        target=accept,
+        args=(listener, lambda stream: _serve(remotes, credential, stream)),
+        daemon=True,
     ).start()
     print("listening", flush=True)
     while os.read(0, 1):
@@ -78,13 +83,30 @@ def _begin(remote: Remote) -> None:
         remote.ensure()
 
 
-def _serve(remotes: list[Remote], stream: socket.socket) -> None:
+class _Credential:
+    """The run's credential for its nodes, made when it is first asked for, and only in memory."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._made: dict[str, str] | None = None
+
+    def get(self) -> dict[str, str]:
+        with self._mutex:
+            if self._made is None:
+                self._made = make_credential()
+            return self._made
+
+
+def _serve(remotes: list[Remote], credential: _Credential, stream: socket.socket) -> None:
     wire = Wire(stream)
     with contextlib.closing(stream), contextlib.suppress(OSError, ValueError):
         asked = wire.recv(_ASK_S)
         if asked is None:
             return
         stream.settimeout(None)
+        if asked["op"] == "credential":
+            wire.send(dict(credential.get(), event="credential"))
+            return
         remote = remotes[asked["slot"]]
         try:
             if asked["op"] == "revive":

@@ -30,6 +30,7 @@ class LocalNode:
     """One slot as a directory; constructing it does nothing."""
 
     is_here = True
+    peer = ""
 
     def __init__(
         self, slot: int, nodes: int, slots: int, root: str, silence_s: float = 20.0

@@ -155,6 +155,7 @@ class SshNode:
         self.slots = host.slots or _USUAL_SLOTS
         self.name = f"node {slot} ({host})"
         self.root = f"{host.scratch}/{slot}"
+        self.peer = host.peer or host.address
         self._hub = hub
         self._generation = ""
 
@@ -184,6 +185,16 @@ class SshNode:
         message = {"op": "revive", "generation": self._generation, "patience": patience_s}
         stream, _ = self._ask(message, _ANSWER_S + patience_s)
         stream.close()
+
+    def credential(self) -> dict[str, str]:
+        """Return what makes nodes trust each other for this run: see transports/credential.py.
+
+        Raises:
+            NodeLost: the hub does not answer.
+        """
+        stream, answer = self._ask({"op": "credential"}, _ANSWER_S)
+        stream.close()
+        return {name: answer[name] for name in ("certificate", "key", "token")}
 
     def close(self) -> None:
         """End the runtime, and all others of the fleet."""
