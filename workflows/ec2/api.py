@@ -84,7 +84,9 @@ class Aws:
         with _named(operation):
             return getattr(client, operation)(**given)
 
-    def pages(self, operation: str, key: str, *, service: str = "ec2", **given: Any) -> Iterator[Any]:
+    def pages(
+        self, operation: str, key: str, *, service: str = "ec2", **given: Any
+    ) -> Iterator[Any]:
         """Yield what all pages of an operation hold under `key`.
 
         Raises:
@@ -218,7 +220,9 @@ def tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
     """
     for name, value in tags.items():
         if len(name) > 128 or len(value) > 256:
-            raise FleetError(f"tag {name} is too long for EC2: {len(value)} characters, 256 allowed")
+            raise FleetError(
+                f"tag {name} is too long for EC2: {len(value)} characters, 256 allowed"
+            )
     return [{"Key": name, "Value": value} for name, value in tags.items()]
 
 

@@ -327,7 +327,11 @@ class _Checked:
         if not isinstance(value, dict):
             raise ValueError("must hold names and values")
         for name, text in value.items():
-            if not isinstance(name, str) or len(name) > 128 or name.startswith(("aws:", "workflows:")):
+            if (
+                not isinstance(name, str)
+                or len(name) > 128
+                or name.startswith(("aws:", "workflows:"))
+            ):
                 raise ValueError(f"{name!r} cannot be a tag's name")
             if len(str(text)) > 256:
                 raise ValueError(f"{name}: EC2 allows 256 characters")
