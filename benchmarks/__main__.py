@@ -9,7 +9,9 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 # The inodes that one benchmark frees slow down the next on ext4 without a journal: see jobs.py.
 SETTLE_S = 65
-NAMES = [name for name in ("main_job", "scale", "commands", "ssh") if (HERE / f"{name}.py").exists()]
+NAMES = [
+    name for name in ("main_job", "scale", "commands", "ssh") if (HERE / f"{name}.py").exists()
+]
 
 
 def main(arguments: list[str]) -> int:

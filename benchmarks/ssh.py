@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks import data, measure, table
 from benchmarks.jobs import NODES, ROOT
 from workflows.fleet import open_fleet
+from workflows.node.work import BASH
 
 sys.path.append(str(ROOT / "tests"))
 
@@ -53,9 +54,9 @@ def step(folder: pathlib.Path, source: str, fleet: str, workers: int = 8) -> mea
 def floor(folder: pathlib.Path, source: str) -> measure.Took:
     """Run the same command on the same keys under xargs, as many at once as there are slots."""
     folder.mkdir(parents=True)
-    line = f"""out=$1; cd {source}; ls | xargs -P {NODES} -I@ bash --norc --noprofile -euo pipefail \
-        -c 'echo "$PWD/@" | {{ {_COMMAND}; }} > "$0/@"' "$out" """
-    argv = ["bash", "--norc", "-c", line, "floor", str(folder)]
+    one = f'echo "$PWD/$1" | {{ {_COMMAND}; }} > "$0/$1"'
+    argv = ["bash", "--norc", "-c", 'cd "$1"; ls | xargs -P "$2" -n 1 "${@:3}"', "floor"]
+    argv += [source, str(NODES), *BASH, one, str(folder)]
     return measure.run(argv, cwd=str(folder.parent), env=dict(os.environ))
 
 
@@ -185,8 +186,13 @@ def measured(keys: int, nodes: int, work: pathlib.Path) -> dict[str, Any]:
             },
         ],
         "bars": [
-            table.bar("overhead per key, of local nodes'", OVERHEAD_BAR, above["ssh"] / above["local"], "x"),
-            table.bar(f"{nodes} nodes: connect and list, then a step", FIFTY_BAR_S, listed + whole, "s"),
+            table.bar(
+                "overhead per key, of local nodes'",
+                OVERHEAD_BAR,
+                above["ssh"] / above["local"],
+                "x",
+            ),
+            table.bar(f"{nodes} nodes: connect, list, a step", FIFTY_BAR_S, listed + whole, "s"),
         ],
     }
 

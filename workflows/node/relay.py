@@ -1,50 +1,77 @@
-"""``python3 -I -S runtime.pyz attach SOCKET``: join stdin and stdout to a runtime's private socket.
+"""``python3 -I -S runtime.pyz attach SOCKET``: sessions of a runtime over stdin and stdout.
 
-This is how a task reaches a runtime on another host: as one more command of the ssh connection. It
-ends when either side does.
+This is how tasks reach a runtime on another host: as one more command of the ssh connection. It
+serves one session after the other, since starting it costs more than a session does. Both ways,
+bytes travel in frames: four bytes that say how many follow, and these. None ends the session.
 """
 
 import os
 import select
 import socket
+import struct
 import sys
 
 _CHUNK = 1 << 16
+_LENGTH = struct.Struct("!I")
 
 
 def start() -> None:
-    """Say on stdout whether the runtime was reached, then copy bytes both ways."""
-    stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        stream.connect("\0" + sys.argv[2])
-    except OSError:
-        os.write(1, b'\n{"event":"gone"}\n')
-        os._exit(1)
+    """Serve sessions until stdin ends, or the runtime does."""
     os.write(1, b'\n{"event":"attached"}\n')
     try:
-        _copy(stream)
-    except OSError:
-        os._exit(1)
+        while True:
+            data = _frame()
+            if data:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
+                    stream.connect("\0" + sys.argv[2])
+                    _serve(stream, data)
+            _write(b"")
+    except (OSError, EOFError):
+        pass  # either side is gone, and so is what this is for
     os._exit(0)
 
 
-def _copy(stream: socket.socket) -> None:
+def _serve(stream: socket.socket, first: bytes) -> None:
+    """Copy bytes both ways until the driver ends the session."""
     # One direction blocks the other only while the side that asks does not read its answers.
+    stream.sendall(first)
     poll = select.poll()
     poll.register(0, select.POLLIN)
     poll.register(stream, select.POLLIN)
     while True:
         for fd, _ in poll.poll():
-            data = os.read(fd, _CHUNK)
-            if not data:
-                return
             if fd == 0:
+                data = _frame()
+                if not data:
+                    return
                 stream.sendall(data)
             else:
+                data = stream.recv(_CHUNK)
+                if not data:
+                    raise EOFError
                 _write(data)
 
 
+def _frame() -> bytes:
+    """Return the next frame; empty at the end of a session.
+
+    Raises:
+        EOFError: stdin has ended.
+    """
+    return _exactly(_LENGTH.unpack(_exactly(_LENGTH.size))[0])
+
+
+def _exactly(size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        more = os.read(0, size - len(data))
+        if not more:
+            raise EOFError
+        data += more
+    return data
+
+
 def _write(data: bytes) -> None:
-    view = memoryview(data)
+    view = memoryview(_LENGTH.pack(len(data)) + data)
     while view:
         view = view[os.write(1, view) :]

@@ -30,9 +30,11 @@ from workflows.hosts import from_json
 from workflows.node.connections import accept, listen
 from workflows.node.wire import Wire
 from workflows.transports.remote import Remote, Session
+from workflows.transports.ssh import BROKEN
 
 _ASK_S = 10.0
 _CHUNK = 1 << 16
+_END_S = 10.0
 
 
 def main() -> int:
@@ -96,28 +98,37 @@ def _serve(remotes: list[Remote], stream: socket.socket) -> None:
         except NodeRefused as refused:
             wire.send({"event": "refused", "why": refused.why})
             return
-        with contextlib.closing(session.channel):
+        try:
             about = {"generation": session.generation, "root": session.root}
             wire.send(dict(about, event="attached"))
             _join(stream, session)
+        finally:
+            remote.release(session)
 
 
 def _join(stream: socket.socket, session: Session) -> None:
     """Copy bytes between a process of the run and a session, until either ends."""
 
     def back() -> None:
-        with contextlib.suppress(OSError):
-            while data := session.channel.recv(_CHUNK):
-                stream.sendall(data)
+        listener: socket.socket | None = stream
+        with contextlib.suppress(*BROKEN):
+            for data in session.frames():
+                try:
+                    if listener is not None:
+                        listener.sendall(data)
+                except OSError:
+                    listener = None  # what is left of the session must be read all the same
         with contextlib.suppress(OSError):
             stream.shutdown(socket.SHUT_RDWR)
 
-    threading.Thread(target=back, daemon=True).start()
+    copier = threading.Thread(target=back, daemon=True)
+    copier.start()
     with contextlib.suppress(OSError):
-        if session.early:
-            stream.sendall(session.early)
         while data := stream.recv(_CHUNK):
-            session.channel.sendall(data)
+            session.send(data)
+    with contextlib.suppress(OSError):
+        session.send(b"")
+    copier.join(_END_S)
 
 
 if __name__ == "__main__":

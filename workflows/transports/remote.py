@@ -3,9 +3,11 @@
 import contextlib
 import json
 import secrets
+import struct
 import threading
 import time
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 from workflows.errors import NodeLost, NodeRefused
 from workflows.hosts import Host
@@ -22,17 +24,44 @@ _SHIP_S = 15.0
 _END_S = 5.0
 _BELIEVED_S = 5.0  # how long nobody tries again to reach a node that could not be reached
 _NOISE = 1 << 20
+_CHUNK = 1 << 16
+LENGTH = struct.Struct("!I")  # as in node/relay.py
 _LAST_WORDS = 1000
 Message = dict[str, Any]
 
 
-class Session(NamedTuple):
-    """A channel that is a session of the runtime; `early` is what came with the greeting."""
+class Session:
+    """One session of a runtime, through a relay that serves another one afterwards."""
 
-    channel: Any
-    early: bytes
-    generation: str
-    root: str
+    def __init__(self, channel: Any, early: bytes, generation: str, root: str) -> None:
+        self.channel, self.generation, self.root = channel, generation, root
+        self._buffer = early
+        self.is_over = False
+
+    def send(self, data: bytes) -> None:
+        """Send bytes; none ends the session.
+
+        Raises:
+            OSError: the connection broke.
+        """
+        self.channel.sendall(LENGTH.pack(len(data)) + data)
+
+    def frames(self) -> Iterator[bytes]:
+        """Yield what the runtime says until the session is over, or the connection breaks."""
+        while True:
+            while len(self._buffer) >= LENGTH.size:
+                end = LENGTH.size + LENGTH.unpack_from(self._buffer)[0]
+                if len(self._buffer) < end:
+                    break
+                data, self._buffer = self._buffer[LENGTH.size : end], self._buffer[end:]
+                if not data:
+                    self.is_over = True
+                    return
+                yield data
+            more = self.channel.recv(_CHUNK)
+            if not more:
+                return
+            self._buffer += more
 
 
 class Remote:
@@ -44,6 +73,7 @@ class Remote:
         self._socket = f"{fleet}-{slot}"
         self._mutex = threading.RLock()
         self._lines: list[Connection] = []
+        self._idle: list[Session] = []
         self._main: Any = None
         self._generation = ""  # of the runtime that is there; empty if none is
         self._root = ""
@@ -76,19 +106,30 @@ class Remote:
             NodeRefused: see `ensure`.
         """
         self.ensure()
+        with contextlib.suppress(IndexError):
+            return self._idle.pop()
         generation, root = self._generation, self._root
         channel = None
         try:
             channel = self._command(shell.attach(self.host, self._socket))
-            event, early = _greeting(channel, ("attached", "gone"))
+            event, early = _greeting(channel, ("attached",))
         except BROKEN as error:
             _shut(channel)
             raise self._broken(error) from error
-        if event.get("event") != "attached":
+        if event["event"] != "attached":
             _shut(channel)
-            raise NodeLost(self.name, "its runtime is gone")
+            raise NodeLost(self.name, event["why"])
         channel.settimeout(None)
         return Session(channel, early, generation, root)
+
+    def release(self, session: Session) -> None:
+        """Keep a session's relay for the next one, if it is in order."""
+        with self._mutex:
+            if session.is_over and session.generation == self._generation:
+                session.is_over = False
+                self._idle.append(session)
+                return
+        session.channel.close()
 
     def revive(self, generation: str, patience_s: float) -> None:
         """Replace the runtime of that generation; wait up to `patience_s` for its host to be back.
@@ -206,7 +247,7 @@ class Remote:
 
     def _down(self) -> None:
         """Let go of all connections; what other threads wait for on them ends."""
-        lines, self._lines = self._lines, []
+        lines, self._lines, self._idle = self._lines, [], []
         self._main, self._generation = None, ""
         for line in lines:
             line.close()

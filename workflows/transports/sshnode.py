@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import weakref
 from collections.abc import Sequence
 from typing import IO, Any
@@ -36,6 +37,7 @@ class Hub:
         self._given: IO[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._driver = 0
+        self._mutex = threading.Lock()
         self._life = self._hold = (
             0  # as in LocalNode: the hub lives while the driver holds the pipe
         )
@@ -93,6 +95,7 @@ class Hub:
 
     def forget(self) -> None:
         """In a forked child: let go of what keeps the hub alive; it ends with the driver."""
+        self._mutex = threading.Lock()  # no thread that could hold the other one came along
         if self._hold > 0:
             os.close(self._hold)
             self._hold = -1
@@ -101,12 +104,13 @@ class Hub:
         self.start()
         if self._driver not in (os.getpid(), os.getppid()):
             raise ConnectionResetError("the run that it worked for is gone")
-        stream = self._knock()
-        if stream is None:
-            if self._process is None or self._process.poll() is not None:
-                self._launch()
-            self._await_hub()
+        with self._mutex:
             stream = self._knock()
+            if stream is None:
+                if self._process is None or self._process.poll() is not None:
+                    self._launch()
+                self._await_hub()
+                stream = self._knock()
         if stream is None:
             raise ConnectionRefusedError("the run's ssh hub is gone")
         return stream
@@ -123,10 +127,11 @@ class Hub:
     def _launch(self) -> None:
         given = self._given.fileno() if self._given is not None else -1
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "workflows.transports.hub", str(given), self._name],
+            [sys.executable, "-S", "-m", "workflows.transports.hub", str(given), self._name],
             stdin=self._life,
             stdout=subprocess.PIPE,
             pass_fds=(given,),
+            # All that `site` would find is there already; that saves its time.
             env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))),
             start_new_session=True,
         )
