@@ -40,12 +40,20 @@ _driver = [0]
 @functools.cache
 def fleet(spec: str) -> Fleet:
     """Return the fleet of this run, with its runtimes starting."""
-    chosen = settings()
-    opened = open_fleet(spec, state=chosen.state, slots=chosen.slots)
+    opened = _opened(spec)
     _fleets.append(opened)
     opened.start()
     begin()
     return opened
+
+
+def _opened(spec: str) -> Fleet:
+    chosen = settings()
+    if spec.startswith("ec2:"):
+        from workflows.ec2_fleet import open_ec2
+
+        return open_ec2(spec, slots=chosen.slots, log=os.path.abspath(log().path))
+    return open_fleet(spec, state=chosen.state, slots=chosen.slots)
 
 
 @functools.cache

@@ -29,16 +29,21 @@ class RunLog:
 
     def add(self, **line: Any) -> None:
         """Append one line; those of several processes never mix. A full disk costs the line."""
-        text = json.dumps({"at": round(time.time(), 3), **line}).encode("ascii") + b"\n"
-        with contextlib.suppress(OSError):
-            os.makedirs(self.folder, exist_ok=True)
-            with open(self.path, "ab", buffering=0) as file:
-                file.write(text)
+        append(self.path, **line)
 
     def task_log(self, step: str, label: str) -> str:
         """Return the path of a task's own log."""
         safe = "".join(c if c.isalnum() or c in "-_. " else "_" for c in label)[:80] or "all"
         return os.path.abspath(os.path.join(self.folder, f"{step} {safe}.log"))
+
+
+def append(path: str, **line: Any) -> None:
+    """Append one line to the run log at `path`."""
+    text = json.dumps({"at": round(time.time(), 3), **line}).encode("ascii") + b"\n"
+    with contextlib.suppress(OSError):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "ab", buffering=0) as file:
+            file.write(text)
 
 
 def read_lines(path: str, start: int = 0) -> Iterator[tuple[int, Line]]:

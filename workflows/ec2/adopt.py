@@ -85,8 +85,8 @@ def first_contact(
     """Return a connection to a node whose host key is its own, and pinned in its tag.
 
     Raises:
-        NodeLost: it was not reached in time, or ended meanwhile.
-        NodeRefused: it was reached in time, but never showed a key it may show, nor let us in.
+        NodeLost: it ended, or it was not reached in time with a key that it may show.
+        NodeRefused: it was reached, but could not be set up.
     """
     one = _with_address(spec, one, watched, deadline)
     if HOST_KEY in one.tags and BOOT_KEY not in one.tags:
@@ -122,9 +122,9 @@ def _patiently(
     while True:
         try:
             return connect(name_of(one), host_of(spec, one, *keys))
-        except (NodeLost, NodeRefused):
+        except (NodeLost, NodeRefused) as error:
             if time.monotonic() > deadline:
-                raise
+                raise NodeLost(name_of(one), f"not reached in time: {error.why}") from error
         watched.look(one)
         time.sleep(_PAUSE_S)
 

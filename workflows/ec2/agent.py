@@ -10,6 +10,7 @@ Standard library, Python 3.9. In HOME/.workflows: `lease` (its time is the last 
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -22,7 +23,7 @@ NOTICES = ("spot/instance-action", "events/recommendations/rebalance")
 FLUSH_S = 60
 
 
-def agent(home, idle, longest, poll):
+def agent(home: str, idle: float, longest: float, poll: float) -> None:
     """Watch the lease, the age and EC2's notices until one of them ends the node."""
     os.makedirs(home, exist_ok=True)
     user = os.stat(os.path.dirname(home))
@@ -44,7 +45,7 @@ def agent(home, idle, longest, poll):
         time.sleep(poll)
 
 
-def over(lease, deadline, idle):
+def over(lease: str, deadline: str, idle: float) -> str:
     """Return why the node's time is over, or nothing."""
     now = time.time()
     try:
@@ -56,48 +57,50 @@ def over(lease, deadline, idle):
     if now > last:
         return "it has reached its longest life"
     if now - renewed > idle:
-        return "nobody has renewed its lease for %d s" % idle
+        return f"nobody has renewed its lease for {idle:g} s"
     return ""
 
 
-def end(home, why):
+def end(home: str, why: str) -> None:
     """Run the flush hook, then power off, again and again until it works."""
     write(os.path.join(home, "off"), why)
     flush = os.path.join(home, "flush")
     if os.access(flush, os.X_OK):
-        try:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             subprocess.call([flush], timeout=FLUSH_S)
-        except (OSError, subprocess.TimeoutExpired):
-            pass
     for words in (["systemctl", "poweroff"], ["poweroff"], ["systemctl", "poweroff", "-ff"]) * 9:
-        try:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             subprocess.call(words, timeout=30)
-        except (OSError, subprocess.TimeoutExpired):
-            pass
         time.sleep(20)
 
 
-def imds(path):
+def imds(path: str) -> str:
     """Return what the instance metadata service (version 2) holds, or nothing."""
     try:
-        ask = urllib.request.Request(IMDS + "api/token", method="PUT")
+        ask = urllib.request.Request(IMDS + "api/token", method="PUT")  # noqa: S310
         ask.add_header("X-aws-ec2-metadata-token-ttl-seconds", "60")
-        token = urllib.request.urlopen(ask, timeout=2).read().decode()
-        ask = urllib.request.Request(IMDS + "meta-data/" + path)
+        token = answer(ask)
+        ask = urllib.request.Request(IMDS + "meta-data/" + path)  # noqa: S310
         ask.add_header("X-aws-ec2-metadata-token", token)
-        return urllib.request.urlopen(ask, timeout=2).read().decode()
+        return answer(ask)
     except (OSError, ValueError):
         return ""  # 404 is the usual answer
 
 
-def write(path, text):
+def answer(ask: urllib.request.Request) -> str:
+    """Return the text of an answer."""
+    with urllib.request.urlopen(ask, timeout=2) as stream:  # noqa: S310 - IMDS is an http URL
+        return str(stream.read().decode())
+
+
+def write(path: str, text: str) -> None:
     """Write a file that is never half there."""
     with open(path + ".new", "w") as file:
         file.write(text)
     os.replace(path + ".new", path)
 
 
-def newkey():
+def newkey() -> None:
     """Make the key unless a call before has; print its public half."""
     new = KEY + ".new"
     if not os.path.exists(new + ".pub") and not os.path.exists(KEY + ".own"):
@@ -107,12 +110,12 @@ def newkey():
         print(" ".join(file.read().split()[:2]))
 
 
-def usekey():
+def usekey() -> None:
     """Put the new key in place of the one from the user data; sshd reads it at once."""
     if os.path.exists(KEY + ".new"):
         os.replace(KEY + ".new", KEY)
     if os.path.exists(KEY + ".new.pub"):
-        open(KEY + ".own", "w").close()
+        write(KEY + ".own", "")
         os.replace(KEY + ".new.pub", KEY + ".pub")
     for unit in ("ssh", "sshd"):
         if subprocess.call(["systemctl", "reload", unit], stderr=subprocess.DEVNULL) == 0:
@@ -120,7 +123,7 @@ def usekey():
     raise SystemExit("sshd could not be reloaded")
 
 
-def main():
+def main() -> None:
     """Do what the first argument says."""
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=("agent", "newkey", "usekey"))

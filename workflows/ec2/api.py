@@ -70,7 +70,8 @@ class Aws:
                     max_pool_connections=32,
                 )
                 with _named(service):
-                    made = boto3.session.Session().client(service, where, config=settings)
+                    session: Any = boto3.session.Session()
+                    made = session.client(service, where, config=settings)
                 self._clients[service, where] = made
             return self._clients[service, where]
 

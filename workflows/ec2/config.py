@@ -18,7 +18,9 @@ STRATEGIES = ("price-capacity-optimized", "capacity-optimized", "diversified", "
 # Public parameters of Systems Manager; {arch} is as each vendor spells it.
 AMIS = {
     "al2023": "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{arch}",
-    "ubuntu-24.04": "/aws/service/canonical/ubuntu/server/24.04/stable/current/{arch}/hvm/ebs-gp3/ami-id",
+    "ubuntu-24.04": (
+        "/aws/service/canonical/ubuntu/server/24.04/stable/current/{arch}/hvm/ebs-gp3/ami-id"
+    ),
     "debian-13": "/aws/service/debian/release/13/latest/{arch}",
 }
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
@@ -111,29 +113,29 @@ def find_spec(name: str, region: str = "") -> Spec:
         UsageError: the file cannot be read.
         ConfigError: names everything in it that is wrong.
     """
-    if name.endswith((".yaml", ".yml")):
-        return read_spec(name)
     section = _luigi_section(name)
     if section is not None:
         return parse_spec({"name": name, **section}, f"luigi.cfg [ec2 {name}]", os.curdir)
-    for path in (f"{name}.yaml", "fleet.yaml"):
-        if os.path.exists(path):
-            found = _loaded(path)
-            if isinstance(found, dict) and found.get("name", name) == name:
-                return read_spec(path)
+    path = _file_of(name)
+    if path:
+        return read_spec(path)
     return parse_spec({"name": name, **({"region": region} if region else {})}, name, os.curdir)
 
 
 def has_spec(name: str) -> bool:
     """Tell whether `find_spec` finds anything written about the fleet."""
-    if name.endswith((".yaml", ".yml")) or _luigi_section(name) is not None:
-        return True
+    return _luigi_section(name) is not None or bool(_file_of(name))
+
+
+def _file_of(name: str) -> str:
+    if name.endswith((".yaml", ".yml")):
+        return name
     for path in (f"{name}.yaml", "fleet.yaml"):
         if os.path.exists(path):
             found = _loaded(path)
-            if isinstance(found, dict) and found.get("name", name) == name:
-                return True
-    return False
+            if isinstance(found, dict) and found.get("name", path.removesuffix(".yaml")) == name:
+                return path
+    return ""
 
 
 def read_spec(path: str) -> Spec:
@@ -256,14 +258,14 @@ class _Checked:
         spelled = _SPELLED.get(kind, {})
         inner = {field.name for field in dataclasses.fields(kind)}
         known = sorted((inner - set(spelled.values())) | set(spelled))
-        values = {}
+        values: dict[str, Any] = {}
         for name, value in found.items():
             if name not in known:
                 near = difflib.get_close_matches(str(name), known, 1)
                 hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
                 self.problems.append(f"{where}: no such key {name!r}; {hint}")
                 continue
-            own = spelled.get(name, name)
+            own: str = spelled.get(name, name)
             try:
                 values[own] = self.value(own, value, f"{where}: {name}")
             except ValueError as error:
@@ -339,31 +341,26 @@ class _Checked:
 
     def together(self, values: dict[str, Any], where: str) -> None:
         """Check what the single values do not show."""
-        problem = self.problems.append
-        if not _NAME.fullmatch(str(values.get("name", ""))):
-            problem(f"{where}: name must be up to 31 of a-z 0-9 -, such as 'crawl'")
-        if values.get("min_nodes", 0) > values.get("nodes", Spec.nodes):
-            problem(f"{where}: min_nodes is more than nodes")
-        spot = values.get("spot", Spot())
-        if spot.strategy not in STRATEGIES:
-            problem(f"{where}: spot: strategy must be one of {', '.join(STRATEGIES)}")
-        if spot.on_demand_base > values.get("nodes", Spec.nodes):
-            problem(f"{where}: spot: on_demand_base is more than nodes")
-        ami = values.get("ami", Spec.ami)
-        if not ami.startswith(("ami-", "ssm:/")) and ami.removeprefix("ssm:") not in AMIS:
-            known = ", ".join(f"ssm:{name}" for name in AMIS)
-            problem(f"{where}: ami must be ami-..., ssm:/path, or one of {known}")
-        access = values.get("access", Access())
-        if access.address not in ("public", "private"):
-            problem(f"{where}: access: address must be public or private")
-        for name, text in (("scratch", values.get("scratch", "/mnt")), ("user", access.user)):
-            if not _PLAIN.fullmatch(text):
-                problem(f"{where}: {name} {text!r} may hold A-Z a-z 0-9 _@%+=:,./~ - only")
-        if not values.get("types", Spec.types):
-            problem(f"{where}: types must name at least one instance type")
-        ttl = values.get("ttl", Ttl())
-        if ttl.idle > ttl.max:
-            problem(f"{where}: ttl: idle is more than max")
+        nodes = values.get("nodes", Spec.nodes)
+        spot, access = values.get("spot", Spot()), values.get("access", Access())
+        ttl, ami = values.get("ttl", Ttl()), values.get("ami", Spec.ami)
+        known_ami = ami.startswith(("ami-", "ssm:/")) or ami.removeprefix("ssm:") in AMIS
+        names = ", ".join(f"ssm:{name}" for name in AMIS)
+        plain = "may hold A-Z a-z 0-9 _@%+=:,./~ - only"
+        for holds, problem in (
+            (_NAME.fullmatch(str(values.get("name", ""))), "name must be up to 31 of a-z 0-9 -"),
+            (values.get("min_nodes", 0) <= nodes, "min_nodes is more than nodes"),
+            (spot.strategy in STRATEGIES, f"strategy must be one of {', '.join(STRATEGIES)}"),
+            (spot.on_demand_base <= nodes, "on_demand_base is more than nodes"),
+            (known_ami, f"ami must be ami-..., ssm:/path, or one of {names}"),
+            (access.address in ("public", "private"), "address must be public or private"),
+            (_PLAIN.fullmatch(values.get("scratch", Spec.scratch)), f"scratch {plain}"),
+            (_PLAIN.fullmatch(access.user), f"user {plain}"),
+            (values.get("types", Spec.types), "types must name at least one instance type"),
+            (ttl.idle <= ttl.max, "ttl: idle is more than max"),
+        ):
+            if not holds:
+                self.problems.append(f"{where}: {problem}")
         for name in ("pip", "post_init"):
             if values.get(name) and not os.path.isfile(values[name]):
-                problem(f"{where}: {name}: no file {values[name]}")
+                self.problems.append(f"{where}: {name}: no file {values[name]}")

@@ -1,4 +1,4 @@
-"""Launching instances: one tagged template, one CreateFleet, one more on demand for what is missing."""
+"""Launching: one tagged template, one CreateFleet, one more on demand for what is missing."""
 
 import base64
 import collections
@@ -42,12 +42,17 @@ class Site:
 
 def site(aws: Aws, spec: Spec, live: Sequence[Instance], *, refresh_ami: bool = False) -> Site:
     """Make sure of what instances stand on. The image is the one that live instances have."""
-    pinned = "" if refresh_ami else next((i.tags[AMI] for i in live if AMI in i.tags), "")
+    pinned = "" if refresh_ami else pinned_image(live)
     network = ground.network(aws, spec)
     image = ground.image(aws, spec, pinned)
     login_key = ground.login_key(aws, spec, in_use=bool(live))
     group = ground.security_group(aws, spec, network.vpc)
     return Site(image, network, group, login_key)
+
+
+def pinned_image(live: Sequence[Instance]) -> str:
+    """Return the image that a fleet's live instances have; empty if there are none."""
+    return next((one.tags[AMI] for one in live if AMI in one.tags), "")
 
 
 def launch(aws: Aws, spec: Spec, stand: Site, count: int, say: Say) -> list[str]:

@@ -133,7 +133,7 @@ def _price_in(products: Iterable[Any]) -> float | None:
 
 
 def table(found: Sequence[Pool]) -> str:
-    """Return the price table: on-demand and savings of each type, then its zones, cheapest first."""
+    """Return the prices: on-demand and savings of each type, then its zones, cheapest first."""
     lines = []
     for name in dict.fromkeys(pool.type for pool in found):
         own = [pool for pool in found if pool.type == name]

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from workflows.ec2 import ground
-from workflows.ec2.api import SLOT, Aws, Instance, instances, set_tags
+from workflows.ec2.api import LEAVING, SLOT, Aws, Instance, instances, set_tags
 from workflows.ec2.config import Spec
 from workflows.ec2.launch import Say, launch, site
 from workflows.ec2.teardown import clear_templates, terminate
@@ -66,10 +66,11 @@ def _undo(aws: Aws, spec: Spec, before: set[str], error: BaseException, say: Say
 def slotted(aws: Aws, spec: Spec) -> list[Instance]:
     """Return the live instances in order of slot, after giving one to those that have none.
 
+    Those that EC2 has announced to take back do not count: their slots are to be filled.
     Where two have the same slot, which two calls of `up` at once can bring about, the older one
     keeps it.
     """
-    live = instances(aws, spec.name)
+    live = [one for one in instances(aws, spec.name) if LEAVING not in one.tags]
     given = slots_for(live, spec.nodes)
     for one in live:
         if given[one.id] != one.slot:

@@ -34,7 +34,7 @@ def host_of(spec: Spec, one: Instance, *keys: str) -> Host:
     Raises:
         NodeLost: it has no address yet.
     """
-    user, port, which = (one.tags.get(ACCESS, "").split() + ["", "", ""])[:3]
+    user, port, which = [*one.tags.get(ACCESS, "").split(), "", "", ""][:3]
     address = one.address(which or spec.access.address)
     if not address:
         raise NodeLost(name_of(one), "it has no address")
@@ -146,6 +146,12 @@ def outcomes(results: Mapping[int, Any]) -> list[Outcome]:
         Outcome(slot, result) if isinstance(result, int) else Outcome(slot, -1, str(result))
         for slot, result in sorted(results.items())
     ]
+
+
+def touch(spec: Spec, one: Instance) -> int:
+    """Renew a node's lease; return the status."""
+    with login(spec, one) as connection:
+        return streamed(connection, name_of(one), "touch .workflows/lease", lambda _: None)
 
 
 def put(spec: Spec, one: Instance, source: str, target: str) -> int:

@@ -33,7 +33,6 @@ def tear_down(aws: Aws, fleet: str, *, say: Say) -> None:
     Raises:
         FleetError: something would not go.
     """
-    states = ("pending", "running", "stopping", "stopped")
     found = instances(aws, fleet, states=_THERE[:-1])
     if found:
         say(f"terminating {len(found)}: {', '.join(one.id for one in found)}")

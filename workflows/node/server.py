@@ -17,6 +17,7 @@ run        work, keys                                      done / failed per key
 bring      step, items                                     brought / failed per item, then ran
 read       step, id, key                                   data: size, raw bytes; ...; end: crc
 check      steps                                           bad per damaged key, then checked
+drain      --                                              (nothing)
 drop       step, ids, why                                  dropped: count
 steps      --                                              steps: names, orphans, bytes
 =========  ==============================================  =========================================
@@ -47,6 +48,8 @@ class Slots:
     """S threads that take what is to be run from one queue, whatever session it came from."""
 
     def __init__(self, count: int) -> None:
+        self._go = threading.Event()
+        self._go.set()
         self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         for _ in range(count):
             threading.Thread(target=self._serve, daemon=True).start()
@@ -57,7 +60,13 @@ class Slots:
 
     def _serve(self) -> None:
         while True:
-            self._queue.get()()
+            job = self._queue.get()
+            self._go.wait()
+            job()
+
+    def drain(self) -> None:
+        """Start nothing more; what runs is finished."""
+        self._go.clear()
 
 
 class Runtime(NamedTuple):
@@ -192,6 +201,10 @@ class Session:
             file.write(data)
         os.chmod(tmp, 0o555)  # noqa: S103 - scripts must be runnable
         os.rename(tmp, self._file(message["digest"]))
+
+    def op_drain(self, _: Message) -> None:
+        """Start no more keys: the node is about to be taken away."""
+        self.runtime.slots.drain()
 
     def op_drop(self, message: Message) -> None:
         """Take keys out."""

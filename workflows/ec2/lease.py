@@ -1,0 +1,123 @@
+"""While a run goes on: renew the leases, hear EC2's notices, fill slots whose node is gone.
+
+A thread of the run's hub. Every few seconds it asks each node, on the connection that is there: the
+question renews the node's lease, the answer is EC2's notice if there is one. A node that EC2 takes
+back (two minutes' notice) starts no more keys; its slot is filled by a new node, and only then is
+what still runs on the old one given up.
+"""
+
+import concurrent.futures
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from workflows.ec2.api import LEAVING, READY, Aws, Instance, set_tags
+from workflows.ec2.config import Spec, find_spec, has_spec
+from workflows.ec2.raising import bring_up, dismiss_leaving, present
+from workflows.ec2.sessions import host_of, name_of
+from workflows.errors import FleetError, NodeLost, WorkflowsError
+from workflows.runlog import append
+from workflows.transports.remote import Remote
+
+BEAT_S = 3.0
+BEAT = "touch .workflows/lease; cat .workflows/notice 2>/dev/null"
+_ANSWER_S = 10.0
+_LOOK_S = 10.0  # how often EC2 is asked about nodes that do not answer
+_AGAIN_S = 30.0  # how long after a refill that failed
+
+
+class Keeper:
+    """Keeps the nodes of one run; constructing it does nothing."""
+
+    def __init__(self, remotes: Sequence[Remote], spec: Spec, log: str) -> None:
+        self.remotes, self.spec, self.log = remotes, spec, log
+        self.aws = Aws(spec.region)
+        self._at: dict[int, Instance] = {}
+        self._leaving: set[str] = set()
+        self._looked = self._tried = float("-inf")
+
+    def __call__(self) -> None:
+        """Keep the fleet until the process ends."""
+        while True:
+            started = time.monotonic()
+            with concurrent.futures.ThreadPoolExecutor(len(self.remotes)) as pool:
+                answers = list(pool.map(self._beat, self.remotes))
+            try:
+                self._look(answers)
+            except WorkflowsError as error:
+                self._say(str(error))
+                self._tried = time.monotonic()
+            time.sleep(max(0.0, BEAT_S - (time.monotonic() - started)))
+
+    def _beat(self, remote: Remote) -> dict[str, Any] | None:
+        """Return a node's notice; empty if it has none, None if it does not answer."""
+        try:
+            text = remote.run(BEAT, _ANSWER_S)
+            found = json.loads(text) if text.strip() else {}
+        except (NodeLost, ValueError):
+            return None
+        return found if isinstance(found, dict) else {}
+
+    def _look(self, answers: Sequence[dict[str, Any] | None]) -> None:
+        """Do what the answers call for: tell, tag and drain; fill slots."""
+        if not self._at or (None in answers and time.monotonic() - self._looked > _LOOK_S):
+            self._looked = time.monotonic()
+            self._at = {one.slot: one for one in present(self.aws, self.spec.name)}
+        for remote, answer in zip(self.remotes, answers, strict=True):
+            one = self._at.get(remote.slot)
+            if one is not None and answer and one.id not in self._leaving:
+                self._noticed(remote, one, answer)
+        empty = [remote for remote in self.remotes if self._is_empty(remote.slot)]
+        if empty and has_spec(self.spec.name) and time.monotonic() - self._tried > _AGAIN_S:
+            self._fill(empty)
+
+    def _is_empty(self, slot: int) -> bool:
+        one = self._at.get(slot)
+        return one is None or one.id in self._leaving
+
+    def _noticed(self, remote: Remote, one: Instance, notice: dict[str, Any]) -> None:
+        self._say(f"{name_of(one)}: EC2 says {notice.get('what')}: {notice.get('says')}")
+        if notice.get("what") != "spot/instance-action":
+            self._leaving.discard(one.id)
+            self._at[remote.slot] = one
+            return
+        self._leaving.add(one.id)
+        remote.drain()
+        set_tags(self.aws, [one.id], {LEAVING: f"{time.time():.0f}"})
+
+    def _fill(self, empty: Sequence[Remote]) -> None:
+        started = time.monotonic()
+        before = {one.id for one in self._at.values()}
+        spec = dataclasses.replace(self.spec, nodes=len(self.remotes), min_nodes=1)
+        _, ready = bring_up(self.aws, spec, say=self._say)
+        self._at = {one.slot: one for one in ready if READY in one.tags}
+        took = time.monotonic() - started
+        for remote in empty:
+            one = self._at.get(remote.slot)
+            if one is None or one.id in before:
+                continue
+            slots = remote.host.slots
+            remote.move(dataclasses.replace(host_of(self.spec, one), slots=slots))
+            self._say(f"slot {one.slot} is filled by {one.id} after {took:.0f} s")
+            append(self.log, what="refilled", slot=one.slot, id=one.id, seconds=round(took, 1))
+        dismiss_leaving(self.aws, self.spec.name)
+
+    def _say(self, text: str) -> None:
+        print(f"fleet {self.spec.name}: {text}", file=sys.stderr, flush=True)
+
+
+def keeper(name: str, log: str) -> Callable[[list[Remote]], None]:
+    """Return what the hub does beside serving: keep the fleet `name`; `log` is the run's log."""
+
+    def keep(remotes: list[Remote]) -> None:
+        try:
+            spec = find_spec(name)
+        except FleetError as error:
+            print(f"fleet {name}: {error}", file=sys.stderr, flush=True)
+            return
+        Keeper(remotes, spec, log)()
+
+    return keep
