@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from workflows.ec2 import ground, prices, provision, sessions, teardown
+from workflows.ec2 import accounts, ground, prices, provision, sessions, teardown
 from workflows.ec2.api import EXPIRES, READY, Aws, Instance, set_tags
 from workflows.ec2.bootstrap import Recipe, recipe
 from workflows.ec2.config import Spec, find_spec, has_spec
@@ -208,6 +208,10 @@ class Ec2Fleet:
             if result.status:
                 raise NodeLost(f"node {result.slot}", result.lost or "it could not be told")
         return at
+
+    def cost(self) -> accounts.Cost:
+        """Return what the fleet's instances have cost, as far as EC2 still describes them."""
+        return accounts.cost(self.aws, self.spec)
 
     # -- for runs ------------------------------------------------------------------------------
 

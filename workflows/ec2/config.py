@@ -209,6 +209,30 @@ def _luigi_section(name: str) -> dict[str, Any] | None:
         raise ConfigError([f"luigi.cfg: {' '.join(str(error).split())}"]) from error
 
 
+SAMPLE = """\
+# An EC2 fleet. Durations: 90s, 30m, 12h. Only name is needed; the rest shows the defaults.
+name: crawl
+region: us-east-1
+nodes: 3
+min_nodes: 0            # fewer than so many come: none is kept; 0: all of them
+types: [m7i.large, m6i.large, m7a.large, m6a.large, m5.large]
+zones: any              # or [a, b]; subnets: [subnet-...] or vpc: vpc-... choose otherwise
+spot: {strategy: price-capacity-optimized, on_demand_base: 0, fallback: true, max_price: null}
+ami: ssm:al2023         # ssm:ubuntu-24.04, ssm:debian-13, ssm:/path, ami-...; pinned at first up
+disk_gb: 30
+scratch: /mnt           # instance-store disks are formatted and mounted here
+packages: []
+# pip: requirements.txt
+# post_init: init.sh    # run as root, last; again when it changes
+# profile: name         # an instance profile; none by default
+access: {from: [me], address: public, ssh_port: 22, user: workflows}
+ttl: {idle: 30m, max: 12h}
+tags: {}
+max_hourly_cost: null   # dollars; plan and up refuse more
+slots: 0                # keys a node runs at once; 0: one for each core
+boot_timeout: 5m
+"""
+
 # How each key is checked: its kind, and for numbers the bounds.
 _KINDS: dict[str, tuple[Any, ...]] = {
     "nodes": ("number", 1, 1000),
@@ -265,7 +289,7 @@ class _Checked:
                 hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
                 self.problems.append(f"{where}: no such key {name!r}; {hint}")
                 continue
-            own: str = spelled.get(name, name)
+            own = str(spelled.get(name, name))
             try:
                 values[own] = self.value(own, value, f"{where}: {name}")
             except ValueError as error:

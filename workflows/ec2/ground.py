@@ -93,7 +93,7 @@ def architecture(aws: Aws, spec: Spec) -> str:
     if not both:
         kinds = ", ".join(f"{name} {'/'.join(sorted(archs))}" for name, archs in each.items())
         raise UsageError(f"types must share an architecture, since they share an image: {kinds}")
-    return sorted(both, reverse=True)[0]
+    return str(sorted(both, reverse=True)[0])
 
 
 def type_details(aws: Aws, types: tuple[str, ...]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def user_data(spec: Spec, boot_key: tuple[str, str], login_key: str, poll_s: flo
     }
     import yaml
 
-    text = "#cloud-config\n" + yaml.safe_dump(config, sort_keys=False, width=1000)
+    text: str = "#cloud-config\n" + yaml.safe_dump(config, sort_keys=False, width=1000)
     if len(text.encode()) > LIMIT:
         raise FleetError(f"the user data is {len(text.encode())} bytes, EC2 takes {LIMIT}")
     return text
