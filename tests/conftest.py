@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from ec2cloud import Cloud, Region
+    from ec2fleets import Ec2
     from sshd import Hosts
     from typing_extensions import Self
 
@@ -32,6 +34,8 @@ class Place:
         self.checkpoint = self.state / "checkpoint"
         (path / "luigi.cfg").write_text((ROOT / "luigi.cfg").read_text())
 
+        self.more: dict[str, str] = {}  # for the environment
+
     @property
     def environ(self) -> dict[str, str]:
         """Return a user's environment, with the package and this place importable."""
@@ -41,6 +45,7 @@ class Place:
             PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]]),
             PYTHONPATH=os.pathsep.join([str(ROOT), str(self.path)]),
             PYTHONDONTWRITEBYTECODE="1",
+            **self.more,
         )
 
     def key(self, name: str, data: bytes) -> pathlib.Path:
@@ -180,6 +185,42 @@ def hosts(tmp_path: pathlib.Path) -> "Iterator[Hosts]":
     found = sshd.Hosts(tmp_path / "hosts")
     yield found
     found.close()
+
+
+@pytest.fixture(scope="session")
+def cloud() -> "Iterator[Cloud]":
+    """Return this process's stand-in for AWS."""
+    from ec2cloud import Cloud
+
+    made = Cloud()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def region(cloud: "Cloud", tmp_path: pathlib.Path) -> "Iterator[Region]":
+    """Return an empty VPC whose instances are real sshds on loopback addresses."""
+    import sshd
+    from ec2cloud import Region
+
+    if sshd.SSHD is None:
+        pytest.skip("no sshd: apt-get install openssh-server")
+    cloud.reset()
+    found = Region(cloud, tmp_path / "ec2")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def ec2(region: "Region", place: Place, monkeypatch: pytest.MonkeyPatch) -> "Ec2":
+    """Return a fleet in that VPC, and the commands over it; this process may use it too."""
+    from ec2fleets import Ec2
+
+    made = Ec2(region, place)
+    for name, value in place.more.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(place.path)
+    return made
 
 
 @pytest.fixture
