@@ -357,6 +357,7 @@ class Region:
             probe.bind((f"{self.network}.0.4", 0))
             self.port = int(probe.getsockname()[1])
         self.nodes: dict[str, Ec2Node] = {}
+        self.boots = True
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         os.makedirs("/run/sshd", exist_ok=True)
@@ -385,7 +386,8 @@ class Region:
                 if state != "running":
                     self.nodes.pop(name).kill()
             for name, one in found.items():
-                if one["State"]["Name"] == "running" and not (self.path / name).exists():
+                is_new = self.boots and not (self.path / name).exists()
+                if is_new and one["State"]["Name"] == "running":
                     self._boot(name, one["PrivateIpAddress"])
 
     def _boot(self, name: str, address: str) -> None:

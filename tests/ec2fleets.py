@@ -69,6 +69,10 @@ class Ec2:
         """Run `workflows fleet ACTION NAME WORDS` to its end."""
         return self.place.run("workflows", "fleet", action, self.name, *words, **kwargs)
 
+    def run_any(self, action: str, *words: str) -> "Done":
+        """Run `workflows fleet ACTION WORDS`, which is about no single fleet."""
+        return self.place.run("workflows", "fleet", action, *words)
+
     def live(self) -> list[dict[str, Any]]:
         """Return the fleet's instances that are not terminated."""
         return self.region.described(self.name)

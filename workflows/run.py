@@ -18,7 +18,7 @@ from workflows.dataset import Dataset, load
 from workflows.errors import WorkflowsError
 from workflows.fleet import Fleet, open_fleet
 from workflows.progress import CLEAR, Progress
-from workflows.runlog import RunLog, Totals, on_terminal
+from workflows.runlog import RunLog, Totals, on_terminal, refills
 from workflows.store import Store, open_store
 from workflows.targets import Listings
 
@@ -52,7 +52,9 @@ def _opened(spec: str) -> Fleet:
     if spec.startswith("ec2:"):
         from workflows.ec2_fleet import open_ec2
 
-        return open_ec2(spec, slots=chosen.slots, log=os.path.abspath(log().path))
+        opened = open_ec2(spec, slots=chosen.slots, log=os.path.abspath(log().path))
+        log().add(what="fleet", spec=spec, nodes=len(opened))
+        return opened
     return open_fleet(spec, state=chosen.state, slots=chosen.slots)
 
 
@@ -119,6 +121,8 @@ def _end(progress: Progress, driver: int) -> None:
     totals.update(log().path)
     if totals.steps:
         print(totals.table(), file=sys.stderr)
+    for line in refills(log().path):
+        print(line, file=sys.stderr)
     if failed := sum(step["failed"] for step in totals.steps.values()):
         keys = "1 key" if failed == 1 else f"{failed} keys"
         print(

@@ -115,6 +115,22 @@ class Totals:
         return f"{' · '.join(parts)} · {moved / took / 1e6:.0f} MB/s · {took:.0f} s"
 
 
+def refills(path: str) -> Iterator[str]:
+    """Yield a line for each slot that a new node had to fill during a run: what that cost."""
+    totals = Totals()
+    totals.update(path)
+    again = sum(
+        max(0, total["keys"] - totals.planned.get(step, total["keys"]))
+        for step, total in totals.steps.items()
+    )
+    lines = [line for _, line in read_lines(path) if line["what"] == "refilled"]
+    for line in lines:
+        yield f"slot {line['slot']} was lost and filled by {line['id']} after {line['seconds']} s"
+    if lines:
+        keys = "1 key" if again == 1 else f"{again} keys"
+        yield f"what the lost nodes had done ran again: {keys}"
+
+
 def aligned(rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> str:
     """Return rows as columns; those in `left` are flush left, the others flush right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
