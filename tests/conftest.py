@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from ec2cloud import Cloud, Region
+    from ec2cloud import Cloud
     from ec2fleets import Ec2
+    from ec2machines import Region
     from sshd import Hosts
     from typing_extensions import Self
 
@@ -201,7 +202,7 @@ def cloud() -> "Iterator[Cloud]":
 def region(cloud: "Cloud", tmp_path: pathlib.Path) -> "Iterator[Region]":
     """Return an empty VPC whose instances are real sshds on loopback addresses."""
     import sshd
-    from ec2cloud import Region
+    from ec2machines import Region
 
     if sshd.SSHD is None:
         pytest.skip("no sshd: apt-get install openssh-server")

@@ -5,7 +5,8 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from ec2cloud import KEYS, TYPES, USER, Region
+from ec2cloud import KEYS, TYPES
+from ec2machines import USER, Region
 
 from workflows.ec2.config import Spec, read_spec
 from workflows.ec2_fleet import Ec2Fleet
@@ -63,7 +64,7 @@ class Ec2:
     @property
     def fleet(self) -> Ec2Fleet:
         """Return the fleet, for use in this process."""
-        return Ec2Fleet(self.spec, say=lambda text: print(text))
+        return Ec2Fleet(self.spec, say=print)
 
     def run(self, action: str, *words: str, **kwargs: Any) -> "Done":
         """Run `workflows fleet ACTION NAME WORDS` to its end."""

@@ -208,7 +208,9 @@ def test_what_may_cost_more_than_the_limit_is_refused() -> None:
 def test_a_max_price_below_the_market_is_a_named_failure_not_a_wait() -> None:
     spec = Spec("crawl", spot=config.Spot(max_price=0.1))
 
-    with pytest.raises(NoCapacity, match="max_price 0.1 is below the cheapest price of now, 0.27"):
+    with pytest.raises(
+        NoCapacity, match=r"max_price 0\.1 is below the cheapest price of now, 0\.27"
+    ):
         prices.hourly(spec, POOLS, 3)
 
 

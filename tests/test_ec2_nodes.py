@@ -6,7 +6,8 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from ec2cloud import USER, Ec2Node, wait_for
+from ec2cloud import wait_for
+from ec2machines import USER, Ec2Node
 
 from workflows.ec2.api import Aws, instances, set_tags
 from workflows.ec2.sessions import host_of

@@ -335,7 +335,7 @@ def test_throttling_is_waited_out(ec2: "Ec2") -> None:
 
 
 def test_a_lost_answer_launches_nothing_twice(ec2: "Ec2") -> None:
-    lost = []
+    lost: list[Request] = []
 
     def lose(request: Request) -> None:
         if request.action == "CreateFleet" and not lost:

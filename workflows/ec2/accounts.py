@@ -34,10 +34,8 @@ class Cost:
             return ["nothing was spent that EC2 still knows of"]
         hours = sum(row.hours for row in self.rows)
         ebs = sum(row.ebs_usd for row in self.rows)
-        lines = [
-            f"{len(self.rows)} nodes, {hours:.2f} node hours: ${self.usd:.4f}"
-            f" (disks, estimated: ${ebs:.4f}; transfer not counted)"
-        ]
+        text = f"{len(self.rows)} nodes, {hours:.2f} node hours: ${self.usd:.4f}"
+        lines = [f"{text} (disks, estimated: ${ebs:.4f}; transfer not counted)"]
         full = [row.on_demand_usd for row in self.rows if row.on_demand_usd is not None]
         if len(full) == len(self.rows) and sum(full) > 0:
             saved = 1 - sum(row.usd for row in self.rows) / sum(full)

@@ -17,93 +17,57 @@ _MADE = (
 )
 
 
+_LOOK = [
+    "ec2:Describe*",
+    "ec2:GetSpotPlacementScores",
+    "iam:GetRole",
+    "pricing:GetProducts",
+    "servicequotas:GetServiceQuota",
+    "sts:GetCallerIdentity",
+]
+_MAKE = [
+    "CreateFleet",
+    "CreateLaunchTemplate",
+    "CreateSecurityGroup",
+    "ImportKeyPair",
+    "RunInstances",
+]
+_CHANGE = [
+    "ec2:AuthorizeSecurityGroupIngress",
+    "ec2:CreateTags",
+    "ec2:DeleteKeyPair",
+    "ec2:DeleteLaunchTemplate",
+    "ec2:DeleteSecurityGroup",
+    "ec2:DeleteTags",
+    "ec2:DeleteVolume",
+    "ec2:RevokeSecurityGroupIngress",
+    "ec2:TerminateInstances",
+]
+_LAUNCH = ["ec2:CreateFleet", "ec2:RunInstances"]
+
+
 def policy(profile_role: str = "") -> dict[str, Any]:
     """Return the policy; `profile_role` is the ARN of the role of the nodes' instance profile."""
-    arns = [f"arn:aws:ec2:*:*:{kind}/*" for kind in _MADE]
+    made = [f"arn:aws:ec2:*:*:{kind}/*" for kind in _MADE]
+    own = [
+        f"arn:aws:ec2:*:*:{kind}/*" for kind in ("launch-template", "key-pair", "security-group")
+    ]
+    # What a launch only refers to has no tags of ours.
+    others = [f"arn:aws:ec2:*::{kind}/*" for kind in ("image", "snapshot")]
+    others += [f"arn:aws:ec2:*:*:{kind}/*" for kind in ("subnet", "vpc")]
+    public = ["arn:aws:ssm:*::parameter/aws/service/*"]
+    spot = {"StringEquals": {"iam:AWSServiceName": "spot.amazonaws.com"}}
     statements = [
+        _allow("Look", _LOOK, ["*"]),
+        _allow("Images", ["ssm:GetParameter"], public),
+        _allow("MakeTagged", [f"ec2:{action}" for action in _MAKE], made, _OWN_REQUEST),
+        _allow("LaunchFrom", [*_LAUNCH, "ec2:CreateSecurityGroup"], others),
+        _allow("LaunchFromOwn", _LAUNCH, own, _OWN),
         _allow(
-            "Look",
-            [
-                "ec2:Describe*",
-                "ec2:GetSpotPlacementScores",
-                "pricing:GetProducts",
-                "servicequotas:GetServiceQuota",
-                "sts:GetCallerIdentity",
-                "iam:GetRole",
-            ],
-            ["*"],
+            "TagWhenMade", ["ec2:CreateTags"], made, {"StringEquals": {"ec2:CreateAction": _MAKE}}
         ),
-        _allow("Images", ["ssm:GetParameter"], ["arn:aws:ssm:*::parameter/aws/service/*"]),
-        _allow(
-            "MakeTagged",
-            [
-                "ec2:CreateFleet",
-                "ec2:CreateLaunchTemplate",
-                "ec2:CreateSecurityGroup",
-                "ec2:ImportKeyPair",
-                "ec2:RunInstances",
-            ],
-            arns,
-            _OWN_REQUEST,
-        ),
-        # What a launch only refers to has no tags of ours.
-        _allow(
-            "LaunchFrom",
-            ["ec2:CreateFleet", "ec2:CreateSecurityGroup", "ec2:RunInstances"],
-            [
-                "arn:aws:ec2:*::image/*",
-                "arn:aws:ec2:*::snapshot/*",
-                "arn:aws:ec2:*:*:subnet/*",
-                "arn:aws:ec2:*:*:vpc/*",
-            ],
-        ),
-        _allow(
-            "LaunchFromOwn",
-            ["ec2:CreateFleet", "ec2:RunInstances"],
-            [
-                f"arn:aws:ec2:*:*:{kind}/*"
-                for kind in ("launch-template", "key-pair", "security-group")
-            ],
-            _OWN,
-        ),
-        _allow(
-            "TagWhenMade",
-            ["ec2:CreateTags"],
-            arns,
-            {
-                "StringEquals": {
-                    "ec2:CreateAction": [
-                        "CreateFleet",
-                        "CreateLaunchTemplate",
-                        "CreateSecurityGroup",
-                        "ImportKeyPair",
-                        "RunInstances",
-                    ]
-                }
-            },
-        ),
-        _allow(
-            "ChangeOwn",
-            [
-                "ec2:AuthorizeSecurityGroupIngress",
-                "ec2:CreateTags",
-                "ec2:DeleteKeyPair",
-                "ec2:DeleteLaunchTemplate",
-                "ec2:DeleteSecurityGroup",
-                "ec2:DeleteTags",
-                "ec2:DeleteVolume",
-                "ec2:RevokeSecurityGroupIngress",
-                "ec2:TerminateInstances",
-            ],
-            arns,
-            _OWN,
-        ),
-        _allow(
-            "SpotRoleOnce",
-            ["iam:CreateServiceLinkedRole"],
-            ["*"],
-            {"StringEquals": {"iam:AWSServiceName": "spot.amazonaws.com"}},
-        ),
+        _allow("ChangeOwn", _CHANGE, made, _OWN),
+        _allow("SpotRoleOnce", ["iam:CreateServiceLinkedRole"], ["*"], spot),
     ]
     if profile_role:
         passed = {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}

@@ -40,7 +40,7 @@ def tear_down(aws: Aws, fleet: str, *, say: Say) -> None:
     clear_templates(aws, fleet)
     _await_gone(aws, fleet)
     for row in aws.call("describe_key_pairs", Filters=[fleet_filter(fleet)])["KeyPairs"]:
-        aws.call("delete_key_pair", KeyPairId=row["KeyPairId"])
+        aws.call("delete_key_pair", KeyName=row["KeyName"])
     filters = [fleet_filter(fleet), {"Name": "status", "Values": ["available"]}]
     for row in aws.pages("describe_volumes", "Volumes", Filters=filters):
         _delete(aws, "volume", "InvalidVolume", VolumeId=row["VolumeId"])
