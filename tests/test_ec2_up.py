@@ -406,3 +406,11 @@ def test_up_does_not_go_on_unasked(ec2: "Ec2") -> None:
     assert done.code == 2
     assert "--yes" in done.err
     assert launches(ec2) == []
+
+
+def test_a_misspelt_name_launches_nothing(ec2: "Ec2") -> None:
+    done = ec2.run_any("up", "crwal", "--yes")
+
+    assert done.code == 2
+    assert "to begin: workflows fleet init > crwal.yaml" in done.err
+    assert launches(ec2) == []

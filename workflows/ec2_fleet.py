@@ -74,13 +74,19 @@ class Ec2Fleet:
     ) -> None:
         self.spec, self.say = spec, say
         self.aws = aws or Aws(spec.region)
+        self.is_described = True
 
     @classmethod
     def load(
         cls, name: str, region: str = "", say: Callable[[str], None] = logger.info
     ) -> "Ec2Fleet":
-        """Return the fleet that a file or luigi.cfg describes; see `config.find_spec`."""
-        return cls(find_spec(name, region), say=say)
+        """Return the fleet that a file or luigi.cfg describes; see `config.find_spec`.
+
+        Where nothing describes it, it can be looked at, used and taken down, but not brought up.
+        """
+        fleet = cls(find_spec(name, region), say=say)
+        fleet.is_described = has_spec(name)
+        return fleet
 
     @property
     def recipe(self) -> Recipe:
@@ -108,7 +114,17 @@ class Ec2Fleet:
     # -- up and down ---------------------------------------------------------------------------
 
     def pools(self) -> list[prices.Pool]:
-        """Return the prices of the fleet's types in its zones, the cheapest first."""
+        """Return the prices of the fleet's types in its zones, the cheapest first.
+
+        Raises:
+            UsageError: nothing describes the fleet.
+        """
+        if not self.is_described:
+            name = self.spec.name
+            raise UsageError(
+                f"nothing describes a fleet {name}: no {name}.yaml, no fleet.yaml of that name, no"
+                f" [ec2 {name}] in luigi.cfg; to begin: workflows fleet init > {name}.yaml"
+            )
         ground.type_details(self.aws, self.spec.types)
         offered = ground.network(self.aws, self.spec).offered
         return prices.pools(self.aws, self.spec.types, offered)
@@ -213,6 +229,11 @@ class Ec2Fleet:
         """Return what the fleet's instances have cost, as far as EC2 still describes them."""
         return accounts.cost(self.aws, self.spec)
 
+    def size(self, live: Sequence[Instance]) -> int:
+        """Return how many slots it has: as it is described, or else those that are filled."""
+        least = self.spec.nodes if self.is_described else 0
+        return max([least, *[one.slot + 1 for one in live]])
+
     # -- for runs ------------------------------------------------------------------------------
 
     def hosts(self) -> list[Host]:
@@ -222,11 +243,10 @@ class Ec2Fleet:
             UsageError: the fleet has no nodes.
         """
         filled = {one.slot: one for one in self.nodes()}
-        count = max([*filled, self.spec.nodes - 1 if has_spec(self.spec.name) else 0]) + 1
         nowhere = Host(address=_NOWHERE, identity=self.spec.identity, host_key=("none",))
         return [
             sessions.host_of(self.spec, filled[slot]) if slot in filled else nowhere
-            for slot in range(count)
+            for slot in range(self.size(list(filled.values())))
         ]
 
 

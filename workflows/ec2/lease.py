@@ -18,7 +18,7 @@ from workflows.ec2.api import LEAVING, READY, Aws, Instance, set_tags
 from workflows.ec2.config import Spec, find_spec, has_spec
 from workflows.ec2.raising import bring_up, dismiss_leaving, present
 from workflows.ec2.sessions import host_of, name_of
-from workflows.errors import FleetError, NodeLost, WorkflowsError
+from workflows.errors import NodeLost, WorkflowsError
 from workflows.runlog import append
 from workflows.transports.remote import Remote
 
@@ -32,9 +32,11 @@ _AGAIN_S = 30.0  # how long after a refill that failed
 class Keeper:
     """Keeps the nodes of one run; constructing it does nothing."""
 
-    def __init__(self, remotes: Sequence[Remote], spec: Spec, log: str) -> None:
-        self.remotes, self.spec, self.log = remotes, spec, log
-        self.aws = Aws(spec.region)
+    def __init__(self, remotes: Sequence[Remote], name: str, log: str) -> None:
+        self.remotes, self.log = remotes, log
+        self.spec: Spec = find_spec(name)
+        self.is_described = has_spec(name)
+        self.aws = Aws(self.spec.region)
         self._at: dict[int, Instance] = {}
         self._leaving: set[str] = set()
         self._looked = self._tried = float("-inf")
@@ -71,7 +73,7 @@ class Keeper:
             if one is not None and answer and one.id not in self._leaving:
                 self._noticed(remote, one, answer)
         empty = [remote for remote in self.remotes if self._is_empty(remote.slot)]
-        if empty and has_spec(self.spec.name) and time.monotonic() - self._tried > _AGAIN_S:
+        if empty and self.is_described and time.monotonic() - self._tried > _AGAIN_S:
             self._fill(empty)
 
     def _is_empty(self, slot: int) -> bool:
@@ -114,10 +116,10 @@ def keeper(name: str, log: str) -> Callable[[list[Remote]], None]:
 
     def keep(remotes: list[Remote]) -> None:
         try:
-            spec = find_spec(name)
-        except FleetError as error:
+            kept = Keeper(remotes, name, log)
+        except WorkflowsError as error:
             print(f"fleet {name}: {error}", file=sys.stderr, flush=True)
             return
-        Keeper(remotes, spec, log)()
+        kept()
 
     return keep

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from workflows.ec2 import doctor, policy, prices, sessions, sweep
 from workflows.ec2.api import EXPIRES, HOST_KEY, LEAVING, READY, Aws, Instance, instances
-from workflows.ec2.config import SAMPLE, duration_s, find_spec
+from workflows.ec2.config import SAMPLE, duration_s
 from workflows.ec2_fleet import Ec2Fleet
 from workflows.errors import UsageError
 from workflows.runlog import aligned
@@ -111,7 +111,11 @@ def _down(arguments: argparse.Namespace) -> int:
 
 
 def _extend(arguments: argparse.Namespace) -> int:
-    until = _fleet(arguments).extend(duration_s(arguments.time))
+    try:
+        seconds = duration_s(arguments.time)
+    except ValueError as error:
+        raise UsageError(f"{arguments.time} {error}") from error
+    until = _fleet(arguments).extend(seconds)
     print(f"{arguments.name} lives until {until:%Y-%m-%d %H:%M:%S} UTC")
     return 0
 
@@ -149,7 +153,7 @@ def _status(arguments: argparse.Namespace) -> int:
         return 0
     _print_nodes(fleet, found)
     slots = {one.slot for one in found if LEAVING not in one.tags}
-    missing = [slot for slot in range(fleet.spec.nodes) if slot not in slots]
+    missing = [slot for slot in range(fleet.size(found)) if slot not in slots]
     if missing:
         print(f"missing: slots {', '.join(map(str, missing))}; workflows fleet up {arguments.name}")
     for line in _cost_lines(fleet):
@@ -304,10 +308,10 @@ def _system(fleet: Ec2Fleet, one: Instance, words: Callable[[list[str], str], li
 
 
 def _fleet(arguments: argparse.Namespace) -> Ec2Fleet:
-    spec = find_spec(arguments.name, arguments.region)
-    if getattr(arguments, "nodes", None) and arguments.action == "up":
-        spec = spec.resized(arguments.nodes)
-    return Ec2Fleet(spec, say=_say)
+    fleet = Ec2Fleet.load(arguments.name, arguments.region, say=_say)
+    if arguments.action == "up" and arguments.nodes:
+        fleet.spec = fleet.spec.resized(arguments.nodes)
+    return fleet
 
 
 def _chosen(found: Sequence[Instance], on: str) -> list[Instance]:
