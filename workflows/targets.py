@@ -16,6 +16,7 @@ from workflows.fleet import Fleet
 from workflows.lineage import Key
 from workflows.store import Store
 
+_ASKED_AGAIN = 5
 _BELIEVED_S = 2.0
 _MARK = 8
 
@@ -44,6 +45,10 @@ class Listings:
             return []
         if not self._is_fresh(slot, step):
             self._ask_all(step) if self._is_first(step) else self._ask(slot, step)
+            for _ in range(_ASKED_AGAIN):
+                if self._done[slot, step][0] == self._mark(slot):
+                    break
+                self._ask(slot, step)  # another process found the node lost while this one asked
             done = self._heard(slot, step)
         return [key for key in keys if key.identity not in done]
 
