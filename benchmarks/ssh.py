@@ -24,7 +24,7 @@ sys.path.append(str(ROOT / "tests"))
 from sshd import Hosts
 
 OVERHEAD_BAR, FIFTY_BAR_S = 1.5, 10.0
-_RUNS = 3
+_RUNS = 5
 _COMMAND = 'IFS= read -r path; cat "$path"'
 _MODULE = f"from workflows.steps import Map\n\n\nclass Copy(Map):\n    command = {_COMMAND!r}\n"
 
@@ -143,8 +143,11 @@ def measured(keys: int, nodes: int, work: pathlib.Path) -> dict[str, Any]:
     """Run all and return the results."""
     before = table.machine()
     took = overhead(work, keys)
-    wall = {name: statistics.median(one.wall_s for one in runs) for name, runs in took.items()}
+    # What else the machine does only ever adds: the fastest run is the nearest to the truth.
+    wall = {name: min(one.wall_s for one in runs) for name, runs in took.items()}
     above = {name: (wall[name] - wall["floor"]) / keys * 1e3 for name in ("local", "ssh")}
+    if min(above.values()) <= 0:
+        raise RuntimeError(f"the machine is too busy to tell: {wall}")
     listed, whole = many(work, nodes)
     session = sessions(work)
     return {
@@ -152,12 +155,13 @@ def measured(keys: int, nodes: int, work: pathlib.Path) -> dict[str, Any]:
         "title": "ssh nodes",
         "about": f"One 1:1 step over {keys} tiny keys on {NODES} nodes with one slot each: sshd"
         " processes on loopback addresses, or local directories. Overhead is the wall time above"
-        " that of the same commands under xargs, from the start of luigi to its end.",
+        " that of the same commands under xargs, from the start of luigi to its end, of the"
+        f" fastest of {_RUNS} runs in turn.",
         "run": "python -m " + " ".join(["benchmarks.ssh", *sys.argv[1:]]),
         "machine": before,
         "tables": [
             {
-                "columns": ["nodes", "wall s", "overhead ms per key", "all runs, wall s"],
+                "columns": ["nodes", "fastest, s", "overhead ms per key", "all runs, wall s"],
                 "rows": [
                     [
                         name,
@@ -172,7 +176,10 @@ def measured(keys: int, nodes: int, work: pathlib.Path) -> dict[str, Any]:
                 "title": "A task's session on a node",
                 "columns": ["", "ms"],
                 "rows": [
-                    ["a command of the hub's connection", f"{session['hub'] * 1e3:.0f}"],
+                    [
+                        "a session through the hub, its relay running already",
+                        f"{session['hub'] * 1e3:.0f}",
+                    ],
                     ["a login of its own", f"{session['login'] * 1e3:.0f}"],
                 ],
             },
@@ -180,8 +187,11 @@ def measured(keys: int, nodes: int, work: pathlib.Path) -> dict[str, Any]:
                 "title": f"{nodes} nodes",
                 "columns": ["", "s"],
                 "rows": [
-                    ["connect, ship, start, ask each what it has", f"{listed:.2f}"],
-                    ["a step of one key a node, from luigi's start to its end", f"{whole:.2f}"],
+                    ["connect, ship, start the runtimes, ask each what it has", f"{listed:.2f}"],
+                    [
+                        "connect, start, list, a step of one key a node: all of a luigi",
+                        f"{whole:.2f}",
+                    ],
                 ],
             },
         ],
@@ -192,7 +202,7 @@ def measured(keys: int, nodes: int, work: pathlib.Path) -> dict[str, Any]:
                 above["ssh"] / above["local"],
                 "x",
             ),
-            table.bar(f"{nodes} nodes: connect, list, a step", FIFTY_BAR_S, listed + whole, "s"),
+            table.bar(f"{nodes} nodes: connect, list, a step", FIFTY_BAR_S, whole, "s"),
         ],
     }
 

@@ -92,6 +92,8 @@ class Listings:
         except NodeLost:
             self._fleet.drop(slot)
             listing = {}
+        if os.getpid() == self._driver:
+            self._fleet.drop(slot)  # tasks will need what it holds: on ssh nodes, a process there
         self._done[slot, step] = (mark, listing)
         self._asked[os.getpid(), slot, step] = time.monotonic()
 
