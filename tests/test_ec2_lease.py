@@ -7,6 +7,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from ec2cloud import wait_for
+from sshd import descendants
 
 if TYPE_CHECKING:
     from conftest import Place, Running
@@ -125,6 +126,29 @@ def test_a_node_that_is_gone_without_notice_is_replaced_too(ec2: "Ec2") -> None:
     assert code == 0, run.said
     assert ec2.slots() == ["0", "1"]
     assert " failed on" not in run.said
+
+
+def test_a_hub_that_is_killed_after_a_node_was_replaced_finds_the_new_node(ec2: "Ec2") -> None:
+    with started(ec2) as run:
+        old = wait_for_slow(ec2, run)
+        ec2.region.reclaim(old)
+        run.wait_for(lambda: begun_on(ec2) - {old}, 2 * LOST_S)
+        (hub,) = [pid for pid in descendants(run.process.pid) if b"ec2.hub" in cmdline(pid)]
+
+        os.kill(hub, signal.SIGKILL)
+        run.wait_for(lambda: run.said.count("is lost") > 1, LOST_S)
+        (ec2.place.path / "go").touch()
+        code = run.end(120)
+
+    assert code == 0, run.said
+    assert " failed on" not in run.said
+
+
+def cmdline(pid: int) -> bytes:
+    try:
+        return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""  # it has ended
 
 
 def started(ec2: "Ec2") -> "Running":

@@ -24,6 +24,7 @@ from workflows.transports.remote import Remote
 
 BEAT_S = 3.0
 BEAT = "touch .workflows/lease; cat .workflows/notice 2>/dev/null"
+_TAKEN = "spot/instance-action"
 _ANSWER_S = 10.0
 _LOOK_S = 10.0  # how often EC2 is asked about nodes that do not answer
 _AGAIN_S = 30.0  # how long after a refill that failed
@@ -39,6 +40,7 @@ class Keeper:
         self.aws = Aws(self.spec.region)
         self._at: dict[int, Instance] = {}
         self._leaving: set[str] = set()
+        self._told: set[tuple[str, str]] = set()
         self._looked = self._tried = float("-inf")
 
     def __call__(self) -> None:
@@ -68,44 +70,60 @@ class Keeper:
         if not self._at or (None in answers and time.monotonic() - self._looked > _LOOK_S):
             self._looked = time.monotonic()
             self._at = {one.slot: one for one in present(self.aws, self.spec.name)}
+            self._follow()
         for remote, answer in zip(self.remotes, answers, strict=True):
             one = self._at.get(remote.slot)
-            if one is not None and answer and one.id not in self._leaving:
-                self._noticed(remote, one, answer)
-        empty = [remote for remote in self.remotes if self._is_empty(remote.slot)]
-        if empty and self.is_described and time.monotonic() - self._tried > _AGAIN_S:
-            self._fill(empty)
+            if one is not None and answer:
+                self._noticed(remote, one, str(answer.get("what")), str(answer.get("says")))
+        may_try = self.is_described and time.monotonic() - self._tried > _AGAIN_S
+        if self._has_empty() and may_try:
+            self._fill()
+            if self._has_empty():
+                self._tried = time.monotonic()
 
-    def _is_empty(self, slot: int) -> bool:
-        one = self._at.get(slot)
-        return one is None or one.id in self._leaving
+    def _has_empty(self) -> bool:
+        return any(self._is_empty(self._at.get(remote.slot)) for remote in self.remotes)
 
-    def _noticed(self, remote: Remote, one: Instance, notice: dict[str, Any]) -> None:
-        self._say(f"{name_of(one)}: EC2 says {notice.get('what')}: {notice.get('says')}")
-        if notice.get("what") != "spot/instance-action":
-            self._leaving.discard(one.id)
-            self._at[remote.slot] = one
+    def _is_empty(self, one: Instance | None) -> bool:
+        return one is None or one.id in self._leaving or READY not in one.tags
+
+    def _noticed(self, remote: Remote, one: Instance, what: str, says: str) -> None:
+        if (one.id, what) in self._told:
             return
+        self._told.add((one.id, what))
+        self._say(f"{name_of(one)}: EC2 says {what}: {says}")
+        if what != _TAKEN:
+            return  # a recommendation: nothing is taken away yet
         self._leaving.add(one.id)
         remote.drain()
         set_tags(self.aws, [one.id], {LEAVING: f"{time.time():.0f}"})
 
-    def _fill(self, empty: Sequence[Remote]) -> None:
+    def _fill(self) -> None:
         started = time.monotonic()
-        before = {one.id for one in self._at.values()}
         spec = dataclasses.replace(self.spec, nodes=len(self.remotes), min_nodes=1)
         _, ready = bring_up(self.aws, spec, say=self._say)
-        self._at = {one.slot: one for one in ready if READY in one.tags}
+        self._at = {one.slot: one for one in ready}
         took = time.monotonic() - started
-        for remote in empty:
-            one = self._at.get(remote.slot)
-            if one is None or one.id in before:
-                continue
-            slots = remote.host.slots
-            remote.move(dataclasses.replace(host_of(self.spec, one), slots=slots))
+        for one in self._follow():
             self._say(f"slot {one.slot} is filled by {one.id} after {took:.0f} s")
             append(self.log, what="refilled", slot=one.slot, id=one.id, seconds=round(took, 1))
         dismiss_leaving(self.aws, self.spec.name)
+
+    def _follow(self) -> list[Instance]:
+        """Tell the hub where its slots are now; return those that have moved.
+
+        Not only after a refill: the hub may have been started anew, or somebody typed `replace`.
+        """
+        moved = []
+        for remote in self.remotes:
+            one = self._at.get(remote.slot)
+            if one is None or READY not in one.tags:
+                continue
+            host = dataclasses.replace(host_of(self.spec, one), slots=remote.host.slots)
+            if host != remote.host:
+                remote.move(host)
+                moved.append(one)
+        return moved
 
     def _say(self, text: str) -> None:
         print(f"fleet {self.spec.name}: {text}", file=sys.stderr, flush=True)
