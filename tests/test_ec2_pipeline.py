@@ -1,14 +1,18 @@
 """The taxi pipeline on an EC2 fleet of real sshds, from up to down."""
 
+import shutil
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import SAMPLES
+from conftest import ROOT, SAMPLES
+from test_run_pipeline import Clone, clone
 
 if TYPE_CHECKING:
     from conftest import Done
     from ec2fleets import Ec2
 
+__all__ = ["clone"]  # a fixture
 ARGUMENTS = ["--source", "source", "--pattern", "*", "--workers", "4"]
 
 
@@ -69,3 +73,25 @@ def test_a_fleet_that_is_not_up_is_named_with_what_to_type(ec2: "Ec2") -> None:
     assert done.code != 0
     assert f"workflows fleet up {ec2.name}" in done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("task", ["GroupCount", "NoSuchTask"])
+def test_one_command_brings_nodes_up_runs_says_the_cost_and_leaves_nothing(
+    ec2: "Ec2", clone: Clone, task: str
+) -> None:
+    months(ec2, 2)
+    shutil.copy(ec2.file, clone.root)
+    shutil.copy(ROOT / "luigi.cfg", clone.root)
+    for name in ("luigi", "workflows"):
+        program = clone.root / ".venv/bin" / name
+        program.write_text(f'#!/bin/bash\nexec {sys.executable} -m {name} "$@"\n')
+        program.chmod(0o755)
+    words = ["--source", str(ec2.place.source), "--pattern", "*", "--fleet", f"ec2:{ec2.name}"]
+
+    done = clone.run("--task", task, *words, PYTHONPATH=str(ROOT), **ec2.place.more)
+
+    assert (done.returncode == 0) == (task == "GroupCount"), done
+    assert "EC2 launched 2 spot" in done.stderr
+    assert "node hours: $" in done.stderr
+    assert f"nothing of {ec2.name} is left" in done.stderr
+    assert ec2.live() == []
