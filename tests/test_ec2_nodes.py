@@ -16,6 +16,7 @@ from workflows.transports.ssh import connect
 
 if TYPE_CHECKING:
     from ec2fleets import Ec2
+    from sshd import Hosts
 
 
 def node(ec2: "Ec2", slot: int = 0) -> Ec2Node:
@@ -221,6 +222,22 @@ def test_a_fleet_works_from_another_machine_with_only_its_login_key(ec2: "Ec2") 
     assert sorted(said.out.splitlines()) == [f"0: {USER}", f"1: {USER}"]
     assert down.code == 0, down
     assert ec2.live() == []
+
+
+def test_nodes_behind_one_jump_host_are_made_ready_and_used_through_it(
+    ec2: "Ec2", hosts: "Hosts"
+) -> None:
+    gate = hosts.spare()
+    jump = {key: gate.entry[key] for key in ("address", "port", "user", "identity", "host_key")}
+    ec2.write(nodes=1, access={**ec2.top["access"], "jump": jump})
+
+    up = ec2.run("up", "--yes")
+    said = ec2.run("exec", "echo through")
+
+    assert up.code == 0, up
+    assert said.out == "0: through\n"
+    log = (gate.home / "sshd.log").read_text()
+    assert log.count("Accepted publickey") >= 3  # the first contact, the new key, the command
 
 
 def test_replace_puts_new_nodes_in_the_slots_of_those_that_do_not_answer(ec2: "Ec2") -> None:
