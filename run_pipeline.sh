@@ -20,6 +20,9 @@ from requirements.txt. Paths among the arguments are relative to the project's d
 
   --task NAME         run this task instead of MergeCounts
   --module MODULE     find it in this module instead of workflows.tasks
+  --fleet ec2:NAME    bring this fleet up first, and down afterwards, also after a failure; other fleets are
+                      passed on as they are
+  --keep-fleet        leave the fleet up; its nodes end themselves when nobody uses them
   --timeout DURATION  stop the run after e.g. 90, 90s, 30m, 2h, 1d (also $WORKFLOWS_TIMEOUT)
   --setup             make .venv and stop; --setup-dev makes .venv-dev, which make test uses
   --help              print this; --help-all is passed on and prints luigi's own options
@@ -28,6 +31,7 @@ from requirements.txt. Paths among the arguments are relative to the project's d
 environment:
   PYTHON             the interpreter to make .venv with
   WORKFLOWS_TIMEOUT  as --timeout
+  WORKFLOWS_FLEET    as --fleet
   WORKFLOWS_GRACE    seconds between TERM and KILL when a run is stopped (30)
   LUIGI_CONFIG_PATH  read after this project's luigi.cfg, so its values win
 
@@ -58,6 +62,8 @@ module=workflows.tasks
 task=MergeCounts
 timeout=${WORKFLOWS_TIMEOUT:-}
 setup_only=
+fleet=${WORKFLOWS_FLEET:-}
+keep_fleet=
 luigi_args=()
 
 need_value() { [[ $2 -ge 2 ]] || die 2 "$1 needs a value; see ./run_pipeline.sh --help"; }
@@ -68,6 +74,14 @@ parse_arguments() {
       --help | -h) usage; exit 0 ;;
       --setup) setup_only=.venv ;;
       --setup-dev) setup_only=.venv-dev ;;
+      --keep-fleet) keep_fleet=yes ;;
+      --fleet)
+        need_value "$1" $#
+        fleet=$2
+        luigi_args+=("$1" "$2")
+        shift
+        ;;
+      --fleet=*) fleet=${1#*=}; luigi_args+=("$1") ;;
       --task | --module | --timeout)
         need_value "$1" $#
         printf -v "${1#--}" %s "$2"
@@ -83,6 +97,10 @@ parse_arguments() {
     shift
   done
   [[ $task =~ ^[A-Za-z_][A-Za-z0-9_.]*$ ]] || die 2 "--task '$task' is not the name of a task"
+  case $fleet in
+    ec2:*) fleet=${fleet#ec2:} ;;
+    *) fleet= ;;
+  esac
   [[ $module =~ ^[A-Za-z_][A-Za-z0-9_.]*$ ]] || die 2 "--module '$module' is not the name of a module"
 }
 
@@ -357,6 +375,9 @@ start_guard() {
 # It tells the guard itself, before it becomes luigi: there is no moment when nobody watches it.
 run_luigi() {
   echo "$BASHPID" >&7
+  if [[ -n $fleet ]]; then
+    .venv/bin/workflows fleet up "$fleet" --yes </dev/null >&2 6>&- 7>&- 8>&- 9>&- || exit
+  fi
   exec .venv/bin/luigi --module "$module" "$task" "${luigi_args[@]}" </dev/null >&6 6>&- 7>&- 8>&- 9>&-
 }
 
@@ -371,11 +392,23 @@ close_log() {
   note "exit $1 after $SECONDS s"
 }
 
+# Whatever happened: what the fleet has cost, then its end. Nodes that stay end themselves, but later.
+end_fleet() {
+  local words=(down "$fleet" --yes)
+  [[ -z $keep_fleet ]] || words=(cost "$fleet")
+  .venv/bin/workflows fleet "${words[@]}" </dev/null >&2 && return
+  say "the fleet $fleet may still be up; type: workflows fleet down $fleet"
+  return 1
+}
+
 finish() {
   local code=$?
   trap '' INT TERM HUP USR1 PIPE
+  [[ -z $child ]] || end_group "$child" 2>/dev/null
+  if [[ -n $fleet && -n $log ]]; then
+    end_fleet 6>&- 7>&- 8>&- 9>&- || ((code)) || code=1
+  fi
   {
-    [[ -z $child ]] || end_group "$child"
     [[ -z ${guard_pid:-} ]] || { echo 'done' >&7; wait "$guard_pid"; }
     exec 6>&-
     [[ -z $log ]] || close_log "$code"

@@ -17,6 +17,9 @@ from faults import Trial
 from s3_servers import Weed, started
 
 if TYPE_CHECKING:
+    from ec2cloud import Cloud
+    from ec2fleets import Ec2
+    from ec2machines import Region
     from sshd import Hosts
     from typing_extensions import Self
 
@@ -42,6 +45,8 @@ class Place:
         self.checkpoint = self.state / "checkpoint"
         (path / "luigi.cfg").write_text((ROOT / "luigi.cfg").read_text())
 
+        self.more: dict[str, str] = {}  # for the environment
+
     @property
     def environ(self) -> dict[str, str]:
         """Return a user's environment, with the package and this place importable."""
@@ -51,6 +56,7 @@ class Place:
             PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]]),
             PYTHONPATH=os.pathsep.join([str(ROOT), str(self.path)]),
             PYTHONDONTWRITEBYTECODE="1",
+            **self.more,
         )
 
     def key(self, name: str, data: bytes) -> pathlib.Path:
@@ -215,6 +221,42 @@ def hosts(tmp_path: pathlib.Path) -> "Iterator[Hosts]":
     found = sshd.Hosts(tmp_path / "hosts")
     yield found
     found.close()
+
+
+@pytest.fixture(scope="session")
+def cloud() -> "Iterator[Cloud]":
+    """Return this process's stand-in for AWS."""
+    from ec2cloud import Cloud
+
+    made = Cloud()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def region(cloud: "Cloud", tmp_path: pathlib.Path) -> "Iterator[Region]":
+    """Return an empty VPC whose instances are real sshds on loopback addresses."""
+    import sshd
+    from ec2machines import Region
+
+    if sshd.SSHD is None:
+        pytest.skip("no sshd: apt-get install openssh-server")
+    cloud.reset()
+    found = Region(cloud, tmp_path / "ec2")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def ec2(region: "Region", place: Place, monkeypatch: pytest.MonkeyPatch) -> "Ec2":
+    """Return a fleet in that VPC, and the commands over it; this process may use it too."""
+    from ec2fleets import Ec2
+
+    made = Ec2(region, place)
+    for name, value in place.more.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(place.path)
+    return made
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The ``workflows`` command: finds the verb, runs it, turns errors into messages and exit codes.
 
-Exit codes: 0 done or nothing to do, 1 failed, 2 usage, 3 nodes lost, 130 interrupted.
+Exit codes: 0 done or nothing to do, 1 failed, 2 usage, 3 nodes lost, 4 no capacity, 5 over quota,
+6 not allowed, 130 interrupted.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from workflows.errors import NodeLost, UsageError, WorkflowsError
+from workflows.errors import FleetError, NodeLost, UsageError, WorkflowsError
 
 # A verb's module is imported when it is used: Luigi alone would take 0.1 s of every start.
 VERBS = {
@@ -35,6 +36,7 @@ VERBS = {
     "fsck": "read every output on the nodes again; damaged ones will be made again",
     "repro": "run one step's command on one key, here, with what it reads",
     "why": "print what made an object of a checkpoint: inputs, commands, code, place and time",
+    "fleet": "prices, up, status, exec, down, sweep, ... of disposable EC2 fleets",
     "gc": "remove from the nodes what no current pipeline refers to",
 }
 
@@ -57,8 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except WorkflowsError as error:
         print(f"workflows: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 3 if isinstance(error, NodeLost) else 1
+        return _exit_code(error)
     return code
+
+
+def _exit_code(error: WorkflowsError) -> int:
+    if isinstance(error, FleetError):
+        return error.exit_code
+    return 2 if isinstance(error, UsageError) else 3 if isinstance(error, NodeLost) else 1
 
 
 def _parser(verb: str) -> argparse.ArgumentParser:

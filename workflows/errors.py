@@ -11,7 +11,12 @@
     ├── NodeRefused           a node answers, but cannot work (no Python, read-only scratch, ...)
     ├── KeysFailed            some keys of a shard failed; all the others are done
     ├── LawBroken             rows were lost or made up between two steps
-    └── CheckpointError       a durable copy is missing, damaged or cannot be written
+    ├── CheckpointError       a durable copy is missing, damaged or cannot be written
+    ├── FleetError            EC2 refused, or a fleet is not as it should be
+    │   ├── NoCapacity        EC2 has too few instances of these types in these zones now
+    │   ├── OverQuota         the account may not have so many
+    │   └── NotAllowed        the credentials are missing, wrong, or lack a permission
+    └── Busy                  another run of the same pipeline holds the lock
 """
 
 from collections.abc import Mapping, Sequence
@@ -138,3 +143,38 @@ class LawBroken(WorkflowsError):
 
 class CheckpointError(WorkflowsError):
     """A durable copy is missing, damaged or cannot be written."""
+
+
+class FleetError(WorkflowsError):
+    """EC2 refused something, or a fleet is not as it should be; `code` is what EC2 calls it."""
+
+    exit_code = 1
+
+    def __init__(self, why: str, code: str = "") -> None:
+        super().__init__(why, code)
+        self.why, self.code = why, code
+
+    def __str__(self) -> str:
+        return self.why
+
+
+class NoCapacity(FleetError):
+    """EC2 has too few instances of the allowed types in the allowed zones right now."""
+
+    exit_code = 4
+
+
+class OverQuota(FleetError):
+    """The account may not have so many instances."""
+
+    exit_code = 5
+
+
+class NotAllowed(FleetError):
+    """The credentials are missing, wrong, or lack a permission."""
+
+    exit_code = 6
+
+
+class Busy(WorkflowsError):
+    """Another run of the same pipeline holds the lock."""

@@ -330,7 +330,7 @@ def open_fleet(spec: str, *, state: str, slots: int, silence_s: float = 20.0) ->
     match = re.fullmatch(r"local:([1-9]\d{0,3})", spec)
     if match is None:
         raise UsageError(
-            f"no fleet {spec!r}: write local:N with N nodes on this machine, or ssh:FILE"
+            f"no fleet {spec!r}: write local:N with N nodes on this machine, ssh:FILE, or ec2:NAME"
         )
     count = int(match[1])
     cores = len(os.sched_getaffinity(0))

@@ -22,7 +22,7 @@ from workflows.dataset import Dataset, load
 from workflows.errors import WorkflowsError
 from workflows.fleet import Fleet, open_fleet
 from workflows.progress import Progress
-from workflows.runlog import RunLog, Totals, read_lines
+from workflows.runlog import RunLog, Totals, read_lines, refills
 from workflows.s3 import SCHEME, S3Store
 from workflows.store import Store, open_store
 from workflows.targets import Listings
@@ -40,12 +40,22 @@ _PR_SET_PDEATHSIG = 1
 @functools.cache
 def fleet(spec: str) -> Fleet:
     """Return the fleet of this run, with its runtimes starting."""
-    chosen = settings()
-    opened = open_fleet(spec, state=chosen.state, slots=chosen.slots, silence_s=chosen.silence_s)
+    opened = _opened(spec)
     _fleets.append(opened)
     opened.start()
     begin()
     return opened
+
+
+def _opened(spec: str) -> Fleet:
+    chosen = settings()
+    if spec.startswith("ec2:"):
+        from workflows.ec2_fleet import open_ec2
+
+        opened = open_ec2(spec, slots=chosen.slots, log=os.path.abspath(log().path))
+        log().add(what="fleet", spec=spec, nodes=len(opened))
+        return opened
+    return open_fleet(spec, state=chosen.state, slots=chosen.slots, silence_s=chosen.silence_s)
 
 
 @functools.cache
@@ -164,6 +174,8 @@ def _end(progress: Progress, root: luigi.Task, driver: int) -> None:
     totals.update(log().path)
     if totals.steps:
         print(totals.table(), file=sys.stderr)
+    for line in refills(log().path):
+        print(line, file=sys.stderr)
     last_words = _last_words(totals, root)
     if last_words:
         print(last_words, file=sys.stderr)

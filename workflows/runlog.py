@@ -30,16 +30,21 @@ class RunLog:
 
     def add(self, **line: Any) -> None:
         """Append one line; those of several processes never mix. A full disk costs the line."""
-        text = json.dumps({"at": round(time.time(), 3), **line}).encode("ascii") + b"\n"
-        with contextlib.suppress(OSError):
-            os.makedirs(self.folder, exist_ok=True)
-            with open(self.path, "ab", buffering=0) as file:
-                file.write(text)
+        append(self.path, **line)
 
     def task_log(self, step: str, label: str) -> str:
         """Return the path of a task's own log; `.txt` is what any web server shows as text."""
         safe = "".join(c if c.isalnum() or c in "-_. " else "_" for c in label)[:80] or "all"
         return os.path.join(self.folder, f"{step} {safe}.txt")
+
+
+def append(path: str, **line: Any) -> None:
+    """Append one line to the run log at `path`."""
+    text = json.dumps({"at": round(time.time(), 3), **line}).encode("ascii") + b"\n"
+    with contextlib.suppress(OSError):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "ab", buffering=0) as file:
+            file.write(text)
 
 
 def read_lines(path: str, start: int = 0) -> Iterator[tuple[int, Line]]:
@@ -129,6 +134,22 @@ class Totals:
     def _ordered(self, steps: Iterable[str]) -> list[str]:
         """Return steps as they follow each other; behind a 1:n step nothing can be planned."""
         return sorted(steps, key=lambda step: self._order.get(step, len(self._order)))
+
+
+def refills(path: str) -> Iterator[str]:
+    """Yield a line for each slot that a new node had to fill during a run: what that cost."""
+    totals = Totals()
+    totals.update(path)
+    again = sum(
+        max(0, total["keys"] - totals.planned.get(step, total["keys"]))
+        for step, total in totals.steps.items()
+    )
+    lines = [line for _, line in read_lines(path) if line["what"] == "refilled"]
+    for line in lines:
+        yield f"slot {line['slot']} was lost and filled by {line['id']} after {line['seconds']} s"
+    if lines:
+        keys = "1 key" if again == 1 else f"{again} keys"
+        yield f"what the lost nodes had done ran again: {keys}"
 
 
 def aligned(rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> str:

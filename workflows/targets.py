@@ -18,6 +18,7 @@ from workflows.lineage import Key
 from workflows.node.push import UNPACKERS
 from workflows.store import Store
 
+_ASKED_AGAIN = 5
 _BELIEVED_S = 2.0
 _MARK = 8
 
@@ -51,6 +52,10 @@ class Listings:
             return [key for key in absent if key.identity not in found]
         if not self._is_fresh(slot, step):
             self._ask_all(step) if self._is_first(step) else self._ask(slot, step)
+            for _ in range(_ASKED_AGAIN):
+                if self._done[slot, step][0] == self._mark(slot):
+                    break
+                self._ask(slot, step)  # another process found the node lost while this one asked
             done = self._heard(slot, step)
         return [key for key in keys if key.identity not in done]
 

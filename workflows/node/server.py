@@ -23,6 +23,7 @@ push       step, items                                     pushed / failed per i
 require    packages                                        required: missing, python
 read       step, id, key                                   data: size, raw bytes; ...; end: crc
 check      steps                                           bad per damaged key, then checked
+drain      --                                              (nothing)
 drop       step, ids, why                                  dropped: count
 steps      --                                              steps: names, orphans, bytes
 =========  ==============================================  =========================================
@@ -192,6 +193,10 @@ class Session(VerbOperations):
             file.write(data)
         os.chmod(tmp, 0o555)  # noqa: S103 - scripts must be runnable
         os.rename(tmp, self._file(message["digest"]))
+
+    def op_drain(self, _: Message) -> None:
+        """Start no more keys: the node is about to be taken away."""
+        self.runtime.slots.drain()
 
     def op_drop(self, message: Message) -> None:
         """Take keys out."""

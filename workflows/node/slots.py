@@ -13,6 +13,8 @@ class Slots:
         self.count = count
         self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._busy, self._closed = 0, False
+        self._go = threading.Event()
+        self._go.set()
         self._changed = threading.Condition()
         for _ in range(count):
             threading.Thread(target=self._serve, daemon=True).start()
@@ -26,6 +28,10 @@ class Slots:
         with self._changed:
             self._closed = True
 
+    def drain(self) -> None:
+        """Start nothing more; what runs is finished."""
+        self._go.clear()
+
     def are_idle(self, timeout_s: float) -> bool:
         """Wait until all that was begun has ended; tell whether it has in time."""
         with self._changed:
@@ -34,6 +40,7 @@ class Slots:
     def _serve(self) -> None:
         while True:
             job = self._queue.get()
+            self._go.wait()
             with self._changed:
                 if self._closed:
                     continue

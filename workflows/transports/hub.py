@@ -25,6 +25,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 
 from workflows.errors import NodeLost, NodeRefused
 from workflows.hosts import from_json
@@ -39,8 +40,11 @@ _CHUNK = 1 << 16
 _END_S = 10.0
 
 
-def main() -> int:
-    """Serve until stdin ends. The arguments: an open file with the hosts, the socket's name."""
+def main(beside: Callable[[list[Remote]], None] = lambda _: None) -> int:
+    """Serve until stdin ends. The arguments: an open file with the hosts, the socket's name.
+
+    `beside` is done in a thread meanwhile: it may move nodes to other hosts.
+    """
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the driver decides, by closing stdin
     with open(int(sys.argv[1]), "rb") as file:
@@ -59,6 +63,7 @@ def main() -> int:
         args=(listener, lambda stream: _serve(remotes, credential, stream)),
         daemon=True,
     ).start()
+    threading.Thread(target=beside, args=(remotes,), daemon=True).start()
     print("listening", flush=True)
     while os.read(0, 1):
         pass

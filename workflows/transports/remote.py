@@ -152,6 +152,33 @@ class Remote:
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 3.0)
 
+    def move(self, host: Host) -> None:
+        """Let another host fill the slot: what runs on the old one is lost."""
+        with self._mutex:
+            self.host, self._why = host, None
+            self._down()
+
+    def drain(self) -> None:
+        """Let the runtime start no more keys; those that run are finished."""
+        main = self._main
+        if main is not None:
+            with contextlib.suppress(*BROKEN):
+                Wire(main).send({"op": "drain"})
+
+    def run(self, line: str, timeout_s: float) -> str:
+        """Run a short command on the connection that is there; return what it printed.
+
+        Raises:
+            NodeLost: there is no connection, or it broke.
+        """
+        lines = self._lines
+        if not lines or not self._generation:
+            raise NodeLost(self.name, "it is not connected")
+        try:
+            return lines[0].run(line, timeout_s=timeout_s).out.decode("utf-8", "replace")
+        except BROKEN as error:
+            raise self._broken(error) from error
+
     def end(self) -> None:
         """End the runtime in good order: it kills its commands and removes its files."""
         held = self._mutex.acquire(timeout=_END_S)  # it may just be starting

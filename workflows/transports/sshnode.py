@@ -31,8 +31,10 @@ _USUAL_SLOTS = 4
 class Hub:
     """The process that holds the connections of one fleet; constructing it does nothing."""
 
-    def __init__(self, hosts: Sequence[Host]) -> None:
-        self._hosts = hosts
+    def __init__(
+        self, hosts: Sequence[Host], program: tuple[str, ...] = ("workflows.transports.hub",)
+    ) -> None:
+        self._hosts, self._program = hosts, program
         self._name = ""
         self._given: IO[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -126,8 +128,9 @@ class Hub:
 
     def _launch(self) -> None:
         given = self._given.fileno() if self._given is not None else -1
+        module, *more = self._program
         self._process = subprocess.Popen(
-            [sys.executable, "-S", "-m", "workflows.transports.hub", str(given), self._name],
+            [sys.executable, "-S", "-m", module, str(given), self._name, *more],
             stdin=self._life,
             stdout=subprocess.PIPE,
             pass_fds=(given,),

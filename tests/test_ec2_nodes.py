@@ -1,0 +1,255 @@
+"""Nodes made ready and worked with by hand: real sshds, host keys strict from the first packet."""
+
+import os
+import pathlib
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+from ec2cloud import wait_for
+from ec2machines import USER, Ec2Node
+
+from workflows.ec2.api import Aws, instances, set_tags
+from workflows.ec2.sessions import host_of
+from workflows.errors import FleetError, NodeRefused
+from workflows.transports.ssh import connect
+
+if TYPE_CHECKING:
+    from ec2fleets import Ec2
+    from sshd import Hosts
+
+
+def node(ec2: "Ec2", slot: int = 0) -> Ec2Node:
+    """Return the machine behind a slot."""
+    for name, tags in ec2.tags().items():
+        if tags["workflows:slot"] == str(slot):
+            return ec2.region.nodes[name]
+    raise AssertionError(f"no slot {slot}")
+
+
+def log_of(one: Ec2Node) -> list[str]:
+    """Return what the node's own programs noted."""
+    lines = (one.home / "log").read_text().splitlines()
+    return [line for line in lines if line.startswith(("apt-get", "dnf", "post_init", "pip"))]
+
+
+# -- host keys -------------------------------------------------------------------------------------
+
+
+def test_a_node_has_a_host_key_of_its_own_pinned_in_its_tag(ec2: "Ec2") -> None:
+    ec2.fleet.up()
+
+    tags = ec2.tags()
+    keys = {each["workflows:hostkey"] for each in tags.values()}
+    shown = {
+        " ".join((each.home / "ssh_host_ed25519_key.pub").read_text().split()[:2])
+        for each in ec2.region.nodes.values()
+    }
+    assert len(keys) == 2
+    assert keys == shown
+    assert not any("workflows:bootkey" in each for each in tags.values())
+
+
+def test_the_key_of_the_first_contact_is_refused_afterwards(ec2: "Ec2") -> None:
+    ec2.write(nodes=1)
+    ec2.fleet.up()
+    (request,) = ec2.cloud.asked("CreateFleet")
+    boot_key = next(v for v in request.body.values() if v.startswith("ssh-ed25519 "))
+    (one,) = instances(Aws("us-east-1"), ec2.name)
+
+    with pytest.raises(NodeRefused, match="HAS CHANGED"):
+        connect("node 0", host_of(ec2.spec, one, boot_key))
+
+
+def test_a_node_that_shows_another_key_than_its_tag_is_refused(ec2: "Ec2") -> None:
+    ec2.write(nodes=1)
+    ec2.fleet.up()
+    (name,) = ec2.tags()
+    other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEY5KXzVCXbF2S0aWNVqRyd0pQwqKxjPK2PIVhPZyF1D"
+    set_tags(Aws("us-east-1"), [name], {"workflows:hostkey": other})
+
+    done = ec2.run("exec", "echo must not run")
+
+    assert done.code == 3
+    assert "HAS CHANGED" in done.err
+    assert done.out == ""
+
+
+def test_a_node_that_never_answers_is_given_up_replaced_once_and_named(ec2: "Ec2") -> None:
+    ec2.write(nodes=1, boot_timeout=5)
+    ec2.region.boots = False
+
+    with pytest.raises(FleetError, match="not reached in time: cannot connect to 127"):
+        ec2.fleet.up()
+
+    assert len(ec2.cloud.asked("CreateFleet")) == 2
+
+
+# -- bootstrap -------------------------------------------------------------------------------------
+
+
+def bootstrapped(ec2: "Ec2") -> pathlib.Path:
+    """Give the fleet packages and a script; return the script."""
+    script = ec2.place.path / "init.sh"
+    script.write_text('echo "post_init $(id -un)" >> "$HOME/../log"\necho streamed\n')
+    ec2.write(packages=["git", "zstd"], post_init="init.sh")
+    return script
+
+
+def test_packages_then_post_init_as_root_on_all_nodes_and_only_once(ec2: "Ec2") -> None:
+    bootstrapped(ec2)
+
+    first = ec2.run("up", "--yes")
+    second = ec2.run("up", "--yes")
+
+    assert first.code == second.code == 0, first
+    for each in ec2.region.nodes.values():
+        assert [line.split()[0] for line in log_of(each)] == ["apt-get", "apt-get", "post_init"]
+        assert log_of(each)[1].endswith("install git zstd")
+        assert f"node {slot_of(ec2, each)} ({each.id}): streamed" in first.err
+    assert "streamed" not in second.err
+
+
+def slot_of(ec2: "Ec2", one: Ec2Node) -> str:
+    return ec2.tags()[one.id]["workflows:slot"]
+
+
+def test_a_changed_script_runs_again_and_packages_do_not(ec2: "Ec2") -> None:
+    script = bootstrapped(ec2)
+    ec2.write(nodes=1)
+    ec2.fleet.up()
+    script.write_text('echo "post_init again" >> "$HOME/../log"\n')
+
+    ec2.fleet.up()
+
+    kinds = [line.split()[0] for line in log_of(node(ec2))]
+    assert kinds == ["apt-get", "apt-get", "post_init", "post_init"]
+    assert len(ec2.cloud.asked("CreateFleet")) == 1
+
+
+def test_a_script_that_fails_is_named_with_its_node_and_last_lines_and_goes_on_when_mended(
+    ec2: "Ec2",
+) -> None:
+    script = bootstrapped(ec2)
+    ec2.write(nodes=1)
+    script.write_text("echo no such bucket >&2\nexit 7\n")
+
+    failed = ec2.run("up", "--yes")
+
+    (name,) = ec2.tags()
+    assert failed.code == 1
+    assert f"node 0 ({name}) cannot work: post_init exited 7" in failed.err
+    assert "    no such bucket" in failed.err
+    script.write_text("true\n")
+    ec2.fleet.up()
+    assert list(ec2.tags()) == [name]
+
+
+def test_nodes_are_bootstrapped_side_by_side(ec2: "Ec2") -> None:
+    """Each waits until all have begun: one after the other would never end."""
+    ec2.write(nodes=3, boot_timeout="60s")
+    meet = ec2.place.path / "meet"
+    meet.mkdir()
+    (ec2.place.path / "init.sh").write_text(
+        f'touch {meet}/$$; until [ "$(ls {meet} | wc -l)" -ge 3 ]; do sleep 0.05; done\n'
+    )
+    ec2.write(post_init="init.sh")
+
+    assert len(ec2.fleet.up()) == 3
+
+
+# -- work by hand ----------------------------------------------------------------------------------
+
+
+def test_exec_tells_ok_from_failed_from_lost(ec2: "Ec2") -> None:
+    ec2.write(nodes=3)
+    ec2.fleet.up()
+    one = node(ec2, 2)
+
+    failed = ec2.run("exec", 'test "$WORKFLOWS_TEST_NODE" != ' + node(ec2, 1).id)
+    one.kill()
+    lost = ec2.run("exec", "echo here")
+
+    assert failed.code == 1
+    assert "node 1: exited 1" in failed.err
+    assert "2 of 3 ok, 1 failed, 0 lost" in failed.err
+    assert lost.code == 3
+    assert sorted(lost.out.splitlines()) == ["0: here", "1: here"]
+    assert f"node 2 ({one.id}) is lost" in lost.err
+
+
+def test_files_go_to_all_nodes_and_come_back_named_by_slot(ec2: "Ec2") -> None:
+    ec2.fleet.up()
+    data = os.urandom(3_000_000)
+    (ec2.place.path / "sent").write_bytes(data)
+
+    put = ec2.run("put", "sent", "kept here")
+    got = ec2.run("get", "kept here", "back")
+
+    assert put.code == got.code == 0, (put, got)
+    back = {path.name: path.read_bytes() for path in (ec2.place.path / "back").iterdir()}
+    assert back == {"0-kept here": data, "1-kept here": data}
+
+
+def test_ssh_and_rsync_are_the_systems_own_and_as_strict(ec2: "Ec2") -> None:
+    ec2.write(nodes=1)
+    ec2.fleet.up()
+    (ec2.place.path / "sent").write_text("hello")
+
+    copied = ec2.run("rsync", "sent", ":arrived")
+    said = ec2.run("ssh", "cat arrived")
+    (name,) = ec2.tags()
+    other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEY5KXzVCXbF2S0aWNVqRyd0pQwqKxjPK2PIVhPZyF1D"
+    set_tags(Aws("us-east-1"), [name], {"workflows:hostkey": other})
+    refused = ec2.run("ssh", "cat arrived")
+
+    assert copied.code == 0, copied
+    assert said.out == "hello"
+    assert refused.code == 255
+    assert refused.out == ""
+
+
+def test_a_fleet_works_from_another_machine_with_only_its_login_key(ec2: "Ec2") -> None:
+    ec2.fleet.up()
+    ec2.file.unlink()
+    home = pathlib.Path(ec2.place.more["HOME"])
+    (home / ".ssh").mkdir()
+    (home / "login").rename(home / ".ssh" / f"workflows-{ec2.name}")
+
+    said = ec2.run("exec", "whoami")
+    down = ec2.run("down", "--yes")
+
+    assert sorted(said.out.splitlines()) == [f"0: {USER}", f"1: {USER}"]
+    assert down.code == 0, down
+    assert ec2.live() == []
+
+
+def test_nodes_behind_one_jump_host_are_made_ready_and_used_through_it(
+    ec2: "Ec2", hosts: "Hosts"
+) -> None:
+    gate = hosts.spare()
+    jump = {key: gate.entry[key] for key in ("address", "port", "user", "identity", "host_key")}
+    ec2.write(nodes=1, access={**ec2.top["access"], "jump": jump})
+
+    up = ec2.run("up", "--yes")
+    said = ec2.run("exec", "echo through")
+
+    assert up.code == 0, up
+    assert said.out == "0: through\n"
+    log = (gate.home / "sshd.log").read_text()
+    assert log.count("Accepted publickey") >= 3  # the first contact, the new key, the command
+
+
+def test_replace_puts_new_nodes_in_the_slots_of_those_that_do_not_answer(ec2: "Ec2") -> None:
+    ec2.write(nodes=2)
+    ec2.fleet.up()
+    before = {tags["workflows:slot"]: name for name, tags in ec2.tags().items()}
+    node(ec2, 1).signal(signal.SIGKILL)
+
+    done = ec2.run("replace", "--yes")
+
+    after = {tags["workflows:slot"]: name for name, tags in ec2.tags().items()}
+    assert done.code == 0, done
+    assert after["0"] == before["0"]
+    assert after["1"] != before["1"]
+    wait_for(lambda: len(ec2.region.nodes) == 2, 10)

@@ -1,0 +1,213 @@
+"""Looking after fleets: status, resize, extend, cost, sweep, doctor, policy, down."""
+
+import datetime as dt
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from ec2cloud import KEYS
+
+from workflows.ec2 import sweep
+from workflows.ec2.api import EXPIRES, Aws, Instance
+from workflows.ec2.prices import integrated, spent
+from workflows.ec2.teardown import leftovers
+
+if TYPE_CHECKING:
+    from ec2fleets import Ec2
+
+PAST = "2020-01-01T00:00:00Z"
+
+
+def left(ec2: "Ec2") -> dict[str, Any]:
+    """Return what is left but volumes: moto's stay in use after their instance is terminated."""
+    found = leftovers(Aws("us-east-1"), ec2.name)
+    return {kind: ids for kind, ids in found.items() if kind != "volumes"}
+
+
+def test_status_shows_every_slot_what_is_missing_and_the_cost(ec2: "Ec2") -> None:
+    ec2.fleet.up()
+    gone = next(name for name, tags in ec2.tags().items() if tags["workflows:slot"] == "1")
+    ec2.region.reclaim(gone)
+
+    done = ec2.run("status")
+    data = json.loads(ec2.run("status", "--json").out)
+
+    assert "0     i-" in done.out
+    assert "ready" in done.out
+    assert f"missing: slots 1; workflows fleet up {ec2.name}" in done.out
+    assert "node minutes" in done.out
+    (one,) = data
+    assert one["slot"] == 0
+    assert one["state"] == "ready"
+    assert one["private_ip"].startswith("127.")
+
+
+def test_down_leaves_nothing_that_is_tagged(ec2: "Ec2") -> None:
+    ec2.fleet.up()
+    assert set(left(ec2)) == {"instances", "key pairs", "security groups"}
+
+    done = ec2.run("down", "--yes")
+    again = ec2.run("down", "--yes")
+
+    assert done.code == again.code == 0, (done, again)
+    assert f"nothing of {ec2.name} is left" in done.err
+    assert left(ec2) == {}
+
+
+def test_down_works_when_no_node_answers(ec2: "Ec2") -> None:
+    ec2.fleet.up()
+    for node in ec2.region.nodes.values():
+        node.kill()
+
+    assert ec2.run("down", "--yes").code == 0
+    assert left(ec2) == {}
+
+
+def test_a_group_that_ec2_does_not_let_go_of_yet_is_waited_for(ec2: "Ec2") -> None:
+    ec2.write(nodes=1)
+    ec2.fleet.up()
+    ec2.cloud.refuse("DeleteSecurityGroup", "DependencyViolation", times=2)
+
+    ec2.fleet.down()
+
+    assert left(ec2) == {}
+    assert len(ec2.cloud.asked("DeleteSecurityGroup")) == 3
+
+
+def test_resize_changes_the_number_of_nodes_and_disturbs_no_other(ec2: "Ec2") -> None:
+    ec2.fleet.up()
+    before = set(ec2.tags())
+
+    done = ec2.run("resize", "3", "--yes")
+
+    assert done.code == 0, done
+    assert before < set(ec2.tags())
+    assert ec2.slots() == ["0", "1", "2"]
+
+
+def test_extend_moves_lease_deadline_and_tag(ec2: "Ec2") -> None:
+    ec2.write(nodes=1)
+    ec2.fleet.up()
+    (name,) = ec2.tags()
+
+    done = ec2.run("extend", "2d")
+
+    assert done.code == 0, done
+    state = ec2.node_home(name) / ".workflows"
+    until = dt.datetime.now(dt.timezone.utc) + dt.timedelta(days=2)
+    assert int((state / "deadline").read_text()) == pytest.approx(until.timestamp(), abs=60)
+    assert (state / "lease").stat().st_mtime == pytest.approx(until.timestamp(), abs=60)
+    assert ec2.tags()[name][EXPIRES].startswith(f"{until:%Y-%m-%d}")
+
+
+# -- sweep -----------------------------------------------------------------------------------------
+
+
+def test_sweep_finds_what_is_over_and_removes_it_only_if_told(ec2: "Ec2") -> None:
+    ec2.write(nodes=1)
+    ec2.fleet.up()
+    fresh = ec2.run_any("sweep", "--regions", "us-east-1,eu-west-1")
+    every = [one for ids in left(ec2).values() for one in ids]
+    ec2.region.ec2.create_tags(Resources=every, Tags=[{"Key": EXPIRES, "Value": PAST}])
+    volumes = leftovers(Aws("us-east-1"), ec2.name).get("volumes", {})
+    if volumes:  # which moto would never let go of
+        ec2.region.ec2.delete_tags(Resources=list(volumes), Tags=[{"Key": "workflows:fleet"}])
+
+    shown = ec2.run_any("sweep", "--regions", "us-east-1,eu-west-1")
+    kept = left(ec2)
+    swept = ec2.run_any("sweep", "--regions", "us-east-1", "--yes")
+
+    assert not any(ec2.name in line and "OVER" in line for line in fresh.out.splitlines())
+    over = [line for line in shown.out.splitlines() if ec2.name in line and line.endswith("OVER")]
+    assert len(over) == len(every)
+    assert set(kept) == {"instances", "key pairs", "security groups"}
+    assert swept.code == 0, swept
+    assert left(ec2) == {}
+
+
+def test_a_fleet_of_which_anything_has_time_left_is_not_over() -> None:
+    now = dt.datetime(2026, 11, 21, tzinfo=dt.timezone.utc)
+    past, future = now - dt.timedelta(hours=1), now + dt.timedelta(hours=1)
+    found = [
+        sweep.Leftover("us-east-1", "a", "instances", "i-1", future),
+        sweep.Leftover("us-east-1", "a", "key pairs", "key-1", past),
+        sweep.Leftover("eu-west-1", "a", "key pairs", "key-2", past),
+        sweep.Leftover("us-east-1", "b", "key pairs", "key-3", None),
+    ]
+
+    assert [one.id for one in sweep.overdue(found, now)] == ["key-2", "key-3"]
+
+
+# -- doctor, policy, cost --------------------------------------------------------------------------
+
+
+def test_the_doctor_finds_all_well_on_a_good_account(ec2: "Ec2") -> None:
+    import boto3
+
+    session = boto3.session.Session("testing", "testing", region_name="us-east-1")
+    iam = session.client("iam", endpoint_url=ec2.cloud.url)
+    try:
+        iam.create_role(RoleName="AWSServiceRoleForEC2Spot", AssumeRolePolicyDocument="{}")
+        done = ec2.run("doctor")
+    finally:
+        iam.delete_role(RoleName="AWSServiceRoleForEC2Spot")
+
+    assert done.code == 0, done
+    assert "4 of 64 spot vCPUs" in done.out
+
+
+def test_the_doctor_names_what_is_wrong_and_what_to_type(ec2: "Ec2") -> None:
+    ec2.fleet.up()
+    ec2.write(nodes=50)
+    ec2.cloud.caller = "127.0.0.9"
+
+    done = ec2.run("doctor")
+
+    assert done.code == 1
+    bad = [line for line in done.out.splitlines() if line.startswith("BAD")]
+    assert [line.split()[1] for line in bad] == ["spot", "quotas:", "caller:"]
+    assert "create-service-linked-role" in bad[0]
+    assert "need up to 100 vCPUs, 64 are allowed" in bad[1]
+    assert f"this machine has moved; workflows fleet up {ec2.name}" in bad[2]
+
+
+def test_without_credentials_the_message_says_so(ec2: "Ec2") -> None:
+    for name in KEYS:
+        ec2.place.more[name] = ""
+
+    done = ec2.run("status")
+
+    assert done.code == 6
+    assert "no AWS credentials; aws configure" in done.err
+
+
+def test_the_policy_is_json(ec2: "Ec2") -> None:
+    done = ec2.run_any("policy", "--role", "arn:aws:iam::1:role/nodes")
+
+    assert json.loads(done.out)["Version"] == "2012-10-17"
+
+
+def test_cost_follows_the_price_over_each_nodes_real_life() -> None:
+    def hour(number: float) -> dt.datetime:
+        return dt.datetime(2026, 11, 21, tzinfo=dt.timezone.utc) + dt.timedelta(hours=number)
+
+    prices = [(hour(0), 0.10), (hour(2), 0.30)]
+
+    assert integrated(prices, hour(1), hour(1.5)) == pytest.approx(0.05)
+    assert integrated(prices, hour(1), hour(3)) == pytest.approx(0.40)
+    assert integrated(prices, hour(5), hour(6)) == pytest.approx(0.30)
+    assert integrated([], hour(5), hour(6)) == 0
+
+
+def test_on_demand_nodes_cost_the_list_price_and_disks_are_estimated(ec2: "Ec2") -> None:
+    start = dt.datetime(2026, 11, 21, tzinfo=dt.timezone.utc)
+    life = {"launched": start, "ended": start + dt.timedelta(hours=2), "tags": {}}
+    about = ("running", "m7i.large", "us-east-1a")
+    spot = Instance("i-1", *about, is_spot=True, private_ip="", public_ip="", **life)  # type: ignore[arg-type]
+    demand = Instance("i-2", *about, is_spot=False, private_ip="", public_ip="", **life)  # type: ignore[arg-type]
+
+    one, two = spent(Aws("us-east-1"), [spot, demand], 73, start + dt.timedelta(hours=9))
+
+    assert one.usd == pytest.approx(2 * 0.03)
+    assert two.usd == one.on_demand_usd == pytest.approx(2 * 0.1)
+    assert one.ebs_usd == pytest.approx(2 * 73 * 0.08 / 730)

@@ -1,0 +1,141 @@
+"""From launched to ready: wait for the first contact, change the host key, pin it, bootstrap.
+
+Host keys are strict from the first packet. A launch's user data holds a key that only serves the
+first contact; in it the node makes a key of its own, which is written into its tag before it is put
+in use. Cut off anywhere, the tags say which keys a node may show and what is left to do.
+"""
+
+import dataclasses
+import threading
+import time
+from collections.abc import Sequence
+
+from workflows.ec2.api import (
+    BOOT_KEY,
+    HOST_KEY,
+    REACHED,
+    READY,
+    Aws,
+    Instance,
+    instances,
+    set_tags,
+)
+from workflows.ec2.bootstrap import Recipe, make_ready
+from workflows.ec2.config import Spec
+from workflows.ec2.launch import Say
+from workflows.ec2.sessions import each, host_of, name_of
+from workflows.errors import NodeLost, NodeRefused
+from workflows.transports.ssh import Connection, connect
+
+_LOOK_S = 3.0
+_NODE = "sudo /usr/local/sbin/workflows-node"
+_PAUSE_S = 0.3
+_NEW_KEY_S = 20.0
+
+
+class Watched:
+    """The fleet's instances as EC2 describes them, asked again when older than a few seconds."""
+
+    def __init__(self, aws: Aws, fleet: str) -> None:
+        self._aws, self._fleet = aws, fleet
+        self._mutex = threading.Lock()
+        self._at = 0.0
+        self._found: dict[str, Instance] = {}
+
+    def look(self, one: Instance, *, within_s: float = _LOOK_S) -> Instance:
+        """Return the instance as it is now.
+
+        Raises:
+            NodeLost: EC2 has taken it back, or it ended itself.
+        """
+        with self._mutex:
+            if time.monotonic() - self._at > within_s:
+                self._found = {each.id: each for each in instances(self._aws, self._fleet)}
+                self._at = time.monotonic()
+            found = self._found.get(one.id)
+        if found is None:
+            raise NodeLost(name_of(one), "EC2 has terminated it")
+        return dataclasses.replace(found, tags={**one.tags, **found.tags})
+
+
+def adopt(
+    aws: Aws, spec: Spec, found: Sequence[Instance], recipe: Recipe, say: Say
+) -> dict[int, "str | NodeLost | NodeRefused"]:
+    """Make instances ready, side by side; return slot -> "" or how the node failed to become so."""
+    watched = Watched(aws, spec.name)
+    deadline = time.monotonic() + spec.boot_timeout
+
+    def one_node(one: Instance) -> str:
+        with first_contact(aws, spec, one, watched, deadline) as connection:
+            say(f"{name_of(one)} is reached")
+            make_ready(
+                connection, name_of(one), recipe, lambda text: say(f"{name_of(one)}: {text}")
+            )
+            connection.run("touch .workflows/lease")
+        set_tags(aws, [one.id], {READY: f"{recipe.digest} {time.time():.0f}"})
+        say(f"{name_of(one)} is ready")
+        return ""
+
+    return each(found, one_node)
+
+
+def first_contact(
+    aws: Aws, spec: Spec, one: Instance, watched: Watched, deadline: float
+) -> Connection:
+    """Return a connection to a node whose host key is its own, and pinned in its tag.
+
+    Raises:
+        NodeLost: it ended, or it was not reached in time with a key that it may show.
+        NodeRefused: it was reached, but could not be set up.
+    """
+    one = _with_address(spec, one, watched, deadline)
+    if HOST_KEY in one.tags and BOOT_KEY not in one.tags:
+        return _patiently(spec, one, watched, deadline, one.tags[HOST_KEY])
+    allowed = [one.tags[tag] for tag in (HOST_KEY, BOOT_KEY) if tag in one.tags]
+    if not allowed:
+        raise NodeRefused(name_of(one), "it has no host key in its tags; it is not ours")
+    with _patiently(spec, one, watched, deadline, *allowed) as connection:
+        connection.run("cloud-init status --wait", timeout_s=max(1.0, deadline - time.monotonic()))
+        made = _run(connection, one, f"{_NODE} newkey").strip()
+        set_tags(aws, [one.id], {HOST_KEY: made, REACHED: f"{time.time():.0f}"})
+        _run(connection, one, f"{_NODE} usekey")
+    until = min(deadline, time.monotonic() + _NEW_KEY_S)
+    connection = _patiently(spec, one, watched, until, made)
+    aws.call("delete_tags", Resources=[one.id], Tags=[{"Key": BOOT_KEY}])
+    return connection
+
+
+def _with_address(spec: Spec, one: Instance, watched: Watched, deadline: float) -> Instance:
+    while True:
+        one = watched.look(one, within_s=_LOOK_S if one.state == "running" else 1.0)
+        if one.state == "running" and one.address(spec.access.address):
+            return one
+        if time.monotonic() > deadline:
+            raise NodeLost(name_of(one), f"still {one.state} after {spec.boot_timeout} s")
+        time.sleep(_PAUSE_S)
+
+
+def _patiently(
+    spec: Spec, one: Instance, watched: Watched, deadline: float, *keys: str
+) -> Connection:
+    """Log in; before cloud-init is done a node shows other keys or lets nobody in: try again."""
+    while True:
+        try:
+            return connect(name_of(one), host_of(spec, one, *keys))
+        except (NodeLost, NodeRefused) as error:
+            if time.monotonic() > deadline:
+                raise NodeLost(name_of(one), f"not reached in time: {error.why}") from error
+        watched.look(one)
+        time.sleep(_PAUSE_S)
+
+
+def _run(connection: Connection, one: Instance, line: str) -> str:
+    try:
+        ran = connection.run(line)
+    except OSError as error:
+        raise NodeLost(name_of(one), str(error) or type(error).__name__) from error
+    if ran.status < 0:
+        raise NodeLost(name_of(one), "it hung up during its set-up")
+    if ran.status:
+        raise NodeRefused(name_of(one), f"{line}: {ran.err.decode('utf-8', 'replace').strip()}")
+    return ran.out.decode("ascii", "replace")

@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""workflows-node: what a node does on its own, from its first boot on. Written by its user data.
+
+``agent``   powers the node off when nobody has renewed its lease for --idle seconds, or it is
+            --max seconds old; notes what EC2 says about taking it back
+``newkey``  makes a host key of the node's own and prints it; ``usekey`` puts it in use
+
+Standard library, Python 3.9. In HOME/.workflows: `lease` (its time is the last renewal), `deadline`
+(seconds since 1970), `notice` (JSON), `flush` (if it is there, it is run before the end).
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import time
+import urllib.request
+
+IMDS = "http://169.254.169.254/latest/"
+KEY = "/etc/ssh/ssh_host_ed25519_key"
+NOTICES = ("spot/instance-action", "events/recommendations/rebalance")
+FLUSH_S = 60
+
+
+def agent(home: str, idle: float, longest: float, poll: float) -> None:
+    """Watch the lease, the age and EC2's notices until one of them ends the node."""
+    os.makedirs(home, exist_ok=True)
+    user = os.stat(os.path.dirname(home))
+    os.chown(home, user.st_uid, user.st_gid)
+    lease, deadline = os.path.join(home, "lease"), os.path.join(home, "deadline")
+    for path, text in ((lease, ""), (deadline, str(int(time.time() + longest)))):
+        if not os.path.exists(path):
+            write(path, text)
+            os.chown(path, user.st_uid, user.st_gid)
+    while True:
+        why = over(lease, deadline, idle)
+        if why:
+            end(home, why)
+        for name in NOTICES:
+            text = imds(name)
+            if text:
+                write(os.path.join(home, "notice"), json.dumps({"what": name, "says": text}))
+                break
+        time.sleep(poll)
+
+
+def over(lease: str, deadline: str, idle: float) -> str:
+    """Return why the node's time is over, or nothing."""
+    now = time.time()
+    try:
+        with open(deadline) as file:
+            last = int(file.read())
+        renewed = os.stat(lease).st_mtime
+    except (OSError, ValueError):
+        return ""  # being written just now
+    if now > last:
+        return "it has reached its longest life"
+    if now - renewed > idle:
+        return f"nobody has renewed its lease for {idle:g} s"
+    return ""
+
+
+def end(home: str, why: str) -> None:
+    """Run the flush hook, then power off, again and again until it works."""
+    write(os.path.join(home, "off"), why)
+    flush = os.path.join(home, "flush")
+    if os.access(flush, os.X_OK):
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.call([flush], timeout=FLUSH_S)
+    for words in (["systemctl", "poweroff"], ["poweroff"], ["systemctl", "poweroff", "-ff"]) * 9:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.call(words, timeout=30)
+        time.sleep(20)
+
+
+def imds(path: str) -> str:
+    """Return what the instance metadata service (version 2) holds, or nothing."""
+    try:
+        ask = urllib.request.Request(IMDS + "api/token", method="PUT")  # noqa: S310
+        ask.add_header("X-aws-ec2-metadata-token-ttl-seconds", "60")
+        token = answer(ask)
+        ask = urllib.request.Request(IMDS + "meta-data/" + path)  # noqa: S310
+        ask.add_header("X-aws-ec2-metadata-token", token)
+        return answer(ask)
+    except (OSError, ValueError):
+        return ""  # 404 is the usual answer
+
+
+def answer(ask: urllib.request.Request) -> str:
+    """Return the text of an answer."""
+    with urllib.request.urlopen(ask, timeout=2) as stream:  # noqa: S310 - IMDS is an http URL
+        return str(stream.read().decode())
+
+
+def write(path: str, text: str) -> None:
+    """Write a file that is never half there."""
+    with open(path + ".new", "w") as file:
+        file.write(text)
+    os.replace(path + ".new", path)
+
+
+def newkey() -> None:
+    """Make the key unless a call before has; print its public half."""
+    new = KEY + ".new"
+    if not os.path.exists(new + ".pub") and not os.path.exists(KEY + ".own"):
+        words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", new]
+        subprocess.run(words, input=b"y\n", check=True, stdout=subprocess.DEVNULL)
+    with open((new if os.path.exists(new + ".pub") else KEY) + ".pub") as file:
+        print(" ".join(file.read().split()[:2]))
+
+
+def usekey() -> None:
+    """Put the new key in place of the one from the user data; sshd reads it at once."""
+    if os.path.exists(KEY + ".new"):
+        os.replace(KEY + ".new", KEY)
+    if os.path.exists(KEY + ".new.pub"):
+        write(KEY + ".own", "")
+        os.replace(KEY + ".new.pub", KEY + ".pub")
+    for unit in ("ssh", "sshd"):
+        if subprocess.call(["systemctl", "reload", unit], stderr=subprocess.DEVNULL) == 0:
+            return
+    raise SystemExit("sshd could not be reloaded")
+
+
+def main() -> None:
+    """Do what the first argument says."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=("agent", "newkey", "usekey"))
+    parser.add_argument("--home", default="/home/workflows/.workflows")
+    parser.add_argument("--idle", type=int, default=1800)
+    parser.add_argument("--max", type=int, default=43200)
+    parser.add_argument("--poll", type=float, default=2.0)
+    given = parser.parse_args()
+    if given.what == "agent":
+        agent(given.home, given.idle, given.max, given.poll)
+    elif given.what == "newkey":
+        newkey()
+    else:
+        usekey()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,363 @@
+"""What an instance stands on: image, subnets, login key, security group. All tagged when made."""
+
+import contextlib
+import dataclasses
+import datetime as dt
+import getpass
+import ipaddress
+import os
+import socket
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+from workflows.ec2.api import EXPIRES, FLEET, Aws, fleet_filter, tag_list
+from workflows.ec2.config import AMIS, Spec
+from workflows.errors import FleetError, UsageError
+
+_ARCH = {
+    "x86_64": {"al2023": "x86_64", "ubuntu-24.04": "amd64", "debian-13": "amd64"},
+    "arm64": {"al2023": "arm64", "ubuntu-24.04": "arm64", "debian-13": "arm64"},
+}
+_MEMBERS = "workflows: the fleet's nodes among themselves"
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """The image of a fleet, and the name of its root device."""
+
+    id: str
+    root: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """Subnets by zone, one each, and the types that are offered there."""
+
+    vpc: str
+    subnets: Mapping[str, str]
+    offered: Mapping[str, tuple[str, ...]]
+
+
+def common_tags(spec: Spec, now: dt.datetime | None = None) -> dict[str, str]:
+    """Return the tags of everything that is made for a fleet."""
+    at = now or dt.datetime.now(dt.timezone.utc)
+    expires = (at + dt.timedelta(seconds=spec.ttl.max)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {**spec.tags, FLEET: spec.name, EXPIRES: expires, "Name": f"workflows-{spec.name}"}
+
+
+def tagged(kind: str, tags: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the TagSpecifications of one kind of resource."""
+    return [{"ResourceType": kind, "Tags": tag_list(tags)}]
+
+
+# -- image -----------------------------------------------------------------------------------------
+
+
+def image(aws: Aws, spec: Spec, pinned: str = "") -> Image:
+    """Return the image: `pinned`, or what the fleet's file says, resolved now.
+
+    Raises:
+        UsageError: there is none, or the types are of two architectures.
+    """
+    chosen = pinned or _resolved(aws, spec)
+    found = aws.call("describe_images", ImageIds=[chosen]).get("Images", [])
+    if not found:
+        raise UsageError(f"no image {chosen} in {spec.region}; ids are of one region each")
+    return Image(chosen, found[0].get("RootDeviceName") or "/dev/xvda")
+
+
+def _resolved(aws: Aws, spec: Spec) -> str:
+    if spec.ami.startswith("ami-"):
+        return spec.ami
+    name = spec.ami.removeprefix("ssm:")
+    path = name
+    if name in AMIS:
+        path = AMIS[name].format(arch=_ARCH[architecture(aws, spec)][name])
+    answer = aws.call("get_parameter", service="ssm", Name=path)
+    return str(answer["Parameter"]["Value"])
+
+
+def architecture(aws: Aws, spec: Spec) -> str:
+    """Return the one architecture that all types of a fleet have.
+
+    Raises:
+        UsageError: they have none in common, or one of them does not exist.
+    """
+    answer = type_details(aws, spec.types)
+    each = {
+        name: set(about["ProcessorInfo"]["SupportedArchitectures"])
+        for name, about in answer.items()
+    }
+    both = set.intersection(*each.values()) & set(_ARCH)
+    if not both:
+        kinds = ", ".join(f"{name} {'/'.join(sorted(archs))}" for name, archs in each.items())
+        raise UsageError(f"types must share an architecture, since they share an image: {kinds}")
+    return str(sorted(both, reverse=True)[0])
+
+
+def type_details(aws: Aws, types: tuple[str, ...]) -> dict[str, Any]:
+    """Return what EC2 says about each type.
+
+    Raises:
+        UsageError: one does not exist.
+    """
+    filters = [{"Name": "instance-type", "Values": list(types)}]  # ids would fail the whole call
+    rows = list(aws.pages("describe_instance_types", "InstanceTypes", Filters=filters))
+    found = {row["InstanceType"]: row for row in rows}
+    unknown = [name for name in types if name not in found]
+    if unknown:
+        raise UsageError(f"no such instance types in {aws.region}: {', '.join(unknown)}")
+    return found
+
+
+# -- network ---------------------------------------------------------------------------------------
+
+
+def network(aws: Aws, spec: Spec) -> Network:
+    """Return where instances may be launched.
+
+    Raises:
+        UsageError: nowhere: no such subnets, or no type is offered there.
+    """
+    filters: list[dict[str, Any]] = [{"Name": "state", "Values": ["available"]}]
+    if spec.subnets:
+        filters.append({"Name": "subnet-id", "Values": list(spec.subnets)})
+    else:
+        filters.append({"Name": "vpc-id", "Values": [spec.vpc or _default_vpc(aws)]})
+    rows = list(aws.pages("describe_subnets", "Subnets", Filters=filters))
+    subnets: dict[str, str] = {}
+    for row in sorted(rows, key=lambda row: -row.get("AvailableIpAddressCount", 0)):
+        zone = row["AvailabilityZone"]
+        if not spec.zones or zone in spec.zones or zone.removeprefix(spec.region) in spec.zones:
+            subnets.setdefault(zone, row["SubnetId"])
+    vpcs = {row["VpcId"] for row in rows if row["SubnetId"] in subnets.values()}
+    if len(vpcs) != 1:
+        what = "are in several VPCs" if vpcs else "were not found; or zones excludes them all"
+        raise UsageError(f"the subnets of {spec.name} {what}; see: aws ec2 describe-subnets")
+    offered = _offered(aws, spec, set(subnets))
+    if not any(offered.values()):
+        raise UsageError(
+            f"none of {', '.join(spec.types)} is offered in {', '.join(sorted(subnets))}"
+        )
+    return Network(vpcs.pop(), dict(sorted(subnets.items())), offered)
+
+
+def _default_vpc(aws: Aws) -> str:
+    filters = [{"Name": "is-default", "Values": ["true"]}]
+    for row in aws.pages("describe_vpcs", "Vpcs", Filters=filters):
+        return str(row["VpcId"])
+    raise UsageError(f"{aws.region} has no default VPC; name vpc: or subnets: in the fleet's file")
+
+
+def _offered(aws: Aws, spec: Spec, zones: set[str]) -> dict[str, tuple[str, ...]]:
+    rows = aws.pages(
+        "describe_instance_type_offerings",
+        "InstanceTypeOfferings",
+        LocationType="availability-zone",
+        Filters=[{"Name": "instance-type", "Values": list(spec.types)}],
+    )
+    pairs = {(row["Location"], row["InstanceType"]) for row in rows}
+    return {
+        zone: tuple(name for name in spec.types if (zone, name) in pairs) for zone in sorted(zones)
+    }
+
+
+# -- login key -------------------------------------------------------------------------------------
+
+
+def login_key(aws: Aws, spec: Spec, *, in_use: bool) -> str:
+    """Return the public half of the fleet's login key, which is made and imported if need be.
+
+    Raises:
+        UsageError: the fleet has another one, and is in use.
+    """
+    name = f"workflows-{spec.name}"
+    filters = [{"Name": "key-name", "Values": [name]}]
+    answer = aws.call("describe_key_pairs", Filters=filters, IncludePublicKey=True)
+    there = [" ".join(row.get("PublicKey", "").split()[:2]) for row in answer["KeyPairs"]]
+    mine = _public_half(spec.identity)
+    if there and there[0] == mine:
+        return mine
+    if there and in_use:
+        raise UsageError(
+            f"the nodes of {spec.name} know another login key than {spec.identity}: copy it from"
+            f" the machine that made the fleet, or begin anew: workflows fleet down {spec.name}"
+        )
+    if there:
+        aws.call("delete_key_pair", KeyName=name)
+    mine = mine or make_login_key(spec.identity)
+    aws.call(
+        "import_key_pair",
+        KeyName=name,
+        PublicKeyMaterial=mine.encode(),
+        TagSpecifications=tagged("key-pair", common_tags(spec)),
+    )
+    return mine
+
+
+def make_login_key(path: str) -> str:
+    """Make a key pair at `path`, mode 0600; return its public half."""
+    private, public = key_pair()
+    os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
+    _write_whole(path + ".pub", public + "\n", 0o644)
+    _write_whole(path, private, 0o600)
+    return public
+
+
+def key_pair() -> tuple[str, str]:
+    """Return a new ed25519 key pair: private as OpenSSH has it, public as ``type base64``."""
+    from cryptography.hazmat.primitives import serialization as form
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
+    key = ed25519.Ed25519PrivateKey.generate()
+    private = key.private_bytes(
+        form.Encoding.PEM, form.PrivateFormat.OpenSSH, form.NoEncryption()
+    ).decode()
+    public = key.public_key().public_bytes(form.Encoding.OpenSSH, form.PublicFormat.OpenSSH)
+    return private, public.decode()
+
+
+def _public_half(path: str) -> str:
+    """Return the public half of a private key file; empty if there is no such file."""
+    from cryptography.hazmat.primitives import serialization as form
+
+    try:
+        with open(path, "rb") as file:
+            key = form.load_ssh_private_key(file.read(), None)
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"cannot read the login key {path}: {error}") from error
+    public = key.public_key().public_bytes(form.Encoding.OpenSSH, form.PublicFormat.OpenSSH)
+    return public.decode()
+
+
+def _write_whole(path: str, text: str, mode: int) -> None:
+    """Write a file that is never half there, nor ever readable by others."""
+    tmp = f"{path}.{os.getpid()}"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(tmp)
+    with os.fdopen(os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+        file.write(text)
+    os.replace(tmp, path)
+
+
+# -- security group --------------------------------------------------------------------------------
+
+
+def security_group(aws: Aws, spec: Spec, vpc: str) -> str:
+    """Return the fleet's security group: its members among themselves, and who may log in."""
+    group = _group(aws, spec, vpc)
+    _authorize(
+        aws, group["GroupId"], _rule("-1", UserIdGroupPairs=[_self(group["GroupId"])]), group
+    )
+    mine = f"workflows: {getpass.getuser()} at {socket.gethostname()}"[:255]
+    wanted = dict.fromkeys(sources(spec), mine)
+    for source, text in wanted.items():
+        ranges = [{"CidrIp": source, "Description": text}]
+        _authorize(
+            aws, group["GroupId"], _rule("tcp", spec.access.ssh_port, IpRanges=ranges), group
+        )
+    # Where this machine was before it moved: somebody else may be there now.
+    for permission in group.get("IpPermissions", []):
+        stale = [
+            entry
+            for entry in permission.get("IpRanges", [])
+            if entry.get("Description") == mine and entry["CidrIp"] not in wanted
+        ]
+        for entry in stale:
+            old = _rule("tcp", permission["FromPort"], IpRanges=[{"CidrIp": entry["CidrIp"]}])
+            aws.call("revoke_security_group_ingress", GroupId=group["GroupId"], IpPermissions=[old])
+    return str(group["GroupId"])
+
+
+def sources(spec: Spec) -> list[str]:
+    """Return the address ranges that may log in."""
+    found = []
+    for text in spec.access.allow:
+        try:
+            cidr = f"{caller_ip(spec)}/32" if text == "me" else text
+            found.append(str(ipaddress.IPv4Network(cidr)))
+        except ValueError as error:
+            raise UsageError(f"access: from: {text!r}: {error}") from error
+    return found
+
+
+def caller_ip(spec: Spec) -> str:
+    """Return this machine's address as AWS sees it.
+
+    Raises:
+        FleetError: nobody tells.
+    """
+    try:
+        with urllib.request.urlopen(spec.access.checkip, timeout=10) as answer:  # noqa: S310
+            return str(ipaddress.IPv4Address(answer.read(100).decode().strip()))
+    except (OSError, ValueError) as error:
+        raise FleetError(
+            f"cannot learn this machine's own address from {spec.access.checkip}: {error};"
+            " write it in the fleet's file: access: {from: [203.0.113.7/32]}"
+        ) from error
+
+
+def find_group(aws: Aws, fleet: str, vpc: str = "") -> dict[str, Any] | None:
+    """Return the security group of a fleet."""
+    filters = [fleet_filter(fleet)] + ([{"Name": "vpc-id", "Values": [vpc]}] if vpc else [])
+    for row in aws.pages("describe_security_groups", "SecurityGroups", Filters=filters):
+        return dict(row)
+    return None
+
+
+def _group(aws: Aws, spec: Spec, vpc: str) -> dict[str, Any]:
+    found = find_group(aws, spec.name, vpc)
+    if found is not None:
+        return found
+    try:
+        made = aws.call(
+            "create_security_group",
+            GroupName=f"workflows-{spec.name}",
+            Description=f"nodes of the fleet {spec.name}",
+            VpcId=vpc,
+            TagSpecifications=tagged("security-group", common_tags(spec)),
+        )
+    except FleetError as error:
+        if error.code != "InvalidGroup.Duplicate":
+            raise
+        # Made a moment ago, by a call whose answer was lost, and not yet to be seen by its tag.
+        by_name = [
+            {"Name": "group-name", "Values": [f"workflows-{spec.name}"]},
+            {"Name": "vpc-id", "Values": [vpc]},
+        ]
+        rows = aws.call("describe_security_groups", Filters=by_name)["SecurityGroups"]
+        if not rows:
+            raise
+        return dict(rows[0])
+    return {"GroupId": made["GroupId"], "IpPermissions": []}
+
+
+def _self(group: str) -> dict[str, str]:
+    return {"GroupId": group, "Description": _MEMBERS}
+
+
+def _rule(protocol: str, port: int | None = None, **what: Any) -> dict[str, Any]:
+    ports = {} if port is None else {"FromPort": port, "ToPort": port}
+    return {"IpProtocol": protocol, **ports, **what}
+
+
+def _authorize(aws: Aws, group: str, rule: dict[str, Any], known: Mapping[str, Any]) -> None:
+    if any(_covers(permission, rule) for permission in known.get("IpPermissions", [])):
+        return
+    try:
+        aws.call("authorize_security_group_ingress", GroupId=group, IpPermissions=[rule])
+    except FleetError as error:
+        if error.code != "InvalidPermission.Duplicate":
+            raise
+
+
+def _covers(permission: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
+    same = all(permission.get(k) == rule.get(k) for k in ("IpProtocol", "FromPort", "ToPort"))
+    groups = {one["GroupId"] for one in permission.get("UserIdGroupPairs", [])}
+    ranges = {one["CidrIp"] for one in permission.get("IpRanges", [])}
+    wanted_groups = {one["GroupId"] for one in rule.get("UserIdGroupPairs", [])}
+    wanted_ranges = {one["CidrIp"] for one in rule.get("IpRanges", [])}
+    return same and wanted_groups <= groups and wanted_ranges <= ranges

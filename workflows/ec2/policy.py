@@ -1,0 +1,82 @@
+"""The least IAM policy that fleets need; `workflows fleet policy` prints it."""
+
+from typing import Any
+
+from workflows.ec2.api import FLEET
+
+_OWN_REQUEST = {"StringLike": {f"aws:RequestTag/{FLEET}": "*"}}
+_OWN = {"StringLike": {f"aws:ResourceTag/{FLEET}": "*"}}
+_MADE = (
+    "instance",
+    "volume",
+    "network-interface",
+    "fleet",
+    "launch-template",
+    "key-pair",
+    "security-group",
+)
+
+
+_LOOK = [
+    "ec2:Describe*",
+    "ec2:GetSpotPlacementScores",
+    "iam:GetRole",
+    "pricing:GetProducts",
+    "servicequotas:GetServiceQuota",
+    "sts:GetCallerIdentity",
+]
+_MAKE = [
+    "CreateFleet",
+    "CreateLaunchTemplate",
+    "CreateSecurityGroup",
+    "ImportKeyPair",
+    "RunInstances",
+]
+_CHANGE = [
+    "ec2:AuthorizeSecurityGroupIngress",
+    "ec2:CreateTags",
+    "ec2:DeleteKeyPair",
+    "ec2:DeleteLaunchTemplate",
+    "ec2:DeleteSecurityGroup",
+    "ec2:DeleteTags",
+    "ec2:DeleteVolume",
+    "ec2:RevokeSecurityGroupIngress",
+    "ec2:TerminateInstances",
+]
+_LAUNCH = ["ec2:CreateFleet", "ec2:RunInstances"]
+
+
+def policy(profile_role: str = "") -> dict[str, Any]:
+    """Return the policy; `profile_role` is the ARN of the role of the nodes' instance profile."""
+    made = [f"arn:aws:ec2:*:*:{kind}/*" for kind in _MADE]
+    own = [
+        f"arn:aws:ec2:*:*:{kind}/*" for kind in ("launch-template", "key-pair", "security-group")
+    ]
+    # What a launch only refers to has no tags of ours.
+    others = [f"arn:aws:ec2:*::{kind}/*" for kind in ("image", "snapshot")]
+    others += [f"arn:aws:ec2:*:*:{kind}/*" for kind in ("subnet", "vpc")]
+    public = ["arn:aws:ssm:*::parameter/aws/service/*"]
+    spot = {"StringEquals": {"iam:AWSServiceName": "spot.amazonaws.com"}}
+    statements = [
+        _allow("Look", _LOOK, ["*"]),
+        _allow("Images", ["ssm:GetParameter"], public),
+        _allow("MakeTagged", [f"ec2:{action}" for action in _MAKE], made, _OWN_REQUEST),
+        _allow("LaunchFrom", [*_LAUNCH, "ec2:CreateSecurityGroup"], others),
+        _allow("LaunchFromOwn", _LAUNCH, own, _OWN),
+        _allow(
+            "TagWhenMade", ["ec2:CreateTags"], made, {"StringEquals": {"ec2:CreateAction": _MAKE}}
+        ),
+        _allow("ChangeOwn", _CHANGE, made, _OWN),
+        _allow("SpotRoleOnce", ["iam:CreateServiceLinkedRole"], ["*"], spot),
+    ]
+    if profile_role:
+        passed = {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
+        statements.append(_allow("NodesRole", ["iam:PassRole"], [profile_role], passed))
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
+def _allow(
+    name: str, actions: list[str], resources: list[str], condition: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    more = {"Condition": condition} if condition else {}
+    return {"Sid": name, "Effect": "Allow", "Action": actions, "Resource": resources, **more}

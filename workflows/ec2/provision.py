@@ -1,0 +1,95 @@
+"""Converging: bring EC2 to what a fleet's file says, however often and whatever broke.
+
+What exists is found by tags alone. A launch is a tagged launch template, then CreateFleet, then
+slots written onto the instances: cut off anywhere, the next call sees what is there and does the
+rest.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from workflows.ec2 import ground
+from workflows.ec2.api import LEAVING, SLOT, Aws, Instance, instances, set_tags
+from workflows.ec2.config import Spec
+from workflows.ec2.launch import Say, launch, site
+from workflows.ec2.teardown import clear_templates, terminate
+from workflows.errors import NoCapacity
+
+
+def converge(aws: Aws, spec: Spec, *, say: Say, refresh_ami: bool = False) -> list[Instance]:
+    """Launch what is missing, terminate what is too much; return the live instances by slot.
+
+    Raises:
+        NoCapacity: fewer than `min_nodes` could be had; what had come is gone again.
+        FleetError: AWS refused.
+    """
+    live = _without_surplus(aws, spec, say)
+    missing = spec.nodes - len(live)
+    if not missing:
+        ground.security_group(aws, spec, ground.network(aws, spec).vpc)
+        clear_templates(aws, spec.name)
+        return live
+    say(f"{len(live)} of {spec.nodes} nodes are there, launching {missing}")
+    before = {one.id for one in live}
+    try:
+        launch(aws, spec, site(aws, spec, live, refresh_ami=refresh_ami), missing, say)
+        # Again: what an earlier call launched that was cut off may only show now.
+        live = _without_surplus(aws, spec, say)
+        if len(live) < spec.least:
+            raise NoCapacity(f"only {len(live)} of at least {spec.least} nodes could be had")
+    except BaseException as error:
+        _undo(aws, spec, before, error, say)
+        raise
+    clear_templates(aws, spec.name)
+    return live
+
+
+def _without_surplus(aws: Aws, spec: Spec, say: Say) -> list[Instance]:
+    live = slotted(aws, spec)
+    surplus = [one.id for one in live if one.slot >= spec.nodes]
+    if surplus:
+        say(f"terminating {len(surplus)} above {spec.nodes} nodes: {', '.join(surplus)}")
+        terminate(aws, surplus)
+    return [one for one in live if one.slot < spec.nodes]
+
+
+def _undo(aws: Aws, spec: Spec, before: set[str], error: BaseException, say: Say) -> None:
+    """After a launch that broke: terminate what came, unless it is enough to be of use."""
+    live = instances(aws, spec.name)
+    came = [one.id for one in live if one.id not in before]
+    if came and (len(live) < spec.least or isinstance(error, NoCapacity)):
+        say(f"terminating the {len(came)} that came: {', '.join(came)}")
+        terminate(aws, came)
+    clear_templates(aws, spec.name)
+
+
+def slotted(aws: Aws, spec: Spec) -> list[Instance]:
+    """Return the live instances in order of slot, after giving one to those that have none.
+
+    Those that EC2 has announced to take back do not count: their slots are to be filled.
+    Where two have the same slot, which two calls of `up` at once can bring about, the older one
+    keeps it.
+    """
+    live = [one for one in instances(aws, spec.name) if LEAVING not in one.tags]
+    given = slots_for(live, spec.nodes)
+    for one in live:
+        if given[one.id] != one.slot:
+            set_tags(aws, [one.id], {SLOT: str(given[one.id])})
+    changed = [
+        dataclasses.replace(one, tags={**one.tags, SLOT: str(given[one.id])}) for one in live
+    ]
+    return sorted(changed, key=lambda one: one.slot)
+
+
+def slots_for(live: Sequence[Instance], nodes: int) -> dict[str, int]:
+    """Return id -> slot: kept where it is unique, else the lowest that is free."""
+    taken: dict[int, str] = {}
+    for one in live:  # the oldest first
+        if one.slot >= 0:
+            taken.setdefault(one.slot, one.id)
+    found = {owner: slot for slot, owner in taken.items()}
+    free = iter(slot for slot in range(nodes + len(live)) if slot not in taken)
+    for one in live:
+        if one.id not in found:
+            found[one.id] = next(free)
+    return found

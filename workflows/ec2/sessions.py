@@ -1,0 +1,224 @@
+"""Nodes at work by hand: log in to many at once, run, stream, copy; lost is told from failed."""
+
+import concurrent.futures
+import dataclasses
+import os
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from workflows.ec2.api import ACCESS, HOST_KEY, Instance
+from workflows.ec2.config import Spec
+from workflows.errors import NodeLost, NodeRefused, UsageError
+from workflows.hosts import Host
+from workflows.transports.ssh import BROKEN, Connection, connect
+
+_AT_ONCE = 32
+_SILENCE_S = 3600.0
+OnLine = Callable[[str], None]
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a command ended on one node: its status, or why the node was lost."""
+
+    slot: int
+    status: int
+    lost: str = ""
+
+
+def host_of(spec: Spec, one: Instance, *keys: str) -> Host:
+    """Return how to log in to an instance; it must show one of `keys`, or what its tag says.
+
+    Raises:
+        NodeLost: it has no address yet.
+    """
+    user, port, which = [*one.tags.get(ACCESS, "").split(), "", "", ""][:3]
+    address = one.address(which or spec.access.address)
+    if not address:
+        raise NodeLost(name_of(one), "it has no address")
+    known = keys or tuple(key for key in [one.tags.get(HOST_KEY, "")] if key)
+    if not known:
+        raise NodeLost(name_of(one), f"it is not set up; workflows fleet up {spec.name}")
+    return Host(
+        address=address,
+        port=int(port or spec.access.ssh_port),
+        user=user or spec.access.user,
+        identity=spec.identity,
+        host_key=known,
+        scratch=node_scratch(spec),
+        slots=spec.slots,
+        jump=spec.access.jump,
+    )
+
+
+def node_scratch(spec: Spec) -> str:
+    """Return the directory the runtime keeps things in; relative to the home if it begins so."""
+    return spec.scratch.rstrip("/").removeprefix("~/") + "/workflows"
+
+
+def name_of(one: Instance) -> str:
+    """Return what messages call an instance."""
+    return f"node {one.slot if one.slot >= 0 else '?'} ({one.id})"
+
+
+def login(spec: Spec, one: Instance) -> Connection:
+    """Log in to a node that is set up.
+
+    Raises:
+        NodeLost, NodeRefused: it cannot be reached, or is not who it should be.
+    """
+    if not os.path.exists(spec.identity):
+        raise UsageError(
+            f"the login key of {spec.name} is not here: copy {spec.identity} from the machine that"
+            " made the fleet"
+        )
+    connection = connect(name_of(one), host_of(spec, one))
+    connection.transport.set_keepalive(5)  # with TCP_USER_TIMEOUT it ends a dead connection
+    return connection
+
+
+def streamed(
+    connection: Connection, name: str, line: str, on_line: OnLine, stdin: bytes = b""
+) -> int:
+    """Run a command and hand over its output, stderr included, line by line; return its status.
+
+    Raises:
+        NodeLost: the connection broke.
+    """
+    try:
+        channel = connection.command(line)
+        channel.set_combine_stderr(True)
+        channel.settimeout(_SILENCE_S)
+        if stdin:
+            channel.sendall(stdin)
+        channel.shutdown_write()
+        rest = b""
+        while data := channel.recv(1 << 16):
+            *lines, rest = (rest + data).split(b"\n")
+            for text in lines:
+                on_line(text.decode("utf-8", "replace"))
+        if rest:
+            on_line(rest.decode("utf-8", "replace"))
+        status = int(channel.recv_exit_status())
+    except BROKEN as error:
+        raise NodeLost(name, str(error) or type(error).__name__) from error
+    if status < 0:
+        raise NodeLost(name, "it hung up in the middle of a command")
+    return status
+
+
+def each(
+    found: Iterable[Instance], work: Callable[[Instance], T]
+) -> dict[int, "T | NodeLost | NodeRefused"]:
+    """Do `work` for several nodes at once; return slot -> result, or how the node was lost."""
+
+    def guarded(one: Instance) -> "T | NodeLost | NodeRefused":
+        try:
+            return work(one)
+        except (NodeLost, NodeRefused) as error:
+            return error
+
+    chosen = list(found)
+    if not chosen:
+        return {}
+    with concurrent.futures.ThreadPoolExecutor(min(len(chosen), _AT_ONCE)) as pool:
+        futures = {one.slot: pool.submit(guarded, one) for one in chosen}
+        return {slot: future.result() for slot, future in futures.items()}
+
+
+def run_everywhere(
+    spec: Spec, found: Iterable[Instance], line: str, say: Callable[[int, str], None]
+) -> list[Outcome]:
+    """Run a command on several nodes at once; `say` gets (slot, line) as lines come."""
+
+    def one_node(one: Instance) -> int:
+        with login(spec, one) as connection:
+            return streamed(connection, name_of(one), line, lambda text: say(one.slot, text))
+
+    return outcomes(each(found, one_node))
+
+
+def outcomes(results: Mapping[int, Any]) -> list[Outcome]:
+    """Return how it ended on each node, by slot."""
+    return [
+        Outcome(slot, result) if isinstance(result, int) else Outcome(slot, -1, str(result))
+        for slot, result in sorted(results.items())
+    ]
+
+
+def touch(spec: Spec, one: Instance) -> int:
+    """Renew a node's lease; return the status."""
+    with login(spec, one) as connection:
+        return streamed(connection, name_of(one), "touch .workflows/lease", lambda _: None)
+
+
+def put(spec: Spec, one: Instance, source: str, target: str) -> int:
+    """Copy a file of this machine to a node, whole or not at all; return the status."""
+    tmp = f"{target}.{os.getpid()}.part"
+    line = (
+        f"umask 022; cat > {shlex.quote(tmp)} &&"
+        f" test $(wc -c < {shlex.quote(tmp)}) -eq {os.path.getsize(source)} &&"
+        f" chmod {os.stat(source).st_mode & 0o777:o} {shlex.quote(tmp)} &&"
+        f" mv -f {shlex.quote(tmp)} {shlex.quote(target)}"
+    )
+    with login(spec, one) as connection:
+        try:
+            channel = connection.command(line)
+            channel.settimeout(_SILENCE_S)
+            with open(source, "rb") as file:
+                while data := file.read(1 << 20):
+                    channel.sendall(data)
+            channel.shutdown_write()
+            return _status(name_of(one), channel)
+        except BROKEN as error:
+            raise NodeLost(name_of(one), str(error)) from error
+
+
+def get(spec: Spec, one: Instance, source: str, target: str) -> int:
+    """Copy a file of a node to this machine, whole or not at all; return the status."""
+    tmp = f"{target}.{os.getpid()}.part"
+    with login(spec, one) as connection:
+        try:
+            channel = connection.command(f"cat -- {shlex.quote(source)}")
+            channel.settimeout(_SILENCE_S)
+            with open(tmp, "wb") as file:
+                while data := channel.recv(1 << 20):
+                    file.write(data)
+            status = _status(name_of(one), channel)
+            if status == 0:
+                os.replace(tmp, target)
+        except BROKEN as error:
+            raise NodeLost(name_of(one), str(error)) from error
+        finally:
+            if os.path.exists(tmp):
+                os.unlink(tmp)
+    return status
+
+
+def _status(name: str, channel: Any) -> int:
+    status = int(channel.recv_exit_status())
+    if status < 0:
+        raise NodeLost(name, "it hung up in the middle of a copy")
+    return status
+
+
+def ssh_words(spec: Spec, host: Host, known_hosts: str) -> list[str]:
+    """Return the words of the system's ssh for a node, as strict as our own logins.
+
+    `known_hosts` is a file that this writes.
+    """
+    name = host.address if host.port == 22 else f"[{host.address}]:{host.port}"
+    lines = [f"{name} {key}" for key in host.host_key]
+    words = ["ssh", "-o", f"UserKnownHostsFile={known_hosts}", "-o", "StrictHostKeyChecking=yes"]
+    words += ["-o", "GlobalKnownHostsFile=/dev/null", "-o", "IdentitiesOnly=yes"]
+    words += ["-o", "ServerAliveInterval=5", "-i", spec.identity, "-p", str(host.port)]
+    if host.jump is not None:
+        jump = host.jump
+        lines += [f"[{jump.address}]:{jump.port} {key}" for key in jump.host_key]
+        lines += [f"{jump.address} {key}" for key in jump.host_key]
+        words += ["-J", f"{jump.user}@{jump.address}:{jump.port}"]
+    with open(known_hosts, "w", encoding="ascii") as file:
+        file.write("".join(line + "\n" for line in lines))
+    return [*words, "-l", host.user]

@@ -1,0 +1,79 @@
+"""Finding what was forgotten: everything tagged as a fleet's whose time is over, in all regions."""
+
+import concurrent.futures
+import dataclasses
+import datetime as dt
+from collections.abc import Iterable, Sequence
+
+from workflows.ec2.api import EXPIRES, FLEET, Aws
+from workflows.ec2.launch import Say
+from workflows.ec2.teardown import leftovers, tear_down
+from workflows.errors import FleetError
+
+_AT_ONCE = 8
+NO_TIME = "no time of expiry"
+
+
+@dataclasses.dataclass(frozen=True)
+class Leftover:
+    """One tagged resource; `expires` is None if its tag is missing or no time."""
+
+    region: str
+    fleet: str
+    kind: str
+    id: str
+    expires: dt.datetime | None
+
+    def is_over(self, now: dt.datetime) -> bool:
+        """Tell whether its time is over."""
+        return self.expires is None or self.expires < now
+
+
+def regions(aws: Aws) -> list[str]:
+    """Return the regions that this account uses."""
+    return sorted(row["RegionName"] for row in aws.call("describe_regions")["Regions"])
+
+
+def find(names: Iterable[str]) -> tuple[list[Leftover], dict[str, str]]:
+    """Return everything tagged in some regions, and region -> why it could not be looked at."""
+
+    def one_region(region: str) -> "list[Leftover] | FleetError":
+        try:
+            found = leftovers(Aws(region))
+        except FleetError as error:
+            return error
+        return [
+            Leftover(region, tags.get(FLEET, ""), kind, name, _time(tags.get(EXPIRES, "")))
+            for kind, each in found.items()
+            for name, tags in each.items()
+        ]
+
+    chosen = list(names)
+    with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
+        answers = dict(zip(chosen, pool.map(one_region, chosen), strict=True))
+    there = [one for rows in answers.values() if isinstance(rows, list) for one in rows]
+    failed = {name: str(rows) for name, rows in answers.items() if isinstance(rows, FleetError)}
+    return there, failed
+
+
+def overdue(found: Sequence[Leftover], now: dt.datetime) -> list[Leftover]:
+    """Return what belongs to fleets of which nothing has time left.
+
+    The parts of a fleet renew each other: its newest instance's time counts for all of them.
+    """
+    alive = {(one.region, one.fleet) for one in found if not one.is_over(now)}
+    return [one for one in found if (one.region, one.fleet) not in alive]
+
+
+def remove(found: Sequence[Leftover], say: Say) -> None:
+    """Remove the fleets that these belong to, whole."""
+    for region, fleet in sorted({(one.region, one.fleet) for one in found}):
+        say(f"removing {fleet} in {region}")
+        tear_down(Aws(region), fleet, say=say)
+
+
+def _time(text: str) -> dt.datetime | None:
+    try:
+        return dt.datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.timezone.utc)
+    except ValueError:
+        return None

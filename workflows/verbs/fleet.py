@@ -1,0 +1,381 @@
+"""``workflows fleet``: disposable EC2 fleets, from their prices to their end."""
+
+import argparse
+import datetime as dt
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+
+from workflows.ec2 import doctor, policy, prices, sessions, sweep
+from workflows.ec2.api import EXPIRES, HOST_KEY, LEAVING, READY, Aws, Instance, instances
+from workflows.ec2.config import SAMPLE, duration_s
+from workflows.ec2_fleet import Ec2Fleet
+from workflows.errors import UsageError
+from workflows.runlog import aligned
+
+_FAILED, _LOST = 1, 3
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the actions and their arguments."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, (_, summary, more) in _ACTIONS.items():
+        own = actions.add_parser(name, help=summary, description=f"{summary}.")
+        if name not in ("init", "sweep", "policy"):
+            own.add_argument("name", metavar="NAME", help="the fleet's name, or its .yaml file")
+            own.add_argument("--region", default="", help="where it is, if no file says so")
+        for words, options in (_OPTIONS[one] for one in more):
+            own.add_argument(*words, **options)  # type: ignore[arg-type]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do one action."""
+    code: int = _ACTIONS[arguments.action][0](arguments)
+    return code
+
+
+# -- before ----------------------------------------------------------------------------------------
+
+
+def _init(_: argparse.Namespace) -> int:
+    print(SAMPLE, end="")
+    return 0
+
+
+def _prices(arguments: argparse.Namespace) -> int:
+    print(prices.table(_fleet(arguments).pools()))
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    print(_fleet(arguments).plan())
+    return 0
+
+
+def _policy(arguments: argparse.Namespace) -> int:
+    print(json.dumps(policy.policy(arguments.role), indent=2))
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    fleet = _fleet(arguments)
+    found = doctor.examine(fleet.aws, fleet.spec)
+    for one in found:
+        print(f"{'ok  ' if one.is_well else 'BAD '} {one.what}: {one.says}")
+    return 0 if all(one.is_well for one in found) else _FAILED
+
+
+# -- up and down -----------------------------------------------------------------------------------
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    fleet = _fleet(arguments)
+    plan = fleet.plan()
+    _say(str(plan))
+    if plan.launch or plan.surplus:
+        _confirm(arguments, "go on")
+    _print_nodes(fleet, fleet.up(refresh_ami=arguments.refresh_ami))
+    return 0
+
+
+def _resize(arguments: argparse.Namespace) -> int:
+    fleet = _fleet(arguments)
+    fleet.spec = fleet.spec.resized(arguments.nodes)
+    _say(str(fleet.plan()))
+    _confirm(arguments, "go on")
+    _print_nodes(fleet, fleet.up())
+    _say(f"write nodes: {arguments.nodes} into the fleet's file, or the next up undoes this")
+    return 0
+
+
+def _replace(arguments: argparse.Namespace) -> int:
+    fleet = _fleet(arguments)
+    slots = [one.slot for one in _chosen(fleet.instances(), arguments.on)] if arguments.on else []
+    _confirm(arguments, f"replace {arguments.on or 'the nodes that do not answer'}")
+    _print_nodes(fleet, fleet.replace(slots))
+    return 0
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    fleet = _fleet(arguments)
+    found = fleet.instances()
+    if found:
+        _confirm(arguments, f"terminate {len(found)} nodes of {fleet.spec.name}")
+    for line in _cost_lines(fleet):
+        _say(line)
+    fleet.down()
+    _say(f"nothing of {fleet.spec.name} is left in {fleet.spec.region}")
+    return 0
+
+
+def _extend(arguments: argparse.Namespace) -> int:
+    try:
+        seconds = duration_s(arguments.time)
+    except ValueError as error:
+        raise UsageError(f"{arguments.time} {error}") from error
+    until = _fleet(arguments).extend(seconds)
+    print(f"{arguments.name} lives until {until:%Y-%m-%d %H:%M:%S} UTC")
+    return 0
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    names = arguments.regions.split(",") if arguments.regions else sweep.regions(Aws("us-east-1"))
+    found, failed = sweep.find(names)
+    now = dt.datetime.now(dt.timezone.utc)
+    over = sweep.overdue(found, now)
+    rows = [("region", "fleet", "kind", "id", "expires", "")]
+    for one in found:
+        expires = f"{one.expires:%Y-%m-%d %H:%M:%S}" if one.expires else sweep.NO_TIME
+        rows.append(
+            (one.region, one.fleet, one.kind, one.id, expires, "OVER" if one in over else "")
+        )
+    print(aligned(rows, left=range(6)))
+    for region, why in failed.items():
+        _say(f"{region} could not be looked at: {why}")
+    if over and arguments.yes:
+        sweep.remove(over, _say)
+    elif over:
+        _say(f"{len(over)} are over; --yes removes them")
+    return _FAILED if failed else 0
+
+
+# -- looking ---------------------------------------------------------------------------------------
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    fleet = _fleet(arguments)
+    found = instances(fleet.aws, fleet.spec.name)
+    found.sort(key=lambda one: (one.slot, one.id))
+    if arguments.json:
+        print(json.dumps([_as_json(one) for one in found], indent=2))
+        return 0
+    _print_nodes(fleet, found)
+    slots = {one.slot for one in found if LEAVING not in one.tags}
+    missing = [slot for slot in range(fleet.size(found)) if slot not in slots]
+    if missing:
+        print(f"missing: slots {', '.join(map(str, missing))}; workflows fleet up {arguments.name}")
+    for line in _cost_lines(fleet):
+        print(line)
+    return 0
+
+
+def _cost(arguments: argparse.Namespace) -> int:
+    for line in _cost_lines(_fleet(arguments)):
+        print(line)
+    return 0
+
+
+def _cost_lines(fleet: Ec2Fleet) -> list[str]:
+    return fleet.cost().lines()
+
+
+def _state(one: Instance) -> str:
+    if LEAVING in one.tags:
+        return "leaving"
+    if one.state != "running":
+        return one.state
+    if READY in one.tags:
+        return "ready"
+    return "bootstrapping" if HOST_KEY in one.tags else "booting"
+
+
+def _as_json(one: Instance) -> dict[str, object]:
+    return {
+        "name": f"{one.fleet}-{one.slot}",
+        "slot": one.slot,
+        "id": one.id,
+        "state": _state(one),
+        "type": one.type,
+        "zone": one.zone,
+        "spot": one.is_spot,
+        "private_ip": one.private_ip,
+        "public_ip": one.public_ip,
+        "launched": one.launched.isoformat(),
+        "expires": one.tags.get(EXPIRES, ""),
+    }
+
+
+def _print_nodes(fleet: Ec2Fleet, found: Sequence[Instance]) -> None:
+    now = dt.datetime.now(dt.timezone.utc)
+    rows = [("slot", "id", "state", "type", "zone", "bought", "address", "age", "expires")]
+    for one in found:
+        rows.append(
+            (
+                str(one.slot) if one.slot >= 0 else "-",
+                one.id,
+                _state(one),
+                one.type,
+                one.zone,
+                "spot" if one.is_spot else "on-demand",
+                one.address(fleet.spec.access.address) or "-",
+                f"{(now - one.launched).total_seconds() / 60:.0f} min",
+                one.tags.get(EXPIRES, "-"),
+            )
+        )
+    print(aligned(rows, left=range(9)))
+
+
+# -- work by hand ----------------------------------------------------------------------------------
+
+
+def _exec(arguments: argparse.Namespace) -> int:
+    fleet = _fleet(arguments)
+    line = " ".join(arguments.command)
+    found = _chosen(fleet.nodes(), arguments.on)
+    results = sessions.run_everywhere(
+        fleet.spec, found, line, lambda slot, text: print(f"{slot}: {text}", flush=True)
+    )
+    return _summary(results)
+
+
+def _put(arguments: argparse.Namespace) -> int:
+    fleet = _fleet(arguments)
+    target = arguments.target or os.path.basename(arguments.source)
+    if not os.path.isfile(arguments.source):
+        raise UsageError(f"no file {arguments.source}; workflows fleet rsync copies directories")
+    return _copied(
+        fleet, arguments, lambda one: sessions.put(fleet.spec, one, arguments.source, target)
+    )
+
+
+def _get(arguments: argparse.Namespace) -> int:
+    fleet = _fleet(arguments)
+    folder = arguments.target or os.curdir
+    os.makedirs(folder, exist_ok=True)
+
+    def one_node(one: Instance) -> int:
+        target = os.path.join(folder, f"{one.slot}-{os.path.basename(arguments.source)}")
+        return sessions.get(fleet.spec, one, arguments.source, target)
+
+    return _copied(fleet, arguments, one_node)
+
+
+def _copied(fleet: Ec2Fleet, arguments: argparse.Namespace, copy: Callable[[Instance], int]) -> int:
+    found = _chosen(fleet.nodes(), arguments.on)
+    return _summary(sessions.outcomes(sessions.each(found, copy)))
+
+
+def _summary(results: Sequence[sessions.Outcome]) -> int:
+    lost = [one for one in results if one.lost]
+    failed = [one for one in results if one.status > 0]
+    for one in lost:
+        _say(one.lost)
+    for one in failed:
+        _say(f"node {one.slot}: exited {one.status}")
+    good = len(results) - len(lost) - len(failed)
+    _say(f"{good} of {len(results)} ok, {len(failed)} failed, {len(lost)} lost")
+    return _LOST if lost else _FAILED if failed else 0
+
+
+def _ssh(arguments: argparse.Namespace) -> int:
+    fleet = _fleet(arguments)
+    (one,) = _chosen(fleet.nodes(), arguments.on or "0")[:1]
+    return _system(fleet, one, lambda ssh, host: [*ssh, host, *arguments.command])
+
+
+def _rsync(arguments: argparse.Namespace) -> int:
+    """Run the system's rsync for each node; ``:path`` is the node's side."""
+    fleet = _fleet(arguments)
+    code = 0
+    for one in _chosen(fleet.nodes(), arguments.on):
+
+        def words(ssh: list[str], host: str, one: Instance = one) -> list[str]:
+            both = [arguments.source, arguments.target]
+            if not any(word.startswith(":") for word in both):
+                raise UsageError("write the nodes' side as :PATH")
+            sides = [
+                host + word if word.startswith(":") else word.replace("{slot}", str(one.slot))
+                for word in both
+            ]
+            return ["rsync", "-a", "-e", " ".join(ssh), *sides]
+
+        code = max(code, _system(fleet, one, words))
+    return code
+
+
+def _system(fleet: Ec2Fleet, one: Instance, words: Callable[[list[str], str], list[str]]) -> int:
+    import subprocess
+
+    host = sessions.host_of(fleet.spec, one)
+    with tempfile.NamedTemporaryFile(prefix="workflows-known-hosts-") as known:
+        ssh = sessions.ssh_words(fleet.spec, host, known.name)
+        return subprocess.run(words(ssh, host.address), check=False).returncode
+
+
+# -- shared ----------------------------------------------------------------------------------------
+
+
+def _fleet(arguments: argparse.Namespace) -> Ec2Fleet:
+    fleet = Ec2Fleet.load(arguments.name, arguments.region, say=_say)
+    if arguments.action == "up" and arguments.nodes:
+        fleet.spec = fleet.spec.resized(arguments.nodes)
+    return fleet
+
+
+def _chosen(found: Sequence[Instance], on: str) -> list[Instance]:
+    """Return the instances that ``--on 0,2,i-0abc`` names; all of them if it names none."""
+    if not on:
+        return list(found)
+    chosen = []
+    for word in on.split(","):
+        match = [one for one in found if word in (str(one.slot), one.id)]
+        if not match:
+            there = ", ".join(f"{one.slot} {one.id}" for one in found)
+            raise UsageError(f"--on: no node {word!r}; there are {there}")
+        chosen += match
+    return chosen
+
+
+def _confirm(arguments: argparse.Namespace, what: str) -> None:
+    if arguments.yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"to {what} without being asked, give --yes")
+    if input(f"{what}? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise UsageError("nothing was done")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+_OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, object]]] = {
+    "yes": (("--yes",), {"action": "store_true", "help": "do not ask"}),
+    "nodes": (("--nodes",), {"type": int, "default": 0, "help": "instead of what the file says"}),
+    "count": (("nodes",), {"type": int, "metavar": "N", "help": "how many nodes"}),
+    "ami": (
+        ("--refresh-ami",),
+        {"action": "store_true", "help": "new nodes get the newest image, not the others'"},
+    ),
+    "on": (("--on",), {"default": "", "help": "slots or instance ids, such as 0,2 (all)"}),
+    "json": (("--json",), {"action": "store_true", "help": "as JSON, for other programs"}),
+    "command": (("command",), {"nargs": argparse.REMAINDER, "help": "what to run"}),
+    "source": (("source",), {"metavar": "SOURCE"}),
+    "target": (("target",), {"metavar": "TARGET", "nargs": "?", "default": ""}),
+    "time": (("time",), {"metavar": "TIME", "help": "from now: 90s, 30m, 2h or 1d"}),
+    "regions": (("--regions",), {"default": "", "help": "such as us-east-1,eu-west-1 (all)"}),
+    "role": (("--role",), {"default": "", "help": "ARN of the role of the nodes' profile"}),
+}
+_Action = tuple[Callable[[argparse.Namespace], int], str, tuple[str, ...]]
+_ACTIONS: dict[str, _Action] = {
+    "init": (_init, "Print a fleet.yaml to begin with", ()),
+    "prices": (_prices, "Print what the fleet's types cost in its zones, and what spot saves", ()),
+    "plan": (_plan, "Say what up would launch and terminate, and dollars an hour", ()),
+    "up": (_up, "Bring the fleet to what its file says; run it any time", ("nodes", "ami", "yes")),
+    "status": (_status, "Print the nodes, what is missing, and the cost so far", ("json",)),
+    "ssh": (_ssh, "Log in to a node, or run a command there", ("on", "command")),
+    "exec": (_exec, "Run a command on all nodes at once", ("on", "command")),
+    "put": (_put, "Copy a file to all nodes", ("on", "source", "target")),
+    "get": (_get, "Copy a file from all nodes, as SLOT-NAME", ("on", "source", "target")),
+    "rsync": (_rsync, "Run rsync with all nodes; :PATH is theirs", ("on", "source", "target")),
+    "resize": (_resize, "Change the number of nodes", ("count", "yes")),
+    "replace": (_replace, "Put new nodes in place of some, or of those lost", ("on", "yes")),
+    "extend": (_extend, "Let the nodes live for some time from now", ("time",)),
+    "cost": (_cost, "Print what the fleet has cost", ()),
+    "down": (_down, "Remove everything the fleet is made of", ("yes",)),
+    "sweep": (_sweep, "Find what was forgotten, in all regions", ("regions", "yes")),
+    "policy": (_policy, "Print the least IAM policy that fleets need", ("role",)),
+    "doctor": (_doctor, "Check identity, clock, quotas, subnets, caller address", ()),
+}
