@@ -46,8 +46,9 @@ def published(
     if found != (item["bytes"], item["crc"]):
         raise KeyFailed(f"damaged: {found} is not {(item['bytes'], item['crc'])}", step)
     record = {name: item[name] for name in ("key", "id", "bytes", "crc")}
-    record.update({name: item[name] for name in item if name in ("spec", "inputs", "totals")})
     record["metrics"] = {"bytes_out": item["bytes"]}
+    kept = ("spec", "inputs", "metrics", "totals")
+    record.update({name: item[name] for name in kept if name in item})
     return storage.publish(step, tmp, record, by_name=item.get("by_name", False))
 
 
