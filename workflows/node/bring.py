@@ -136,12 +136,14 @@ def _damage(storage: Storage, step: str, record: Record) -> Optional[str]:
     if "pieces" in record:
         parts = [(os.path.join(path, name), size, crc) for name, size, crc in record["pieces"]]
     else:
-        parts = [(path, record["bytes"], record["crc"])]
+        parts = [(path, record["bytes"], record.get("crc"))]
     for part, size, crc in parts:
         try:
             found = os.path.getsize(part)
             if found != size:
                 return f"has {found} bytes, had {size}"
+            if crc is None:
+                return "its ledger line has no checksum"
             if checksum(part) != crc:
                 return "its bytes have changed"
         except OSError as error:

@@ -167,12 +167,17 @@ class Session(VerbOperations):
 
     def _check(self, steps: list[str]) -> None:
         checked = 0
-        with contextlib.suppress(OSError):
+        try:
             for step in steps or self.runtime.storage.steps():
                 checked += len(self.runtime.storage.ledger(step).entries())
                 for bad in bring.damaged(self.runtime.storage, step):
                     self.wire.send(dict(bad, event="bad", step=step))
-            self.wire.send({"event": "checked", "keys": checked})
+            answer: Message = {"event": "checked", "keys": checked}
+        except Exception as error:  # noqa: BLE001 - the driver waits for an answer
+            self.runtime.check()
+            answer = {"event": "error", "why": f"{type(error).__name__}: {error}"}
+        with contextlib.suppress(OSError):  # nobody listens any more
+            self.wire.send(answer)
 
     # -- changing ------------------------------------------------------------------------------
 
