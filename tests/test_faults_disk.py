@@ -11,6 +11,7 @@ import pytest
 from faults import Trial, fill, resize, runtime, small_disk
 
 from workflows.errors import CheckpointError, WorkflowsError
+from workflows.keys import file_digest
 from workflows.node.ledger import Ledger
 from workflows.node.storage import Storage
 from workflows.store import DirectoryStore
@@ -136,13 +137,15 @@ def test_a_node_whose_directory_cannot_be_written_is_refused_with_its_name_and_r
 def test_a_shipped_file_that_finds_no_room_is_named(tmp_path: pathlib.Path) -> None:
     with small_disk(tmp_path / "nodes", "512k") as disk, runtime(disk) as (_, channel):
         fill(disk)
+        data = bytes(5000)
+        digest = file_digest(data)
 
-        channel.ship({"d1": bytes(5000)})
+        channel.ship({digest: data})
         with pytest.raises(WorkflowsError, match=f"node 0: .*{FULL}"):
             channel.one({"op": "list", "steps": ["S"]}, "listing")
         (disk / "full").unlink()
-        channel.ship({"d1": bytes(5000)})
-        listing = list(channel.ask({"op": "need", "digests": ["d1", "d2"]}, "needed"))
+        channel.ship({digest: data})
+        listing = list(channel.ask({"op": "need", "digests": [digest, "d2"]}, "needed"))
 
     assert listing[-1]["digests"] == ["d2"]
 

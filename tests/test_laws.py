@@ -1,5 +1,6 @@
 """Laws of conservation: how they are written, and what happens when one is broken."""
 
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -164,4 +165,47 @@ def test_a_malformed_law_of_a_step_is_refused_before_anything_runs(place: "Place
     assert verb.code == 2, verb
     assert "is no law" in verb.err
     assert "Traceback" not in verb.err
+    assert place.ledger("Fetch") == []
+
+
+COUNTS_BEHIND_A_CHECKPOINT = """
+from workflows.steps import Map
+
+COUNTED = 'cat > rows; echo "rows_{}=$(wc -l < rows)" > "$WORKFLOWS_METRICS"; cat rows'
+
+
+class Fetch(Map):
+    command = 'cat "$(cat)"'
+
+
+class Copied(Map):
+    upstream = Fetch
+    durable = True
+    command = COUNTED.format("out")
+
+
+class Checked(Map):
+    upstream = Copied
+    durable = True
+    command = COUNTED.format("in")
+    laws = ("rows_in = input.rows_out", "rows_in = Copied.rows_out")
+"""
+
+
+def test_a_restored_step_has_what_its_keys_counted_when_they_were_made(place: "Place") -> None:
+    place.module(COUNTS_BEHIND_A_CHECKPOINT)
+    place.key("a", b"1\n2\n")
+    assert place.luigi("Checked").code == 0
+    made = place.ledger("Copied")
+    shutil.rmtree(place.state / "nodes")
+    changed = COUNTS_BEHIND_A_CHECKPOINT.replace(
+        'COUNTED.format("in")', 'COUNTED.format("in") + " # again"'
+    )
+    place.module(changed)
+
+    done = place.luigi("Checked")
+
+    assert done.code == 0, done
+    (restored,) = place.ledger("Copied")
+    assert (restored["metrics"], restored["totals"]) == (made[0]["metrics"], made[0]["totals"])
     assert place.ledger("Fetch") == []

@@ -66,6 +66,7 @@ def _store(
                 "wall": record.get("wall"),
                 "cpu": record.get("cpu"),
                 "metrics": record["metrics"],
+                "totals": record.get("totals", {}),
                 "inputs": [[given.step, given.name, given.identity] for given in key.inputs],
             }
         )
@@ -144,10 +145,16 @@ def parts_for(step: "Step", missing: list[Key]) -> list[Event]:
             "id": key.identity,
             "bytes": parts[key.identity]["bytes"],
             "crc": parts[key.identity]["crc"],
+            **_counted(parts[key.identity]),
             **_source_of(step.checkpointed.store, parts[key.identity]),
         }
         for key in missing
     ]
+
+
+def _counted(part: Event) -> Event:
+    """Return what the key counted when it was made: laws of later steps are about it."""
+    return {name: part[name] for name in ("metrics", "totals") if name in part}
 
 
 def _source_of(store: Store, part: Event) -> Event:

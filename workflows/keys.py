@@ -108,6 +108,15 @@ def digest_of(value: Any) -> str:
     return hashlib.blake2b(text.encode("ascii"), digest_size=10).hexdigest()
 
 
+def file_digest(data: bytes) -> str:
+    """Return 20 hex digits that stand for the bytes of a shipped file.
+
+    >>> file_digest(b"")
+    'e3b0c44298fc1c149afb'
+    """
+    return hashlib.sha256(data).hexdigest()[:20]
+
+
 def identity_of(spec: str, name: str, inputs: list[str]) -> str:
     """Return the identity of an output: what made it, not when or where.
 

@@ -46,8 +46,9 @@ def published(
     if found != (item["bytes"], item["crc"]):
         raise KeyFailed(f"damaged: {found} is not {(item['bytes'], item['crc'])}", step)
     record = {name: item[name] for name in ("key", "id", "bytes", "crc")}
-    record.update({name: item[name] for name in item if name in ("spec", "inputs", "totals")})
     record["metrics"] = {"bytes_out": item["bytes"]}
+    kept = ("spec", "inputs", "metrics", "totals")
+    record.update({name: item[name] for name in kept if name in item})
     return storage.publish(step, tmp, record, by_name=item.get("by_name", False))
 
 
@@ -135,12 +136,14 @@ def _damage(storage: Storage, step: str, record: Record) -> Optional[str]:
     if "pieces" in record:
         parts = [(os.path.join(path, name), size, crc) for name, size, crc in record["pieces"]]
     else:
-        parts = [(path, record["bytes"], record["crc"])]
+        parts = [(path, record["bytes"], record.get("crc"))]
     for part, size, crc in parts:
         try:
             found = os.path.getsize(part)
             if found != size:
                 return f"has {found} bytes, had {size}"
+            if crc is None:
+                return "its ledger line has no checksum"
             if checksum(part) != crc:
                 return "its bytes have changed"
         except OSError as error:

@@ -41,12 +41,13 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Callable, NamedTuple, Optional
 
+from workflows.keys import file_digest
 from workflows.node import bring, packages, push
 from workflows.node.curl import Curl
 from workflows.node.processes import Groups
 from workflows.node.shuffle import Senders, Shuffle
 from workflows.node.slots import Countdown, Slots
-from workflows.node.storage import Storage, checksum, tree_size
+from workflows.node.storage import Storage, checksum, remove, tree_size
 from workflows.node.verbs import VerbOperations
 from workflows.node.watchdog import MARK
 from workflows.node.wire import Wire
@@ -167,12 +168,17 @@ class Session(VerbOperations):
 
     def _check(self, steps: list[str]) -> None:
         checked = 0
-        with contextlib.suppress(OSError):
+        try:
             for step in steps or self.runtime.storage.steps():
                 checked += len(self.runtime.storage.ledger(step).entries())
                 for bad in bring.damaged(self.runtime.storage, step):
                     self.wire.send(dict(bad, event="bad", step=step))
-            self.wire.send({"event": "checked", "keys": checked})
+            answer: Message = {"event": "checked", "keys": checked}
+        except Exception as error:  # noqa: BLE001 - the driver waits for an answer
+            self.runtime.check()
+            answer = {"event": "error", "why": f"{type(error).__name__}: {error}"}
+        with contextlib.suppress(OSError):  # nobody listens any more
+            self.wire.send(answer)
 
     # -- changing ------------------------------------------------------------------------------
 
@@ -188,11 +194,17 @@ class Session(VerbOperations):
         data = self.wire.recv_bytes(message["size"])
         if len(data) < message["size"]:
             raise ConnectionResetError("cut off within a shipped file")
-        tmp = os.path.join(self.runtime.storage.scratch(), "file")
-        with open(tmp, "wb") as file:
-            file.write(data)
-        os.chmod(tmp, 0o555)  # noqa: S103 - scripts must be runnable
-        os.rename(tmp, self._file(message["digest"]))
+        if file_digest(data) != message["digest"]:
+            raise ValueError(f"a shipped file is not what its digest {message['digest']} says")
+        scratch = self.runtime.storage.scratch()
+        try:
+            tmp = os.path.join(scratch, "file")
+            with open(tmp, "wb") as file:
+                file.write(data)
+            os.chmod(tmp, 0o555)  # noqa: S103 - scripts must be runnable
+            os.rename(tmp, self._file(message["digest"]))
+        finally:
+            remove(scratch)
 
     def op_drain(self, _: Message) -> None:
         """Start no more keys: the node is about to be taken away."""

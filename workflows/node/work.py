@@ -188,7 +188,7 @@ class KeyRun:
         cwd = os.path.join(self.scratch, f"{number}.cwd")
         os.mkdir(cwd)
         for name, digest in stage.files.items():
-            os.symlink(os.path.join(self.storage.root, "files", digest), os.path.join(cwd, name))
+            _place(os.path.join(self.storage.root, "files", digest), os.path.join(cwd, name))
         environment = dict(
             self.work.env,
             filename=os.path.basename(self.key),
@@ -355,6 +355,8 @@ class KeyRun:
     def _piece(self, name: str) -> "tuple[str, int, str]":
         """Move one piece out of the working directory; return its name, bytes and checksum."""
         path = os.path.join(self.scratch, f"{len(self.work.stages) - 1}.cwd", name)
+        if name in self.work.stages[-1].files:
+            self._refuse_piece(name, "was printed, but it is a file that the step ships")
         if not os.path.isfile(path) or os.path.islink(path):
             self._refuse_piece(name, "was printed, but there is no such file")
         target = os.path.join(self._output(), name)
@@ -388,6 +390,14 @@ class KeyRun:
             file.seek(max(0, size - STDERR_KEPT))
             said = file.read().decode("utf-8", "backslashreplace")
             return _SIGNED.sub(r"\1...", said)
+
+
+def _place(shipped: str, path: str) -> None:
+    """Put a shipped file at `path`: no symbolic link, beside which Python would not find others."""
+    try:
+        os.link(shipped, path)
+    except OSError:  # too many links, or a disk that knows none
+        shutil.copy(shipped, path)
 
 
 @functools.cache

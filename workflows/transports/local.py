@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 
 from workflows.errors import NodeLost, NodeRefused
 from workflows.node.connections import peer
@@ -51,10 +52,7 @@ class LocalNode:
         if self._hold and (self._driver != os.getpid() or self._is_alive()):
             return
         self.close()
-        try:
-            self._make_room()
-        except OSError as error:
-            raise NodeRefused(self.name, f"{error.strerror}: {self.root}") from error
+        self._make_room()
         self._address = f"workflows-{secrets.token_hex(12)}"
         # Every runtime reads this pipe, whichever process of the run started it; only the driver
         # holds its other end. So all end with the driver, and none with a process that it forked.
@@ -63,10 +61,25 @@ class LocalNode:
         self._launch()
 
     def _make_room(self) -> None:
-        os.makedirs(self.root, exist_ok=True)
-        if not os.path.exists(self._program()):
-            _write_once(self._program(), runtime_pack().data)
-        open(os.path.join(self.root, "runtime.log"), "ab").close()
+        try:
+            os.makedirs(self.root, exist_ok=True)
+            if not os.path.exists(self._program()):
+                _write_once(self._program(), runtime_pack().data)
+            open(os.path.join(self.root, "runtime.log"), "ab").close()
+        except OSError as error:
+            raise NodeRefused(self.name, f"{error.strerror}: {self.root}") from error
+
+    @contextlib.contextmanager
+    def _revival(self) -> Iterator[None]:
+        """Keep other processes of the run from reviving the node; its directory may be gone."""
+        self._make_room()
+        try:
+            lock = open(os.path.join(self.root, "revive.lock"), "wb")  # noqa: SIM115
+        except OSError as error:
+            raise NodeRefused(self.name, f"{error.strerror}: {self.root}") from error
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def connect(self) -> Wire:
         """Return a wire to a new session of the runtime.
@@ -99,8 +112,7 @@ class LocalNode:
             return self.start()
         if self._driver not in (os.getpid(), os.getppid()):
             raise NodeLost(self.name, "the run that it worked for is gone")
-        with self._mutex, open(os.path.join(self.root, "revive.lock"), "wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self._mutex, self._revival():
             found = self._listening()
             if found and found != self._peer:
                 return None  # another process of this run was first

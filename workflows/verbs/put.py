@@ -1,12 +1,12 @@
 """``workflows put``: a file of this machine to the same path on every node."""
 
 import argparse
-import hashlib
 import os
 import shlex
 
 from workflows import fleetkeys
 from workflows.errors import UsageError, WorkflowsError
+from workflows.keys import file_digest
 from workflows.verbs.onfleet import add_fleet, exit_code, say
 
 
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
             mode = os.fstat(file.fileno()).st_mode & 0o777
     except OSError as error:
         raise UsageError(f"cannot read {arguments.file}: {error.strerror}") from error
-    digest = hashlib.sha256(data).hexdigest()[:20]
+    digest = file_digest(data)
     quoted = shlex.quote(path)
     # By a temporary name beside it: whoever reads the path meanwhile sees the old file or the new.
     command = (
