@@ -272,7 +272,7 @@ class Step(StepParameters):
     def complete(self) -> bool:
         """Tell whether all is done; a node that cannot be reached only makes its keys missing."""
         if not self.shard and self.durable:
-            return self.checkpointed.exists()
+            return self.checkpointed.is_whole()
         if self.keys() is None:
             return False
         if self.shard:

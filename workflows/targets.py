@@ -145,6 +145,7 @@ class CheckpointTarget(luigi.Target):
         self.store, self.step = store, step
         self.folder = f"{step}/{identity}"
         self._manifest: dict[str, Any] | None = None
+        self._was_whole = False
 
     @property
     def path(self) -> str:
@@ -156,11 +157,35 @@ class CheckpointTarget(luigi.Target):
         return self.manifest() is not None
 
     def manifest(self) -> dict[str, Any] | None:
-        """Return the committed manifest, or None."""
+        """Return the committed manifest, or None.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
         if self._manifest is None:
             text = self.store.read(f"{self.folder}/_SUCCESS")
-            self._manifest = None if text is None else json.loads(text)
+            try:
+                self._manifest = None if text is None else json.loads(text)
+            except ValueError as error:
+                raise self._spoilt(f"{self.path}/_SUCCESS is damaged") from error
         return self._manifest
+
+    def is_whole(self) -> bool:
+        """Tell whether the step was committed; from one listing, all of it must be there still.
+
+        Raises:
+            CheckpointError: it was committed, but something is missing or not what it was.
+        """
+        if self.exists() and not self._was_whole:
+            wrong = self.damaged()
+            if wrong:
+                more = f" (and {len(wrong) - 1} more)" if wrong[1:] else ""
+                raise self._spoilt(wrong[0] + more)
+            self._was_whole = True
+        return self._was_whole
+
+    def _spoilt(self, what: str) -> CheckpointError:
+        return CheckpointError(f"{what}; to make it again, remove {self.path} and run the pipeline")
 
     def commit(self, parts: Iterable[dict[str, Any]], about: dict[str, Any]) -> dict[str, Any]:
         """Create the manifest; return the one that counts, which may be another run's."""
@@ -218,10 +243,7 @@ class CheckpointTarget(luigi.Target):
             data = _unpacked(self.store.read(part["object"]), part.get("compress", ""))
             if data is None or f"{zlib.crc32(data):08x}" != part["crc"]:
                 what = "is missing" if data is None else "is damaged"
-                raise CheckpointError(
-                    f"{self.store.locate(part['object'])} {what}; to make it again, remove"
-                    f" {self.path} and run the pipeline"
-                )
+                raise self._spoilt(f"{self.store.locate(part['object'])} {what}")
             yield part["key"], data
 
 
