@@ -293,7 +293,7 @@ def test_a_shard_s_message_says_keys_and_rate_and_where_its_log_is(page: Page) -
         r"^\d\d:\d\d:\d\d yellow_tripdata_2018-05\.csv done: \d+ bytes",
         pathlib.Path(log).read_text(),
     )
-    assert page.one("#statusMessageModal .progress-bar").text == "100%"
+    until(lambda: page.one("#statusMessageModal .progress-bar").text == "100%", "all is done")
 
 
 @pytest.mark.browser
@@ -315,9 +315,13 @@ def test_the_link_of_a_shard_opens_its_log(page: Page, browser: "Chrome") -> Non
 def test_the_error_names_the_failing_key_its_status_its_stderr_and_its_log(page: Page) -> None:
     click(page.row("Select", "FAILED"), ".showError")
 
-    error, again = (
-        pre.text for pre in (page.one("#errorModal pre"), page.all("#errorModal pre")[1])
-    )
+    def shown() -> list[str]:
+        # A modal fades in: what is not visible yet has no text.
+        texts = [pre.text for pre in page.all("#errorModal pre")]
+        return texts if texts and all(texts) else []
+
+    error, again = until(shown, "the error is loaded")
+
     lines = error.splitlines()
     assert re.fullmatch(rf"Select of {re.escape(BAD)} on node \d: exited 3", lines[0])
     assert lines[1].strip() == (
@@ -334,7 +338,7 @@ def test_the_message_of_a_failed_shard_names_the_key_as_text(page: Page) -> None
     message = until(lambda: page.one("#statusMessageModal pre").text, "the message is loaded")
 
     assert message.startswith(f"0 of 1 keys done, 1 failed: {BAD}, ")
-    assert page.one("#statusMessageModal .progress-bar").text == "0%"
+    until(lambda: page.one("#statusMessageModal .progress-bar").text == "0%", "nothing is done")
 
 
 @pytest.mark.browser
