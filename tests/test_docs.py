@@ -47,16 +47,31 @@ def section(text: str, heading: str) -> str:
 # -- complete --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_is_described_with_all_its_arguments(verb: str) -> None:
+def options_of(verb: str) -> set[str]:
     parser = argparse.ArgumentParser(add_help=False)
-    importlib.import_module(f"workflows.verbs.{verb}").add(parser)
-    options = {option for action in parser._actions for option in action.option_strings}
+    importlib.import_module(f"workflows.verbs.{verb.replace('-', '_')}").add(parser)
+    return {option for action in parser._actions for option in action.option_strings}
 
-    described = section(REFERENCE, f"### {verb}")
 
-    assert set(re.findall(r"^- `(--[a-z-]+)", described, re.M)) == options
-    assert f"`workflows {verb}" in README
+COMMANDS = re.findall(r"^### (.*)$", section(REFERENCE, "## Commands"), re.M)
+
+
+@pytest.mark.parametrize("heading", COMMANDS)
+def test_every_option_of_a_verb_is_described_below_its_heading(heading: str) -> None:
+    verbs = [word.split()[0] for word in heading.split(", ")]
+
+    described = set(re.findall(r"`(--?[a-z-]+)", section(REFERENCE, f"### {heading}")))
+
+    # Most verbs have --fleet, which one place explains for all.
+    options = {option for verb in verbs for option in options_of(verb)} - {"--fleet"}
+    assert described - {"--fleet"} == options
+
+
+def test_every_verb_has_a_heading_and_is_in_the_readme() -> None:
+    described = [part.split()[0] for heading in COMMANDS for part in heading.split(", ")]
+
+    assert sorted(described) == sorted(VERBS)
+    assert [verb for verb in VERBS if not re.search(rf"`(workflows )?{verb}\b", README)] == []
 
 
 def test_every_setting_is_described_with_its_variable() -> None:
@@ -100,8 +115,8 @@ def test_every_exit_code_of_luigi_cfg_is_described() -> None:
 
 
 def test_everything_that_a_step_may_state_is_described() -> None:
-    stated = {name for name in inspect.get_annotations(Step) if name != "mode"}
-    stated |= {"command", "pip"}  # properties, which a step may state as attributes
+    stated = {name for name in inspect.get_annotations(Step) if name not in ("mode", "by_name")}
+    stated |= {"balanced", "command", "pip"}  # properties, which a step may state as attributes
 
     described = re.findall(r"^\| `(\w+)` \| ", section(README, "## How to write a pipeline"), re.M)
 

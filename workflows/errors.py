@@ -12,11 +12,10 @@
     ├── KeysFailed            some keys of a shard failed; all the others are done
     ├── LawBroken             rows were lost or made up between two steps
     ├── CheckpointError       a durable copy is missing, damaged or cannot be written
-    ├── FleetError            EC2 refused, or a fleet is not as it should be
-    │   ├── NoCapacity        EC2 has too few instances of these types in these zones now
-    │   ├── OverQuota         the account may not have so many
-    │   └── NotAllowed        the credentials are missing, wrong, or lack a permission
-    └── Busy                  another run of the same pipeline holds the lock
+    └── FleetError            EC2 refused, or a fleet is not as it should be
+        ├── NoCapacity        EC2 has too few instances of these types in these zones now
+        ├── OverQuota         the account may not have so many
+        └── NotAllowed        the credentials are missing, wrong, or lack a permission
 """
 
 from collections.abc import Mapping, Sequence
@@ -174,7 +173,3 @@ class NotAllowed(FleetError):
     """The credentials are missing, wrong, or lack a permission."""
 
     exit_code = 6
-
-
-class Busy(WorkflowsError):
-    """Another run of the same pipeline holds the lock."""
