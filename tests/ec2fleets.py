@@ -8,6 +8,8 @@ import yaml
 from ec2cloud import KEYS, TYPES
 from ec2machines import USER, Region
 
+from workflows.ec2 import provision
+from workflows.ec2.api import Aws
 from workflows.ec2.config import Spec, read_spec
 from workflows.ec2_fleet import Ec2Fleet
 
@@ -65,6 +67,11 @@ class Ec2:
     def fleet(self) -> Ec2Fleet:
         """Return the fleet, for use in this process."""
         return Ec2Fleet(self.spec, say=print)
+
+    def converge(self) -> list[str]:
+        """Launch what is missing without making it ready; return the ids."""
+        live = provision.converge(Aws("us-east-1"), self.spec, say=print)
+        return [one.id for one in live]
 
     def run(self, action: str, *words: str, **kwargs: Any) -> "Done":
         """Run `workflows fleet ACTION NAME WORDS` to its end."""

@@ -1,25 +1,16 @@
 """Converging, by the requests that EC2 gets: what is asked for, refused, lost, and asked again."""
 
-import os
-import pathlib
-import stat
 from typing import TYPE_CHECKING
 
 import pytest
 from ec2cloud import Request, fleet_answer
 
-from workflows.ec2 import ground, provision
+from workflows.ec2 import ground
 from workflows.ec2.api import Aws, instances
 from workflows.errors import FleetError, NoCapacity, NotAllowed, OverQuota, UsageError
 
 if TYPE_CHECKING:
     from ec2fleets import Ec2
-
-
-def converge(ec2: "Ec2") -> list[str]:
-    """Launch without making ready; return the ids."""
-    live = provision.converge(Aws("us-east-1"), ec2.spec, say=print)
-    return [one.id for one in live]
 
 
 def launches(ec2: "Ec2") -> list[Request]:
@@ -37,7 +28,7 @@ def no_capacity(request: Request) -> bytes | None:
 
 
 def test_up_twice_launches_once(ec2: "Ec2") -> None:
-    first, second = converge(ec2), converge(ec2)
+    first, second = ec2.converge(), ec2.converge()
 
     assert first == second
     assert len(launches(ec2)) == 1
@@ -45,7 +36,7 @@ def test_up_twice_launches_once(ec2: "Ec2") -> None:
 
 
 def test_a_launch_asks_for_every_type_in_every_zone_at_once(ec2: "Ec2") -> None:
-    converge(ec2)
+    ec2.converge()
 
     (request,) = launches(ec2)
     body = request.body
@@ -67,7 +58,7 @@ def test_a_launch_asks_for_every_type_in_every_zone_at_once(ec2: "Ec2") -> None:
 def test_everything_is_tagged_in_the_launch_call(ec2: "Ec2") -> None:
     ec2.write(tags={"owner": "ann"})
 
-    converge(ec2)
+    ec2.converge()
 
     (request,) = launches(ec2)
     kinds = request.listed(r"TagSpecification\.\d\.ResourceType")
@@ -85,7 +76,7 @@ def test_the_template_asks_for_imdsv2_termination_own_group_and_an_encrypted_dis
 ) -> None:
     ec2.write(disk_gb=50, profile="nodes-s3")
 
-    converge(ec2)
+    ec2.converge()
 
     (request,) = ec2.cloud.asked("CreateLaunchTemplate")
     data = {name.removeprefix("LaunchTemplateData."): value for name, value in request.body.items()}
@@ -109,7 +100,7 @@ def test_the_template_asks_for_imdsv2_termination_own_group_and_an_encrypted_dis
 def test_a_public_fleet_gets_public_addresses(ec2: "Ec2") -> None:
     ec2.write(access={**ec2.top["access"], "address": "public"})
 
-    converge(ec2)
+    ec2.converge()
 
     (request,) = ec2.cloud.asked("CreateLaunchTemplate")
     interface = "LaunchTemplateData.NetworkInterface.1."
@@ -120,7 +111,7 @@ def test_a_public_fleet_gets_public_addresses(ec2: "Ec2") -> None:
 def test_a_max_price_and_an_on_demand_base_are_passed_on(ec2: "Ec2") -> None:
     ec2.write(nodes=3, spot={"max_price": 0.05, "on_demand_base": 1})
 
-    converge(ec2)
+    ec2.converge()
 
     (request,) = launches(ec2)
     assert set(request.listed(r".*MaxPrice")) == {"0.05"}
@@ -134,9 +125,9 @@ def test_a_type_is_only_asked_for_where_it_is_offered(ec2: "Ec2") -> None:
     made = ec2.region.ec2.create_subnet(
         VpcId=ec2.region.vpc, CidrBlock=f"{network}.9.0/24", AvailabilityZone="us-east-1e"
     )
-    ec2.write(types=["m7i.large", "m5.large"], zones=["a", "e"])
+    ec2.write(types=["m7i.large", "m4.large"], zones=["a", "e"])
 
-    converge(ec2)
+    ec2.converge()
 
     (request,) = launches(ec2)
     names = request.listed(r".*Overrides\.\d+\.InstanceType")
@@ -144,8 +135,8 @@ def test_a_type_is_only_asked_for_where_it_is_offered(ec2: "Ec2") -> None:
     old, new = ec2.region.subnets[0], made["Subnet"]["SubnetId"]
     assert set(zip(names, subnets, strict=True)) == {
         ("m7i.large", old),
-        ("m5.large", old),
-        ("m5.large", new),
+        ("m4.large", old),
+        ("m4.large", new),
     }
 
 
@@ -157,12 +148,12 @@ def test_a_type_that_does_not_exist_is_refused_here(ec2: "Ec2") -> None:
 
 
 def test_the_image_is_pinned_at_first_up(ec2: "Ec2") -> None:
-    converge(ec2)
+    ec2.converge()
     (ami,) = {tags["workflows:ami"] for tags in ec2.tags().values()}
     asked = len(ec2.cloud.asked("GetParameter"))
     ec2.write(nodes=3)
 
-    converge(ec2)
+    ec2.converge()
 
     assert {tags["workflows:ami"] for tags in ec2.tags().values()} == {ami}
     assert len(ec2.cloud.asked("GetParameter")) == asked
@@ -171,60 +162,15 @@ def test_the_image_is_pinned_at_first_up(ec2: "Ec2") -> None:
 def test_a_fleet_that_grows_keeps_its_nodes_and_one_that_shrinks_ends_the_highest_slots(
     ec2: "Ec2",
 ) -> None:
-    first = set(converge(ec2))
+    first = set(ec2.converge())
     ec2.write(nodes=4)
-    assert first < set(converge(ec2))
+    assert first < set(ec2.converge())
     ec2.write(nodes=2)
 
-    converge(ec2)
+    ec2.converge()
 
     assert {one["InstanceId"] for one in ec2.live()} == first
     assert ec2.slots() == ["0", "1"]
-
-
-# -- keys and groups -------------------------------------------------------------------------------
-
-
-def test_the_login_key_is_made_once_private_and_imported(ec2: "Ec2") -> None:
-    converge(ec2)
-    made = pathlib.Path(ec2.spec.identity).read_text()
-
-    ec2.write(nodes=3)
-    converge(ec2)
-
-    assert stat.S_IMODE(os.stat(ec2.spec.identity).st_mode) == 0o600
-    assert pathlib.Path(ec2.spec.identity).read_text() == made
-    assert len(ec2.cloud.asked("ImportKeyPair")) == 1
-
-
-def test_a_machine_without_the_login_key_is_told_so_and_changes_nothing(ec2: "Ec2") -> None:
-    converge(ec2)
-    os.unlink(ec2.spec.identity)
-    ec2.write(nodes=3)
-
-    with pytest.raises(UsageError, match="know another login key"):
-        converge(ec2)
-
-    assert len(ec2.live()) == 2
-
-
-def test_only_the_caller_may_log_in_and_when_it_moves_only_from_its_new_address(
-    ec2: "Ec2",
-) -> None:
-    aws = Aws("us-east-1")
-    converge(ec2)
-    ec2.cloud.caller = "127.0.0.9"
-
-    converge(ec2)
-
-    group = ground.find_group(aws, ec2.name)
-    assert group is not None
-    by_protocol = {one["IpProtocol"]: one for one in group["IpPermissions"]}
-    ssh = by_protocol["tcp"]
-    assert [entry["CidrIp"] for entry in ssh["IpRanges"]] == ["127.0.0.9/32"]
-    assert ssh["FromPort"] == ssh["ToPort"] == ec2.region.port
-    members = [pair["GroupId"] for pair in by_protocol["-1"]["UserIdGroupPairs"]]
-    assert members == [group["GroupId"]]
 
 
 # -- refusals --------------------------------------------------------------------------------------
@@ -233,7 +179,7 @@ def test_only_the_caller_may_log_in_and_when_it_moves_only_from_its_new_address(
 def test_what_spot_does_not_have_is_bought_on_demand(ec2: "Ec2") -> None:
     ec2.cloud.faults.append(no_capacity)
 
-    ids = converge(ec2)
+    ids = ec2.converge()
 
     spot, demand = launches(ec2)
     assert len(ids) == 2
@@ -245,7 +191,7 @@ def test_what_spot_does_not_have_is_bought_on_demand(ec2: "Ec2") -> None:
 def test_an_error_of_the_call_itself_falls_back_too(ec2: "Ec2") -> None:
     ec2.cloud.refuse("CreateFleet", "UnfulfillableCapacity", times=1)
 
-    assert len(converge(ec2)) == 2
+    assert len(ec2.converge()) == 2
 
 
 def test_without_fallback_every_reason_is_named_once_with_how_often(ec2: "Ec2") -> None:
@@ -253,7 +199,7 @@ def test_without_fallback_every_reason_is_named_once_with_how_often(ec2: "Ec2") 
     ec2.cloud.faults.append(no_capacity)
 
     with pytest.raises(NoCapacity, match=r"InsufficientInstanceCapacity x 2 \(m7i.large us-east"):
-        converge(ec2)
+        ec2.converge()
 
     assert len(launches(ec2)) == 1
     assert ec2.live() == []
@@ -263,7 +209,7 @@ def test_instances_that_came_beside_errors_are_kept_if_they_are_enough(ec2: "Ec2
     ec2.write(nodes=3, min_nodes=2)
     one_short(ec2)
 
-    assert len(converge(ec2)) == 2
+    assert len(ec2.converge()) == 2
     assert ec2.slots() == ["0", "1"]
 
 
@@ -272,7 +218,7 @@ def test_fewer_than_min_nodes_are_terminated_again(ec2: "Ec2") -> None:
     one_short(ec2)
 
     with pytest.raises(NoCapacity, match="only 2 of at least 3 nodes could be had"):
-        converge(ec2)
+        ec2.converge()
 
     assert ec2.live() == []
     assert not ec2.region.ec2.describe_launch_templates(
@@ -304,7 +250,7 @@ def test_a_quota_is_final_named_and_has_its_exit_code(ec2: "Ec2") -> None:
     ec2.cloud.refuse("CreateFleet", "MaxSpotInstanceCountExceeded")
 
     with pytest.raises(OverQuota, match="ask for more in Service Quotas") as raised:
-        converge(ec2)
+        ec2.converge()
 
     assert raised.value.exit_code == 5
     assert len(launches(ec2)) == 1
@@ -324,13 +270,13 @@ def test_a_missing_spot_role_says_how_it_is_made(ec2: "Ec2") -> None:
     ec2.cloud.refuse("CreateFleet", "AuthFailure.ServiceLinkedRoleCreationNotPermitted")
 
     with pytest.raises(NotAllowed, match="aws iam create-service-linked-role"):
-        converge(ec2)
+        ec2.converge()
 
 
 def test_throttling_is_waited_out(ec2: "Ec2") -> None:
     ec2.cloud.refuse("CreateFleet", "RequestLimitExceeded", times=2)
 
-    assert len(converge(ec2)) == 2
+    assert len(ec2.converge()) == 2
     assert len({request.body["ClientToken"] for request in launches(ec2)}) == 1
 
 
@@ -344,14 +290,14 @@ def test_a_lost_answer_launches_nothing_twice(ec2: "Ec2") -> None:
 
     ec2.cloud.answered.append(lose)
 
-    assert len(converge(ec2)) == 2
+    assert len(ec2.converge()) == 2
     assert len(launches(ec2)) == 2
     assert len(ec2.live()) == 2
 
 
 def test_a_launch_that_shows_late_is_not_kept_beside_its_repetition(ec2: "Ec2") -> None:
     """Another `up` was cut off; what it had launched is not described before this one launched."""
-    first = converge(ec2)
+    first = ec2.converge()
     for one in first:
         ec2.region.ec2.delete_tags(Resources=[one], Tags=[{"Key": "workflows:slot"}])
     hidden = [0]
@@ -367,7 +313,7 @@ def test_a_launch_that_shows_late_is_not_kept_beside_its_repetition(ec2: "Ec2") 
     hidden[0] = len(launches(ec2))
     ec2.cloud.faults.append(hide)
 
-    converge(ec2)
+    ec2.converge()
 
     ec2.cloud.faults.clear()
     assert ec2.slots() == ["0", "1"]
@@ -382,11 +328,11 @@ def test_a_launch_that_breaks_in_the_middle_is_gone_on_with(ec2: "Ec2") -> None:
     ec2.cloud.refuse("CreateTags", "InternalFailure")
 
     with pytest.raises(FleetError, match="create_tags"):
-        converge(ec2)
+        ec2.converge()
 
     ec2.cloud.faults.clear()
     launched = len(launches(ec2))
-    assert len(converge(ec2)) == 2
+    assert len(ec2.converge()) == 2
     assert len(launches(ec2)) == launched  # two came, and were not thrown away
 
 
