@@ -165,3 +165,28 @@ def test_a_malformed_law_of_a_step_is_refused_before_anything_runs(place: "Place
     assert "is no law" in verb.err
     assert "Traceback" not in verb.err
     assert place.ledger("Fetch") == []
+
+
+@pytest.mark.parametrize(
+    ("said", "instead", "answer"),
+    [
+        ("    durable = True\n", "", "Merge has total_laws, which are checked when it is made"),
+        (
+            "    upstream = Rows\n",
+            "    upstream = Rows\n    durable = True\n",
+            "Shuffle is a MapToN",
+        ),
+    ],
+)
+def test_what_a_step_states_in_vain_is_refused_before_anything_runs(
+    place: "Place", said: str, instead: str, answer: str
+) -> None:
+    place.module(LOSES_A_COUNT.replace(said, instead))
+    place.key("a", b"1\n")
+
+    done = place.luigi("Merge")
+
+    assert done.code == 35, done
+    assert answer in done.err
+    assert "Traceback" not in done.err
+    assert place.ledger("Rows") == []
