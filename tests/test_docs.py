@@ -19,7 +19,8 @@ import workflows
 from workflows import errors
 from workflows.cli import VERBS
 from workflows.config import Settings
-from workflows.steps import Step
+from workflows.definition import Definition
+from workflows.steps import MapToN, Step
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -115,8 +116,10 @@ def test_every_exit_code_of_luigi_cfg_is_described() -> None:
 
 
 def test_everything_that_a_step_may_state_is_described() -> None:
-    stated = {name for name in inspect.get_annotations(Step) if name not in ("mode", "by_name")}
-    stated |= {"balanced", "command", "pip"}  # properties, which a step may state as attributes
+    kinds = (Definition, Step, MapToN)
+    stated = {name for kind in kinds for name in inspect.get_annotations(kind)}
+    stated -= {"mode", "by_name"}  # what the kinds of steps differ in, and what typed ones have
+    stated |= {"command", "pip"}  # properties, which a step may state as attributes
 
     described = re.findall(r"^\| `(\w+)` \| ", section(README, "## How to write a pipeline"), re.M)
 

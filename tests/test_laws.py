@@ -209,3 +209,28 @@ def test_a_restored_step_has_what_its_keys_counted_when_they_were_made(place: "P
     (restored,) = place.ledger("Copied")
     assert (restored["metrics"], restored["totals"]) == (made[0]["metrics"], made[0]["totals"])
     assert place.ledger("Fetch") == []
+
+
+@pytest.mark.parametrize(
+    ("said", "instead", "answer"),
+    [
+        ("    durable = True\n", "", "Merge has total_laws, which are checked when it is made"),
+        (
+            "    upstream = Rows\n",
+            "    upstream = Rows\n    durable = True\n",
+            "Shuffle is a MapToN",
+        ),
+    ],
+)
+def test_what_a_step_states_in_vain_is_refused_before_anything_runs(
+    place: "Place", said: str, instead: str, answer: str
+) -> None:
+    place.module(LOSES_A_COUNT.replace(said, instead))
+    place.key("a", b"1\n")
+
+    done = place.luigi("Merge")
+
+    assert done.code == 35, done
+    assert answer in done.err
+    assert "Traceback" not in done.err
+    assert place.ledger("Rows") == []

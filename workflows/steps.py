@@ -13,18 +13,16 @@ its shard only after all its other keys are done, and nothing is ever overwritte
 """
 
 import functools
-import hashlib
 import multiprocessing
-import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import luigi
 
-from workflows import barriers, checkpoints, execution, laws, run
+from workflows import barriers, checkpoints, execution, run
 from workflows.config import settings
 from workflows.dataset import Dataset
+from workflows.definition import Definition
 from workflows.errors import UsageError, WorkflowsError
 from workflows.fleet import Fleet
 from workflows.keys import PIECES, digest_of
@@ -39,7 +37,6 @@ from workflows.lineage import (
     slot_shards,
     source_keys,
 )
-from workflows.parameters import StepParameters
 from workflows.targets import CheckpointTarget, NodeTarget
 from workflows.taskreport import log_path
 
@@ -48,18 +45,10 @@ if multiprocessing.get_start_method(allow_none=True) is None:
     multiprocessing.set_start_method("fork")
 
 
-class Step(StepParameters):
+class Step(Definition):
     """What all steps have in common. Use `Map`, `MapToN` or `MapFromN`."""
 
-    mode: ClassVar[str]
     upstream: ClassVar["type[Step] | None"] = None
-    files: ClassVar[Sequence[str]] = ()
-    laws: ClassVar[Sequence[str]] = ()
-    total_laws: ClassVar[Sequence[str]] = ()
-    durable: ClassVar[bool] = False
-    # Whether a key's name is taken once, whatever made it; and inputs are compared before each use.
-    by_name: ClassVar[bool] = False
-    timeout_s: float = settings().timeout_s
 
     @classmethod
     @functools.cache
@@ -69,65 +58,6 @@ class Step(StepParameters):
         return found
 
     # -- what it is ----------------------------------------------------------------------------
-
-    @property
-    def command(self) -> str:
-        """Return what bash runs for each key; a step states it as an attribute or a property.
-
-        Raises:
-            UsageError: the step states none.
-        """
-        raise UsageError(f"{self.name} states no command")
-
-    @property
-    def pip(self) -> Sequence[str]:
-        """Return the Python packages that the command needs on its node, as pip knows them."""
-        return ()
-
-    @property
-    def name(self) -> str:
-        """Return the step's name: its class's."""
-        return type(self).__name__
-
-    @property
-    def ledger(self) -> str:
-        """Return the name of the ledger that the step's outputs are in."""
-        return self.name
-
-    @functools.cached_property
-    def shipped(self) -> dict[str, tuple[str, bytes]]:
-        """Return name -> (digest, bytes) of the files that the step ships.
-
-        Raises:
-            UsageError: one is not there.
-        """
-        here = os.path.dirname(os.path.abspath(sys.modules[type(self).__module__].__file__ or "."))
-        found = {}
-        for path in self.files:
-            try:
-                with open(os.path.join(here, path), "rb") as file:
-                    data = file.read()
-            except OSError as error:
-                raise UsageError(
-                    f"{self.name} ships {path}, but {error.strerror}: {here}"
-                ) from error
-            found[os.path.basename(path)] = (hashlib.sha256(data).hexdigest()[:20], data)
-        return found
-
-    @functools.cached_property
-    def spec(self) -> str:
-        """Return the digest of what the step does: its name, command and code.
-
-        Raises:
-            UsageError: a law is malformed, or a file that the step ships is not there.
-        """
-        for law in [*self.laws, *self.total_laws]:
-            try:
-                laws.parse(law)
-            except ValueError as error:
-                raise UsageError(f"{self.name}: {error}") from error
-        digests = {name: digest for name, (digest, _) in self.shipped.items()}
-        return digest_of([self.name, self.mode, self.command, digests])
 
     @functools.cached_property
     def identity(self) -> str:
@@ -189,14 +119,14 @@ class Step(StepParameters):
         return self.keys()
 
     def _find_keys(self) -> list[Key] | None:
-        before = self.before
+        spec, before = self.spec, self.before  # what is wrong is said before anything has run
         if before is None:
-            return source_keys(self.spec, self.listed)
+            return source_keys(spec, self.listed)
         upstream = before.outputs()
         if upstream is None:
             return None
         plan = merged_keys if self.mode == "from_n" else mapped_keys
-        return plan(self.spec, before.ledger, upstream)
+        return plan(spec, before.ledger, upstream)
 
     def shards(self) -> list[Shard]:
         """Return how the step is cut into tasks; the same in every process of a run."""
