@@ -22,7 +22,7 @@ unserve    --                                              unserved
 push       step, items                                     pushed / failed per item, then ran
 require    packages                                        required: missing, python
 read       step, id, key                                   data: size, raw bytes; ...; end: crc
-check      steps                                           bad per damaged key, then checked
+check      steps [, ids]                                   bad per damaged key, then checked
 drop       step, ids, why                                  dropped: count
 steps      --                                              steps: names, orphans, bytes
 =========  ==============================================  =========================================
@@ -163,14 +163,14 @@ class Session(VerbOperations):
     def op_check(self, message: Message) -> None:
         """Read every output again and report those that no longer are what the ledger says."""
         # Beside the session's own thread: it takes long, and pings must be answered meanwhile.
-        threading.Thread(target=self._check, args=(message["steps"],), daemon=True).start()
+        threading.Thread(target=self._check, args=(message,), daemon=True).start()
 
-    def _check(self, steps: list[str]) -> None:
-        checked = 0
+    def _check(self, message: Message) -> None:
+        checked, steps, ids = 0, message["steps"], message.get("ids")
         try:
             for step in steps or self.runtime.storage.steps():
                 checked += len(self.runtime.storage.ledger(step).entries())
-                for bad in bring.damaged(self.runtime.storage, step):
+                for bad in bring.damaged(self.runtime.storage, step, ids):
                     self.wire.send(dict(bad, event="bad", step=step))
             answer: Message = {"event": "checked", "keys": checked}
         except Exception as error:  # noqa: BLE001 - the driver waits for an answer
