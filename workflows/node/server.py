@@ -48,7 +48,6 @@ from workflows.node.shuffle import Senders, Shuffle
 from workflows.node.slots import Countdown, Slots
 from workflows.node.storage import Storage, checksum, remove, tree_size
 from workflows.node.verbs import VerbOperations
-from workflows.node.watchdog import MARK
 from workflows.node.wire import Wire
 from workflows.node.work import KeyFailed, KeyRun, Stage, Work
 
@@ -373,16 +372,3 @@ class Session(VerbOperations):
 
 def _without_pieces(record: Message) -> Message:
     return {name: value for name, value in record.items() if name not in ("inputs", "totals")}
-
-
-def environment(mark: str, slot: str, nodes: str) -> dict[str, str]:
-    """Return the environment every command gets: the runtime's own, in the C locale."""
-    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
-    return dict(
-        os.environ,
-        LC_ALL="C",
-        PATH=path,
-        WORKFLOWS_SLOT=slot,
-        WORKFLOWS_NODES=nodes,
-        **{MARK: mark},
-    )
