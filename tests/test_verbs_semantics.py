@@ -685,3 +685,13 @@ def test_when_the_driver_goes_away_its_commands_are_killed(tmp_path: pathlib.Pat
 
     assert started["todo"] == 1
     assert (up, rest) == (b"up\n", b"")
+
+
+def test_the_driver_is_told_of_a_key_without_what_may_be_long(tmp_path: pathlib.Path) -> None:
+    with runtime(tmp_path) as channel:
+        told = outcome(channel, asked("echo > x; echo x", "a", mode="to_n"))["a"]
+        message = {"op": "records", "step": "S", "ids": [told["id"]]}
+        (record,) = channel.one(message, "records")["records"]
+
+    assert [name for name, _, _ in record["pieces"]] == ["x"]
+    assert set(record) - set(told) == {"inputs", "totals", "pieces"}

@@ -52,6 +52,8 @@ from workflows.node.wire import Wire
 from workflows.node.work import KeyFailed, KeyRun, Stage, Work
 
 _READ = 1 << 20
+# Of a ledger record: who needs these asks for `records`.
+_LONG = ("inputs", "totals", "pieces")
 Message = dict[str, Any]
 
 
@@ -315,7 +317,7 @@ class Session(VerbOperations):
             try:
                 if not self.groups.cancelled:
                     for event in run(batch):
-                        self.wire.send(dict(_without_pieces(event), step=step))
+                        self.wire.send(dict(_summary(event), step=step))
             except FileNotFoundError as error:
                 for item in batch:
                     why = f"this node has no {error.filename}: install it"
@@ -364,11 +366,12 @@ class Session(VerbOperations):
         except Exception as error:  # noqa: BLE001 - the slot must live on, and the key be named
             self.runtime.check()
             return dict(failed, why=f"{type(error).__name__}: {error}", status=0, stderr="")
-        return dict(_without_pieces(record), event=event)
+        return dict(_summary(record), event=event)
 
     def _file(self, digest: str) -> str:
         return os.path.join(self.runtime.storage.root, "files", digest)
 
 
-def _without_pieces(record: Message) -> Message:
-    return {name: value for name, value in record.items() if name not in ("inputs", "totals")}
+def _summary(record: Message) -> Message:
+    """Return what the driver is told of a key that ended: a record without what may be long."""
+    return {name: value for name, value in record.items() if name not in _LONG}
