@@ -60,7 +60,9 @@ def made(fleet: Fleet, work: pathlib.Path, mb: int) -> tuple[list[Piece], dict[s
         (done,) = [event for event in events if "key" in event]
         if done["event"] != "done":
             raise RuntimeError(str(done))
-        return [done["key"], done["id"], slot, done["pieces"]]
+        message = {"op": "records", "step": "Big", "ids": [done["id"]]}
+        (record,) = fleet.channel(slot).one(message, "records")["records"]
+        return [done["key"], done["id"], slot, record["pieces"]]
 
     keys = list(fleet.each(range(NODES), make).values())
     makers = {identity: slot for _, identity, slot, _ in keys}

@@ -16,8 +16,8 @@ import pytest
 
 from workflows.fleet import Channel
 from workflows.keys import digest_of
+from workflows.node.environment import environment
 from workflows.node.processes import Groups
-from workflows.node.server import environment
 from workflows.node.storage import Storage, checksum, remove
 from workflows.node.work import KeyFailed, KeyRun, Stage, Work
 from workflows.transports.local import LocalNode
@@ -54,7 +54,7 @@ class Bench:
         given = inputs or (self.put("key", b""),)
         about: Event = {"files": {}, "laws": [], "timeout_s": 0.0, **stage}
         stages = [Stage(step=f"S{n}", command=c, **about) for n, c in enumerate(commands)]
-        work = Work(stages[-1].step, mode, "spec", stages, environment("none", "1", "3"))
+        work = Work(stages[-1].step, mode, "spec", stages, environment("1", "3"))
         item = {"key": given[0][2], "id": self.identity(given[0][2]), "inputs": given}
         return KeyRun(self.storage, work, item, Groups())()
 
@@ -685,3 +685,13 @@ def test_when_the_driver_goes_away_its_commands_are_killed(tmp_path: pathlib.Pat
 
     assert started["todo"] == 1
     assert (up, rest) == (b"up\n", b"")
+
+
+def test_the_driver_is_told_of_a_key_without_what_may_be_long(tmp_path: pathlib.Path) -> None:
+    with runtime(tmp_path) as channel:
+        told = outcome(channel, asked("echo > x; echo x", "a", mode="to_n"))["a"]
+        message = {"op": "records", "step": "S", "ids": [told["id"]]}
+        (record,) = channel.one(message, "records")["records"]
+
+    assert [name for name, _, _ in record["pieces"]] == ["x"]
+    assert set(record) - set(told) == {"inputs", "totals", "pieces"}

@@ -1,17 +1,20 @@
 """The barrier behind a 1:n step: write down what all keys made, then move it to its owners."""
 
 import json
+import posixpath
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from workflows import run, shuffle
 from workflows.accounts import check_totals, records_of, summed
-from workflows.errors import KeysFailed
+from workflows.errors import KeysFailed, WorkflowsError
 from workflows.lineage import Piece, pieces_of
 from workflows.taskreport import tell
 
 if TYPE_CHECKING:
     from workflows.steps import MapToN
+
+Event = dict[str, Any]
 
 
 def _manifest_name(step: "MapToN") -> str:
@@ -35,6 +38,7 @@ def deliver(step: "MapToN") -> None:
 
     Raises:
         KeysFailed: a piece could not be brought, or is not what its maker said.
+        WorkflowsError: a key was made again, and made something else.
         LawBroken: the pieces do not add up.
         NodeLost: a node was lost meanwhile; what is delivered stays delivered.
         NodeRefused: a node cannot reach another, which is there.
@@ -54,15 +58,65 @@ def deliver(step: "MapToN") -> None:
 
     outcomes = shuffle.move(step, by_slot, made_on)
     run.listings(step.fleet).forget()
-    for slot, events in outcomes.items():
-        failures = [event for event in events if event["event"] == "failed"]
+    made = {piece.key.identity: piece for piece in pieces}
+    failed = {
+        slot: [
+            _of_maker(event, made[event["id"]]) for event in events if event["event"] == "failed"
+        ]
+        for slot, events in outcomes.items()
+    }
+    if any(failed.values()):
+        _blame(step, manifest, {e["id"] for events in failed.values() for e in events}, made_on)
+    for slot, failures in failed.items():
         if failures:
-            raise KeysFailed(step.nodes.nodes[slot].name, len(events) - len(failures), failures)
+            done = len(outcomes[slot]) - len(failures)
+            raise KeysFailed(step.nodes.nodes[slot].name, done, failures)
     count = sum(map(len, by_slot.values()))
     sizes = [sum(piece.size for piece in by_slot.get(node.slot, ())) for node in step.nodes.nodes]
     log = {"pieces": count, "bytes": sum(sizes), "skew": round(skew(sizes), 3)}
     run.log().add(what="delivered", step=step.name, **log)
     tell(step, f"{count} pieces delivered to the nodes that own their names")
+
+
+def _of_maker(event: Event, piece: Piece) -> Event:
+    """Return the event that a piece could not be brought, as one of the key that made it."""
+    maker, part = piece.maker, posixpath.basename(piece.key.name)
+    why = f"its file {part}: {event['why']}"
+    return {**event, "step": maker.step, "key": maker.name, "id": maker.identity, "why": why}
+
+
+def _blame(
+    step: "MapToN", manifest: dict[str, Any], makers: set[str], made_on: dict[str, int]
+) -> None:
+    """Find out whether what some keys made is still there, and still what was written down.
+
+    Raises:
+        KeysFailed: it is missing or damaged: those keys are forgotten, so that they are made again.
+        WorkflowsError: it was made again, and is something else.
+    """
+    by_slot: dict[int, list[str]] = {}
+    for identity in sorted(makers):
+        by_slot.setdefault(made_on[identity], []).append(identity)
+
+    def check(slot: int) -> list[Event]:
+        message = {"op": "check", "steps": [step.name], "ids": by_slot[slot]}
+        return [e for e in step.nodes.channel(slot).ask(message, "checked") if e["event"] == "bad"]
+
+    for slot, bad in step.nodes.each(by_slot, check).items():
+        if bad:
+            raise KeysFailed(step.nodes.nodes[slot].name, len(by_slot[slot]) - len(bad), bad)
+    keys = [key for key in step.keys() or [] if key.identity in makers]
+    records = records_of(step, keys)
+    written = {identity: pieces for _, identity, _, pieces in manifest["keys"]}
+    for key in keys:
+        if sorted(records[key.identity]["pieces"]) != sorted(written[key.identity]):
+            path = run.store(step.checkpoint).locate(_manifest_name(step))
+            raise WorkflowsError(
+                f"{step.name} of {key.name} is not deterministic: it made other files than those"
+                f" written down in {path}, and some of those may be merged already; a 1:n command"
+                f" must not use randomness or the clock. To make all of it anew: remove that file,"
+                f" then workflows rm -r {step.name}"
+            )
 
 
 def skew(sizes: Sequence[int]) -> float:

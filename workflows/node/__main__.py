@@ -13,11 +13,12 @@ import threading
 import time
 
 from workflows.node.connections import Pipes, accept, listen
-from workflows.node.server import Runtime, Session, environment
+from workflows.node.environment import environment
+from workflows.node.server import Runtime, Session
 from workflows.node.shuffle import Senders
 from workflows.node.slots import Slots
 from workflows.node.storage import Storage
-from workflows.node.watchdog import Watchdog, kill_marked
+from workflows.node.watchdog import MARK, Watchdog, kill_marked
 from workflows.node.wire import Wire
 
 _END_S = 2.0
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> int:
         return 1
     watchdog = Watchdog(mark, storage.tmp)
     count = int(slots) or len(os.sched_getaffinity(0))
-    env = environment(mark, slot, nodes)
+    env = environment(slot, nodes, **{MARK: mark})
     runtime = Runtime(storage, Slots(count), env, Senders(storage))
     session = Session(runtime, wire)
     try:

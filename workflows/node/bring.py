@@ -120,10 +120,14 @@ def _fetch(path: str, tmp: str, *, share: bool) -> None:
     shutil.copyfile(path, tmp)
 
 
-def damaged(storage: Storage, step: str) -> Iterator[dict[str, Any]]:
-    """Read every output of `step` again; forget those missing or different, and yield them."""
+def damaged(
+    storage: Storage, step: str, identities: Optional[Sequence[str]] = None
+) -> Iterator[dict[str, Any]]:
+    """Read outputs of `step` again, all or some; forget those missing or different, yield them."""
     ledger = storage.ledger(step)
     for identity, entry in ledger.entries().items():
+        if identities is not None and identity not in identities:
+            continue
         record = ledger.record(identity)
         why = _damage(storage, step, record) if record else None
         if why is not None:
@@ -133,19 +137,22 @@ def damaged(storage: Storage, step: str) -> Iterator[dict[str, Any]]:
 
 def _damage(storage: Storage, step: str, record: Record) -> Optional[str]:
     path = storage.path(step, record["id"], record["key"])
-    if "pieces" in record:
-        parts = [(os.path.join(path, name), size, crc) for name, size, crc in record["pieces"]]
-    else:
-        parts = [(path, record["bytes"], record.get("crc"))]
-    for part, size, crc in parts:
-        try:
-            found = os.path.getsize(part)
-            if found != size:
-                return f"has {found} bytes, had {size}"
-            if crc is None:
-                return "its ledger line has no checksum"
-            if checksum(part) != crc:
-                return "its bytes have changed"
-        except OSError as error:
-            return f"cannot be read: {error.strerror}"
+    if "pieces" not in record:
+        return _difference(path, record["bytes"], record.get("crc"))
+    for name, size, crc in record["pieces"]:
+        why = _difference(os.path.join(path, name), size, crc)
+        if why is not None:
+            return f"in its file {name}: {why}"
     return None
+
+
+def _difference(path: str, size: int, crc: Optional[str]) -> Optional[str]:
+    try:
+        found = os.path.getsize(path)
+        if found != size:
+            return f"has {found} bytes, had {size}"
+        if crc is None:
+            return "its ledger line has no checksum"
+        return None if checksum(path) == crc else "its bytes have changed"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"

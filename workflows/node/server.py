@@ -22,7 +22,7 @@ unserve    --                                              unserved
 push       step, items                                     pushed / failed per item, then ran
 require    packages                                        required: missing, python
 read       step, id, key                                   data: size, raw bytes; ...; end: crc
-check      steps                                           bad per damaged key, then checked
+check      steps [, ids]                                   bad per damaged key, then checked
 drain      --                                              (nothing)
 drop       step, ids, why                                  dropped: count
 steps      --                                              steps: names, orphans, bytes
@@ -49,11 +49,12 @@ from workflows.node.shuffle import Senders, Shuffle
 from workflows.node.slots import Countdown, Slots
 from workflows.node.storage import Storage, checksum, remove, tree_size
 from workflows.node.verbs import VerbOperations
-from workflows.node.watchdog import MARK
 from workflows.node.wire import Wire
 from workflows.node.work import KeyFailed, KeyRun, Stage, Work
 
 _READ = 1 << 20
+# Of a ledger record: who needs these asks for `records`.
+_LONG = ("inputs", "totals", "pieces")
 Message = dict[str, Any]
 
 
@@ -164,14 +165,14 @@ class Session(VerbOperations):
     def op_check(self, message: Message) -> None:
         """Read every output again and report those that no longer are what the ledger says."""
         # Beside the session's own thread: it takes long, and pings must be answered meanwhile.
-        threading.Thread(target=self._check, args=(message["steps"],), daemon=True).start()
+        threading.Thread(target=self._check, args=(message,), daemon=True).start()
 
-    def _check(self, steps: list[str]) -> None:
-        checked = 0
+    def _check(self, message: Message) -> None:
+        checked, steps, ids = 0, message["steps"], message.get("ids")
         try:
             for step in steps or self.runtime.storage.steps():
                 checked += len(self.runtime.storage.ledger(step).entries())
-                for bad in bring.damaged(self.runtime.storage, step):
+                for bad in bring.damaged(self.runtime.storage, step, ids):
                     self.wire.send(dict(bad, event="bad", step=step))
             answer: Message = {"event": "checked", "keys": checked}
         except Exception as error:  # noqa: BLE001 - the driver waits for an answer
@@ -321,7 +322,7 @@ class Session(VerbOperations):
             try:
                 if not self.groups.cancelled:
                     for event in run(batch):
-                        self.wire.send(dict(_without_pieces(event), step=step))
+                        self.wire.send(dict(_summary(event), step=step))
             except FileNotFoundError as error:
                 for item in batch:
                     why = f"this node has no {error.filename}: install it"
@@ -370,24 +371,12 @@ class Session(VerbOperations):
         except Exception as error:  # noqa: BLE001 - the slot must live on, and the key be named
             self.runtime.check()
             return dict(failed, why=f"{type(error).__name__}: {error}", status=0, stderr="")
-        return dict(_without_pieces(record), event=event)
+        return dict(_summary(record), event=event)
 
     def _file(self, digest: str) -> str:
         return os.path.join(self.runtime.storage.root, "files", digest)
 
 
-def _without_pieces(record: Message) -> Message:
-    return {name: value for name, value in record.items() if name not in ("inputs", "totals")}
-
-
-def environment(mark: str, slot: str, nodes: str) -> dict[str, str]:
-    """Return the environment every command gets: the runtime's own, in the C locale."""
-    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
-    return dict(
-        os.environ,
-        LC_ALL="C",
-        PATH=path,
-        WORKFLOWS_SLOT=slot,
-        WORKFLOWS_NODES=nodes,
-        **{MARK: mark},
-    )
+def _summary(record: Message) -> Message:
+    """Return what the driver is told of a key that ended: a record without what may be long."""
+    return {name: value for name, value in record.items() if name not in _LONG}

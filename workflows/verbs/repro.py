@@ -11,6 +11,7 @@ import tempfile
 from workflows import s3
 from workflows.errors import KeysFailed, UsageError, WorkflowsError
 from workflows.lineage import Input, Key
+from workflows.node.environment import environment
 from workflows.node.work import BASH
 from workflows.steps import Step
 from workflows.verbs.pipeline import step_of_last_run
@@ -123,17 +124,13 @@ def _ship(step: Step, cwd: str) -> None:
 
 
 def _environment(step: Step, key: Key, cwd: str, metrics: str) -> dict[str, str]:
-    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
-    return dict(
-        os.environ,
-        LC_ALL="C",
-        PATH=path,
+    return environment(
+        str(key.slot),
+        str(len(step.nodes)),
         TMPDIR=cwd,
         filename=os.path.basename(key.name),
         WORKFLOWS_KEY=key.name,
         WORKFLOWS_STEP=step.name,
-        WORKFLOWS_SLOT=str(key.slot),
-        WORKFLOWS_NODES=str(len(step.nodes)),
         WORKFLOWS_METRICS=metrics,
         WORKFLOWS_ETAG=key.source.etag if key.source is not None else "",
     )

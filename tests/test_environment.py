@@ -1,0 +1,45 @@
+"""What commands inherit from whoever started the run."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from conftest import Place
+
+SAYS = """
+from workflows.steps import Map
+
+
+class Said(Map):
+    command = '''
+      shown=$(env)
+      grep -E "^(BASH_(ENV|FUNC)|ENV=|PYTHON(PATH|HOME|STARTUP)|AWS_|KEPT)" <<< "$shown"
+    '''
+"""
+GIVEN = {
+    "ENV": "/nowhere",
+    "BASH_FUNC_cat%%": "() { echo changed; }",
+    "PYTHONHOME": "",
+    "PYTHONSTARTUP": "/nowhere",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_SESSION_TOKEN": "token",
+    "KEPT": "yes",
+}
+
+
+def test_commands_inherit_no_credentials_and_nothing_that_changes_bash_or_python(
+    place: "Place",
+) -> None:
+    place.module(SAYS)
+    place.key("a", b"")
+    started = place.path / "started"
+    text = f'[[ "$BASH_EXECUTION_STRING" != *shown* ]] || : > {started}'
+    (place.path / "env.bash").write_text(text + "\n")
+    given = {**GIVEN, "BASH_ENV": str(place.path / "env.bash")}
+
+    done = place.luigi("Said", **given)
+    repro = place.run("workflows", "repro", "Said", "a", **given)
+
+    assert done.code == 0, done
+    assert place.outputs("Said") == {"a": b"KEPT=yes\n"}
+    assert (repro.code, repro.out) == (0, "KEPT=yes\n"), repro
+    assert not started.exists()
