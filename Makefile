@@ -11,6 +11,8 @@ SHELL_SCRIPTS := run_pipeline.sh .ci/run .ci/requirements
 CODE := workflows tests .ci $(wildcard benchmarks)
 # Arguments for pytest: make test ARGS='-k lock'
 ARGS ?=
+# Test files at a time; many wait for timeouts, so more than there are cores
+JOBS ?= 4
 # The oldest supported Python resolves the pins: what it can install, the newer ones can too.
 OLDEST ?= python3.10
 
@@ -23,7 +25,7 @@ dev:
 	@./run_pipeline.sh --setup-dev
 
 test: dev  ## run the tests (ARGS='-k lock' picks some, ARGS='-m fresh' the fresh clone)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: static test  ## everything a change has to pass: format, lint, types, layers, tests, docs
 

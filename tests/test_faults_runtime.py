@@ -90,7 +90,7 @@ def test_a_runtime_that_is_stopped_while_nobody_talks_to_it_does_not_outlive_the
 def test_a_runtime_that_ends_while_keys_wait_begins_none_of_them_and_leaves_nothing(
     marked: Trial,
 ) -> None:
-    for number in range(8):
+    for number in range(5):
         root = marked.place.path / f"{number}"
         with runtime(root, slots=2) as (node, channel):
             keys = map(str, range(1000))
