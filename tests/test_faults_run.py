@@ -30,11 +30,7 @@ class Cut(MapToN):
 
 class Merge(MapFromN):
     upstream = Cut
-<<<<<<< HEAD
-    command = '[ -z "${HELD:-}" ] || read -r _ < "$HELD"; sleep 0.02; xargs cat | sort'
-=======
-    command = "sleep 0.01; xargs cat | sort"
->>>>>>> faults
+    command = '[ -z "${HELD:-}" ] || read -r _ < "$HELD"; sleep 0.01; xargs cat | sort'
     durable = True
 """
 STEPS = ("Take", "Cut", "Cut.pieces", "Merge")
