@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import luigi
 
-from workflows import barriers, checkpoints, execution, run
+from workflows import barriers, checkpoints, execution, results, run
 from workflows.config import settings
 from workflows.dataset import Dataset
 from workflows.definition import Definition
@@ -253,6 +253,25 @@ class Step(Definition):
         text = str(exception) if known else str(super().on_failure(exception))
         return f"{text}\n  log: {log_path(self, self.shard)}" if self.shard else text
 
+    def on_success(self) -> str | None:
+        """Print the result of the run, once all of it is done."""
+        if self._is_result:
+            self._announce()
+        return None
+
+    def show(self) -> None:
+        """Print on stdout what a durable step made, at the end of the run that is for it."""
+        results.show_plainly(self.checkpointed)
+
+    @property
+    def _is_result(self) -> bool:
+        return self.durable and not self.shard and run.is_result(self)
+
+    def _announce(self) -> None:
+        about = {"identity": self.identity, "checkpoint": self.checkpoint}
+        run.log().add(what="result", step=self.name, **about)
+        results.announce(self.show)
+
     # -- targets -------------------------------------------------------------------------------
 
     @functools.cached_property
@@ -267,6 +286,16 @@ class Step(Definition):
 
     def _on_node(self, shard: Shard) -> NodeTarget:
         return NodeTarget(run.listings(self.fleet), self.ledger, shard.slot, shard.keys)
+
+
+@Step.event_handler(luigi.Event.DEPENDENCY_PRESENT)  # type: ignore[untyped-decorator]
+def _already_done(step: Step) -> None:
+    """Print the result of a run that found it done already."""
+    if step._is_result:
+        try:
+            step._announce()
+        except WorkflowsError as error:
+            run.fail(error)
 
 
 class Map(Step):
