@@ -73,10 +73,23 @@ class Step(Definition):
 
     @functools.cached_property
     def before(self) -> "Step | None":
-        """Return the whole upstream step, or None for a step that reads the source."""
+        """Return the whole upstream step, or None for a step that reads the source.
+
+        Raises:
+            UsageError: a parameter does not get to a step before it, which would use another value.
+        """
         if self.upstream is None:
             return None
         before: Step = self.clone(self.upstream, shard="", dataset=self.listed.digest)
+        for name in dict(self.get_params()).keys() - dict(before.get_params()):
+            for far in before.lineage[:-1]:
+                if getattr(far, name, None) != getattr(self, name) and name in dict(
+                    far.get_params()
+                ):
+                    raise UsageError(
+                        f"{name} of {self.name} does not get to {far.name}: {before.name} between"
+                        f" them has no such parameter; let it have the same one"
+                    )
         return before
 
     @property
