@@ -18,6 +18,7 @@ import luigi
 from luigi.cmdline_parser import CmdlineParser
 from luigi.interface import core
 from luigi.retcodes import retcode
+from luigi.task_register import Register
 
 from workflows import console
 from workflows.config import settings
@@ -198,6 +199,7 @@ def close() -> None:
         _fleets.pop().close()
     for cached in (fleet, listings, store, dataset, log, begin, watch):
         cached.cache_clear()
+    Register.clear_instance_cache()  # tasks remember their keys and shards
     _driver[0], _root[0] = 0, ""
     _read_on.clear()
 

@@ -143,16 +143,15 @@ class Step(Definition):
 
     def shards(self) -> list[Shard]:
         """Return how the step is cut into tasks; the same in every process of a run."""
-        if not self.is_static:
-            return slot_shards(self.keys(), len(self.nodes))
         whole = self.whole
         if "_shards" not in whole.__dict__:
-            chosen = settings()
-            whole.__dict__["_shards"] = shards_of(
-                self.keys() or [],
-                len(self.nodes),
-                key_tasks=chosen.key_tasks,
-                shards=chosen.shards,
+            keys, nodes, chosen = self.keys(), len(self.nodes), settings()
+            if keys is None:
+                return slot_shards(None, nodes)
+            whole.__dict__["_shards"] = (
+                shards_of(keys, nodes, key_tasks=chosen.key_tasks, shards=chosen.shards)
+                if self.is_static
+                else slot_shards(keys, nodes)
             )
         found: list[Shard] = whole.__dict__["_shards"]
         return found
