@@ -1,6 +1,8 @@
 """Laws of conservation: how they are written, and what happens when one is broken."""
 
+import http.server
 import shutil
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -234,3 +236,35 @@ def test_what_a_step_states_in_vain_is_refused_before_anything_runs(
     assert answer in done.err
     assert "Traceback" not in done.err
     assert place.ledger("Rows") == []
+
+
+class Wordless(http.server.BaseHTTPRequestHandler):
+    """Answers without saying how long the answer is, as what is made on the way."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+        return
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(b"vendor_id,passenger_count\n1,2\n")
+
+
+def test_a_law_on_the_size_of_a_source_that_does_not_tell_it_is_left_out(place: "Place") -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Wordless) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        (place.path / "list").write_text(f"http://127.0.0.1:{server.server_port}/month.csv\n")
+
+        done = place.luigi(
+            "MergeCounts", "--source", "list", "--pattern", "*", module="workflows.tasks"
+        )
+
+        server.shutdown()
+        thread.join()
+
+    assert done.code == 0, done
+    assert done.out.splitlines()[1:] == ["2  1"]

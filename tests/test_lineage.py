@@ -1,10 +1,11 @@
-"""Where the pieces of a 1:n step go."""
+"""Where the pieces of a 1:n step go, and how keys are cut into shards."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from workflows.lineage import pieces_of
+from workflows.lineage import Key, pieces_of, shards_of, slot_shards
 
 
 def manifest(**sizes: int) -> dict[str, Any]:
@@ -48,3 +49,26 @@ def test_a_numeric_prefix_decides_alone_also_among_balanced_pieces() -> None:
         "003_b": 1,
         "c": 0,
     }
+
+
+class Counted(list[Key]):
+    """Keys that count how often all of them are gone through."""
+
+    passes = 0
+
+    def __iter__(self) -> Iterator[Key]:
+        self.passes += 1
+        return super().__iter__()
+
+
+def test_keys_are_gone_through_once_however_many_slots_they_are_cut_for() -> None:
+    keys = Counted(Key(f"k{n:03d}", f"{n:x}", n % 7) for n in range(300))
+
+    shards = slot_shards(keys, 100)
+    cut = shards_of(keys, 100, key_tasks=0, shards=12)
+
+    assert keys.passes == 2
+    assert [shard.slot for shard in shards] == list(range(100))
+    for cuts in (shards, cut):
+        assert all(key.slot == shard.slot for shard in cuts for key in shard.keys)
+        assert sorted(key for shard in cuts for key in shard.keys) == list(keys)

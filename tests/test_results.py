@@ -34,7 +34,7 @@ def result(place: "Place") -> pathlib.Path:
 # -- a result that is not what it was --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", ["removed", "longer", "manifest"])
+@pytest.mark.parametrize("fault", ["removed", "longer", "flipped", "manifest"])
 def test_a_result_that_is_missing_or_damaged_fails_the_run_that_would_show_it(
     counted: "Place", fault: str
 ) -> None:
@@ -70,3 +70,82 @@ def test_a_result_whose_damaged_copy_was_removed_is_made_again(counted: "Place")
 
     assert (damaged.code, again.code) == (35, 0), (damaged, again)
     assert result(counted).read_bytes() == before
+
+
+# -- what a run says at its end --------------------------------------------------------------------
+
+MINE = """
+import luigi
+from workflows.steps import Map, MapFromN
+
+
+class Fetch(Map):
+    command = 'cat "$(cat)"'
+
+
+class Kept(Map):
+    upstream = Fetch
+    command = "cat"
+    durable = True
+
+
+class Total(MapFromN):
+    upstream = Kept
+    command = "xargs cat"
+    durable = True
+
+
+class Both(luigi.WrapperTask):
+    def requires(self):
+        words = {"source": "source", "pattern": "*"}
+        return [Total(**words)]
+"""
+
+
+def test_a_users_own_durable_task_prints_its_path_and_text_and_so_does_the_next_run(
+    place: "Place",
+) -> None:
+    place.module(MINE)
+    place.key("a", b"one\ntwo")
+
+    named = place.run("luigi", "--module", "mine", "Both")
+    again = place.luigi("Total")
+
+    (path,) = place.checkpoint.glob("Total/*/data/*/a")
+    for run in (named, again):
+        assert run.code == 0, run
+        assert run.out == f"{path}\none\ntwo\n", run
+
+
+@pytest.mark.parametrize("data", [b"\0\1", b"\xff\n", b"x" * 70_000])
+def test_of_a_result_that_is_no_short_text_only_the_path_is_printed(
+    place: "Place", data: bytes
+) -> None:
+    place.module(MINE)
+    place.key("a", data)
+
+    run = place.luigi("Kept")
+
+    (path,) = place.checkpoint.glob("Kept/*/data/*/a")
+    assert (run.code, run.out) == (0, f"{path}\n"), run
+
+
+def test_a_run_that_ends_in_a_map_says_nothing_of_work_that_is_left(place: "Place") -> None:
+    place.key("month.csv", b"vendor_id,passenger_count\n1,2\n")
+
+    run = count(place, task="GroupCount")
+
+    assert (run.code, run.out) == (0, ""), run
+    assert "not finished" not in run.err
+
+
+def test_fewer_workers_than_nodes_are_spoken_of_once(place: "Place") -> None:
+    place.module(MINE)
+    place.key("a", b"a\n")
+
+    few = place.luigi("Fetch", "--fleet", "local:2", "--workers", "1")
+    enough = place.luigi("Total", "--fleet", "local:2", "--workers", "2")
+
+    assert (few.code, enough.code) == (0, 0), (few, enough)
+    assert few.err.count("1 workers cannot keep 2 nodes busy; add --workers 4") == 1
+    assert "workers" not in enough.err

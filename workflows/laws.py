@@ -47,6 +47,16 @@ def broken(law: str, numbers: Mapping[str, int]) -> Optional[str]:
     return f"law broken: {law}, but {sums[0]} != {sums[1]} ({shown})"
 
 
+def names(law: str) -> list[str]:
+    """Return all names of `law`.
+
+    >>> names("bytes_out = source.bytes")
+    ['bytes_out', 'source.bytes']
+    """
+    left, right = parse(law)
+    return left + right
+
+
 def parse_metrics(text: str) -> Mapping[str, int]:
     r"""Read ``name=integer`` lines; a name given twice is summed.
 

@@ -115,8 +115,7 @@ def shards_of(keys: Sequence[Key], slots: int, *, key_tasks: int, shards: int) -
         return [Shard(key.name, key.slot, (key,)) for key in sorted(keys)]
     per_slot = max(1, shards // slots)
     cut = []
-    for slot in range(slots):
-        own = sorted(key for key in keys if key.slot == slot)
+    for slot, own in enumerate(_by_slot(keys, slots)):
         parts = min(per_slot, len(own))
         for part in range(parts):
             chosen = tuple(own[part::parts])
@@ -128,6 +127,16 @@ def shards_of(keys: Sequence[Key], slots: int, *, key_tasks: int, shards: int) -
 def slot_shards(keys: Sequence[Key] | None, slots: int) -> list[Shard]:
     """Return one shard a slot, for a step whose keys are not known before it can run."""
     return [
-        Shard(f"node {slot}", slot, tuple(sorted(key for key in keys or () if key.slot == slot)))
-        for slot in range(slots)
+        Shard(f"node {slot}", slot, tuple(own))
+        for slot, own in enumerate(_by_slot(keys or (), slots))
     ]
+
+
+def _by_slot(keys: Iterable[Key], slots: int) -> list[list[Key]]:
+    """Return the keys of each slot, sorted."""
+    found: list[list[Key]] = [[] for _ in range(slots)]
+    for key in keys:
+        found[key.slot].append(key)
+    for own in found:
+        own.sort()
+    return found

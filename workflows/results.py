@@ -4,9 +4,12 @@ import csv
 import io
 import os
 import sys
+from collections.abc import Callable
 from typing import TextIO
 
 from workflows.targets import CheckpointTarget
+
+_FEW, _SHORT = 20, 1 << 16  # outputs that are named one by one, and bytes that are shown
 
 
 def table(data: bytes, top: int | None = None) -> str:
@@ -43,9 +46,40 @@ def show(target: CheckpointTarget, top: int | None = None, out: TextIO | None = 
     stream.flush()
 
 
-def announce(target: CheckpointTarget) -> None:
+def show_plainly(target: CheckpointTarget, out: TextIO | None = None) -> None:
+    """Print where each output is, and its content if that is short text; of many, where all are.
+
+    Raises:
+        CheckpointError: one is missing or damaged.
+    """
+    stream = out or sys.stdout
+    manifest = target.manifest() or {"parts": [], "attempt": ""}
+    parts = manifest["parts"]
+    if len(parts) > _FEW:
+        print(target.store.locate(manifest["attempt"]), file=stream)
+    elif sum(part["bytes"] for part in parts) > _SHORT:
+        for part in parts:
+            print(target.store.locate(part["object"]), file=stream)
+    else:
+        for part, (_, data) in zip(parts, target.read(), strict=True):
+            print(target.store.locate(part["object"]), file=stream)
+            text = _as_text(data)
+            print(text, end="" if text.endswith("\n") or not text else "\n", file=stream)
+    stream.flush()
+
+
+def _as_text(data: bytes) -> str:
+    """Return `data` as text, or nothing if a terminal could not show it."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        return ""
+    return "" if "\0" in text or "\x1b" in text else text
+
+
+def announce(show_it: Callable[[], None]) -> None:
     """Show what a run made; that a reader like `head` has had enough is no failure of the run."""
     try:
-        show(target)
+        show_it()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -15,6 +15,10 @@ import signal
 import sys
 
 import luigi
+from luigi.cmdline_parser import CmdlineParser
+from luigi.interface import core
+from luigi.retcodes import retcode
+from luigi.task_register import Register
 
 from workflows import console
 from workflows.config import settings
@@ -33,7 +37,9 @@ logger = logging.getLogger("luigi-interface.workflows")
 logger.addFilter(console.clear_line)
 
 _fleets: list[Fleet] = []
-_driver, _is_task = [0], [False]
+_driver, _is_task, _exit_code = [0], [False], [0]
+_root = [""]
+_read_on: set[str] = set()
 _PR_SET_PDEATHSIG = 1
 
 
@@ -100,12 +106,44 @@ def begin() -> None:
 def watch(root: luigi.Task) -> None:
     """Show a person how a run goes; called once, by the process that schedules."""
     begin()
-    _driver[0] = os.getpid()
+    _driver[0], _root[0] = os.getpid(), root.task_id
     console.explain_interrupts()
     os.register_at_fork(after_in_child=functools.partial(_end_with, os.getpid(), ctypes.CDLL(None)))
     progress = Progress(log())
     progress.start()
     atexit.register(_end, progress, root, os.getpid())
+    _advise(root)
+
+
+def _advise(root: luigi.Task) -> None:
+    """Say so if there are fewer tasks in flight than nodes that could work."""
+    spec = getattr(root, "fleet", "")
+    if spec and CmdlineParser.get_instance() is not None:
+        workers, nodes = core().workers, len(fleet(spec))
+        if workers < nodes:
+            logger.warning(
+                "%d workers cannot keep %d nodes busy; add --workers %d, or write it in luigi.cfg",
+                workers,
+                nodes,
+                2 * nodes,
+            )
+
+
+def fail(error: WorkflowsError) -> None:
+    """Say what is wrong and let Luigi's command fail, from where Luigi swallows every error."""
+    logger.error("%s", error)
+    if CmdlineParser.get_instance() is not None:
+        _exit_code[0] = retcode().task_failed or 1
+
+
+def _leave() -> None:
+    if _exit_code[0]:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_exit_code[0])
+
+
+atexit.register(_leave)  # before all others of this module, so that it comes after them
 
 
 def _end_with(driver: int, libc: ctypes.CDLL) -> None:
@@ -124,10 +162,24 @@ def is_driver() -> bool:
 
 
 @luigi.Task.event_handler(luigi.Event.DEPENDENCY_DISCOVERED)  # type: ignore[untyped-decorator]
-def _schedules(task: luigi.Task, _dependency: luigi.Task) -> None:
+def _schedules(task: luigi.Task, dependency: luigi.Task) -> None:
     """Know that Luigi schedules a run; what the run is for is asked for its dependencies first."""
     if not _driver[0]:
         watch(task)
+    if hasattr(task, "shard"):  # a step, not a task that only names several results
+        _read_on.add(dependency.task_id)
+
+
+def is_result(task: luigi.Task) -> bool:
+    """Tell whether no step of this run reads what a task makes: it is what the run is for."""
+    return task.task_id not in _read_on
+
+
+@luigi.Task.event_handler(luigi.Event.SUCCESS)  # type: ignore[untyped-decorator]
+def _finished(task: luigi.Task) -> None:
+    """Let the driver know that all is done; its own answers may be seconds old by then."""
+    if task.task_id == _root[0]:
+        log().add(what="finished", task=task.task_family)
 
 
 @luigi.Task.event_handler(luigi.Event.START)  # type: ignore[untyped-decorator]
@@ -157,7 +209,9 @@ def close() -> None:
         _fleets.pop().close()
     for cached in (fleet, listings, store, dataset, log, begin, watch):
         cached.cache_clear()
-    _driver[0] = 0
+    Register.clear_instance_cache()  # tasks remember their keys and shards
+    _driver[0], _root[0] = 0, ""
+    _read_on.clear()
 
 
 def _close_fleets(opener: int) -> None:
@@ -187,6 +241,8 @@ def _last_words(totals: Totals, root: luigi.Task) -> str:
         keys = "1 key" if failed == 1 else f"{failed} keys"
         return f"{keys} failed, what is done is kept: mend the cause, then run the same again"
     if totals.failures or console.has_complained():
+        return ""
+    if any(line["what"] == "finished" for _, line in read_lines(log().path)):
         return ""
     with contextlib.suppress(WorkflowsError):
         if root.complete():

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import luigi
 
-from workflows import barriers, checkpoints, execution, run
+from workflows import barriers, checkpoints, execution, results, run
 from workflows.config import settings
 from workflows.dataset import Dataset
 from workflows.definition import Definition
@@ -73,10 +73,23 @@ class Step(Definition):
 
     @functools.cached_property
     def before(self) -> "Step | None":
-        """Return the whole upstream step, or None for a step that reads the source."""
+        """Return the whole upstream step, or None for a step that reads the source.
+
+        Raises:
+            UsageError: a parameter does not get to a step before it, which would use another value.
+        """
         if self.upstream is None:
             return None
         before: Step = self.clone(self.upstream, shard="", dataset=self.listed.digest)
+        for name in dict(self.get_params()).keys() - dict(before.get_params()):
+            for far in before.lineage[:-1]:
+                if getattr(far, name, None) != getattr(self, name) and name in dict(
+                    far.get_params()
+                ):
+                    raise UsageError(
+                        f"{name} of {self.name} does not get to {far.name}: {before.name} between"
+                        f" them has no such parameter; let it have the same one"
+                    )
         return before
 
     @property
@@ -130,16 +143,15 @@ class Step(Definition):
 
     def shards(self) -> list[Shard]:
         """Return how the step is cut into tasks; the same in every process of a run."""
-        if not self.is_static:
-            return slot_shards(self.keys(), len(self.nodes))
         whole = self.whole
         if "_shards" not in whole.__dict__:
-            chosen = settings()
-            whole.__dict__["_shards"] = shards_of(
-                self.keys() or [],
-                len(self.nodes),
-                key_tasks=chosen.key_tasks,
-                shards=chosen.shards,
+            keys, nodes, chosen = self.keys(), len(self.nodes), settings()
+            if keys is None:
+                return slot_shards(None, nodes)
+            whole.__dict__["_shards"] = (
+                shards_of(keys, nodes, key_tasks=chosen.key_tasks, shards=chosen.shards)
+                if self.is_static
+                else slot_shards(keys, nodes)
             )
         found: list[Shard] = whole.__dict__["_shards"]
         return found
@@ -253,6 +265,25 @@ class Step(Definition):
         text = str(exception) if known else str(super().on_failure(exception))
         return f"{text}\n  log: {log_path(self, self.shard)}" if self.shard else text
 
+    def on_success(self) -> str | None:
+        """Print the result of the run, once all of it is done."""
+        if self._is_result:
+            self._announce()
+        return None
+
+    def show(self) -> None:
+        """Print on stdout what a durable step made, at the end of the run that is for it."""
+        results.show_plainly(self.checkpointed)
+
+    @property
+    def _is_result(self) -> bool:
+        return self.durable and not self.shard and run.is_result(self)
+
+    def _announce(self) -> None:
+        about = {"identity": self.identity, "checkpoint": self.checkpoint}
+        run.log().add(what="result", step=self.name, **about)
+        results.announce(self.show)
+
     # -- targets -------------------------------------------------------------------------------
 
     @functools.cached_property
@@ -267,6 +298,16 @@ class Step(Definition):
 
     def _on_node(self, shard: Shard) -> NodeTarget:
         return NodeTarget(run.listings(self.fleet), self.ledger, shard.slot, shard.keys)
+
+
+@Step.event_handler(luigi.Event.DEPENDENCY_PRESENT)  # type: ignore[untyped-decorator]
+def _already_done(step: Step) -> None:
+    """Print the result of a run that found it done already."""
+    if step._is_result:
+        try:
+            step._announce()
+        except WorkflowsError as error:
+            run.fail(error)
 
 
 class Map(Step):

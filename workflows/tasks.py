@@ -8,11 +8,10 @@
 
 import shlex
 from collections.abc import Sequence
-from typing import Any
 
 import luigi
 
-from workflows import results, run
+from workflows import results
 from workflows.steps import Map, MapFromN, MapToN
 
 
@@ -83,20 +82,6 @@ class MergeCounts(ByColumns, MapFromN):
         "rows_counted + GroupCount.rows_rejected + Select.rows_rejected = Select.rows_in",
     )
 
-    def on_success(self) -> str | None:
-        """Print the result, once the whole step is done."""
-        if not self.shard:
-            _show(self)
-        return None
-
-
-@luigi.Task.event_handler(luigi.Event.DEPENDENCY_PRESENT)  # type: ignore[untyped-decorator]
-def _already_done(task: Any) -> None:
-    """Print the result of a run that found it done already."""
-    if isinstance(task, MergeCounts) and not task.shard:
-        _show(task)
-
-
-def _show(step: MergeCounts) -> None:
-    run.log().add(what="result", step=step.name, identity=step.identity, checkpoint=step.checkpoint)
-    results.announce(step.checkpointed)
+    def show(self) -> None:
+        """Print where the result is, and the result as a table."""
+        results.show(self.checkpointed)

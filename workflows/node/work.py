@@ -311,9 +311,14 @@ class KeyRun:
     ) -> None:
         known = {**totals, **{f"input.{name}": n for name, n in previous.items()}, **numbers}
         for law in stage.laws:
+            if self._has_no_size() and "source.bytes" in laws.names(law):
+                continue  # a server that does not say how long its answer is cannot be checked
             sentence = laws.broken(law, known)
             if sentence is not None:
                 raise KeyFailed(sentence, stage.step)
+
+    def _has_no_size(self) -> bool:
+        return "source" in self.item and self.item["source"]["bytes"] is None
 
     def _metrics(self, number: int, stage: Stage) -> Mapping[str, int]:
         try:

@@ -1,11 +1,8 @@
 """What a pipeline whose result is files prints at its end: where they are, and how large."""
 
 import sys
-from typing import Any, TextIO
+from typing import TextIO
 
-import luigi
-
-from workflows import run
 from workflows.steps import Step
 from workflows.targets import CheckpointTarget
 
@@ -15,23 +12,9 @@ class ListsItsFiles(Step):
 
     durable = True
 
-    def on_success(self) -> str | None:
+    def show(self) -> None:
         """Print the files, once the whole step is done."""
-        if not self.shard:
-            _show(self)
-        return None
-
-
-@luigi.Task.event_handler(luigi.Event.DEPENDENCY_PRESENT)  # type: ignore[untyped-decorator]
-def _already_done(task: Any) -> None:
-    """Print the files of a run that found them done already."""
-    if isinstance(task, ListsItsFiles) and not task.shard:
-        _show(task)
-
-
-def _show(step: Step) -> None:
-    run.log().add(what="result", step=step.name, identity=step.identity, checkpoint=step.checkpoint)
-    show(step.checkpointed)
+        show(self.checkpointed)
 
 
 def show(target: CheckpointTarget, out: TextIO | None = None) -> None:
