@@ -1,6 +1,6 @@
 """What commands inherit from whoever started the run."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -34,7 +34,7 @@ def test_commands_inherit_no_credentials_and_nothing_that_changes_bash_or_python
     started = place.path / "started"
     text = f'[[ "$BASH_EXECUTION_STRING" != *shown* ]] || : > {started}'
     (place.path / "env.bash").write_text(text + "\n")
-    given = {**GIVEN, "BASH_ENV": str(place.path / "env.bash")}
+    given: dict[str, Any] = {**GIVEN, "BASH_ENV": str(place.path / "env.bash")}
 
     done = place.luigi("Said", **given)
     repro = place.run("workflows", "repro", "Said", "a", **given)
