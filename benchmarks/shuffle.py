@@ -74,7 +74,7 @@ def shuffled(fleet: Fleet, hosts: Hosts, pieces: list[Piece], makers: dict[str, 
     by_slot: dict[int, list[Piece]] = {}
     for piece in pieces:
         by_slot.setdefault(piece.key.slot, []).append(piece)
-    step = cast("Any", SimpleNamespace(nodes=fleet, ledger="Big.pieces"))
+    step = cast("Any", SimpleNamespace(nodes=fleet, ledger="Big.pieces", by_name=False))
     before, started = _cpu(hosts, "utime"), time.perf_counter()
     outcomes = shuffle.move(step, by_slot, makers)
     took = time.perf_counter() - started, _cpu(hosts, "utime") - before

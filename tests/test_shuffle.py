@@ -195,7 +195,7 @@ def test_nodes_out_of_each_others_reach_are_both_named(
 ) -> None:
     hosts.add(2)
     fleet = open_fleet(hosts.spec, state=str(place.state), slots=0)
-    step: Any = SimpleNamespace(nodes=fleet, ledger="Cut.pieces")
+    step: Any = SimpleNamespace(nodes=fleet, ledger="Cut.pieces", by_name=False)
     piece = Piece(Key("0_key/1_piece", "0b", 1), 1, "00000000", Input("Cut", "0a", "0_key"))
     with socket.create_server((hosts.nodes[0].address, 0)) as probe:
         port = probe.getsockname()[1]

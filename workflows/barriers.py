@@ -59,18 +59,11 @@ def deliver(step: "MapToN") -> None:
     outcomes = shuffle.move(step, by_slot, made_on)
     run.listings(step.fleet).forget()
     made = {piece.key.identity: piece for piece in pieces}
-    failed = {
-        slot: [
-            _of_maker(event, made[event["id"]]) for event in events if event["event"] == "failed"
-        ]
-        for slot, events in outcomes.items()
-    }
-    if any(failed.values()):
-        _blame(step, manifest, {e["id"] for events in failed.values() for e in events}, made_on)
-    for slot, failures in failed.items():
-        if failures:
-            done = len(outcomes[slot]) - len(failures)
-            raise KeysFailed(step.nodes.nodes[slot].name, done, failures)
+    for slot, events in outcomes.items():
+        failed = [_of_maker(e, made[e["id"]]) for e in events if e["event"] == "failed"]
+        if failed:
+            _blame(step, manifest, {event["id"] for event in failed}, made_on)
+            raise KeysFailed(step.nodes.nodes[slot].name, len(events) - len(failed), failed)
     count = sum(map(len, by_slot.values()))
     sizes = [sum(piece.size for piece in by_slot.get(node.slot, ())) for node in step.nodes.nodes]
     log = {"pieces": count, "bytes": sum(sizes), "skew": round(skew(sizes), 3)}

@@ -220,6 +220,6 @@ def _item(step: "Step", key: Key, first: Key) -> dict[str, Any]:
         source = first.source
         # The URL may be signed: it is for the command's stdin alone. The ledger gets `was`.
         url = s3.transit(source.url)
-        was = [source.url, source.size, source.etag]
+        was = [source.unsigned, source.size, source.etag]
         item["source"] = {"url": url, "bytes": source.size, "id": source.identity, "was": was}
     return item

@@ -199,6 +199,14 @@ class Storage:
                 remove(entry.path)
 
 
+def place(shipped: str, path: str) -> None:
+    """Put a shipped file at `path`: no symbolic link, beside which Python would not find others."""
+    try:
+        os.link(shipped, path)
+    except OSError:  # too many links, or a disk that knows none
+        shutil.copy(shipped, path)
+
+
 def remove(path: str) -> None:
     """Remove a file or a tree, if it is there."""
     try:

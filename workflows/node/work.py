@@ -20,7 +20,7 @@ from workflows.keys import digest_of
 from workflows.node.ledger import Record
 from workflows.node.meter import Meter
 from workflows.node.processes import Groups, kill_group
-from workflows.node.storage import Storage, checksum, remove
+from workflows.node.storage import Storage, checksum, place, remove
 from workflows.node.strays import Strays
 
 BASH = ["bash", "--norc", "--noprofile", "-euo", "pipefail", "-c"]
@@ -188,7 +188,7 @@ class KeyRun:
         cwd = os.path.join(self.scratch, f"{number}.cwd")
         os.mkdir(cwd)
         for name, digest in stage.files.items():
-            _place(os.path.join(self.storage.root, "files", digest), os.path.join(cwd, name))
+            place(os.path.join(self.storage.root, "files", digest), os.path.join(cwd, name))
         environment = dict(
             self.work.env,
             filename=os.path.basename(self.key),
@@ -395,14 +395,6 @@ class KeyRun:
             file.seek(max(0, size - STDERR_KEPT))
             said = file.read().decode("utf-8", "backslashreplace")
             return _SIGNED.sub(r"\1...", said)
-
-
-def _place(shipped: str, path: str) -> None:
-    """Put a shipped file at `path`: no symbolic link, beside which Python would not find others."""
-    try:
-        os.link(shipped, path)
-    except OSError:  # too many links, or a disk that knows none
-        shutil.copy(shipped, path)
 
 
 @functools.cache
