@@ -1,5 +1,6 @@
 """hosts.yaml: what it may say, and that everything wrong in it is named at once."""
 
+import json
 import pathlib
 import textwrap
 
@@ -87,6 +88,9 @@ def test_everything_that_is_wrong_is_named_with_the_near_match(tmp_path: pathlib
         ("hosts: [{address: a, port: 70000}]", "port must be a number from 1 to 65535"),
         ("hosts: [{address: a, port: true}]", "port must be a number"),
         ("hosts: [{address: 7}]", "address must be text"),
+        ("hosts: [{address: a, packages: git}]", "packages must be a list of names"),
+        ("hosts: [{address: a, packages: [git, --force]}]", "packages must be a list of names"),
+        ("hosts: [{address: a, post_int: x}]", "no such key 'post_int'; did you mean 'post_init'?"),
         ("hosts: [{address: a", "is no YAML"),
         ("hosts: [a]\npatience: long", "patience must be a number"),
     ],
@@ -101,7 +105,8 @@ def test_a_file_that_is_not_there_is_named(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_host_survives_its_way_to_the_hub(tmp_path: pathlib.Path) -> None:
-    text = f"hosts: [{{address: a, host_key: {KEY}, jump: {{address: b, host_key: {KEY}}}}}]"
+    jump = f"{{address: b, host_key: {KEY}}}"
+    text = f"hosts: [{{address: a, host_key: {KEY}, packages: [git], jump: {jump}}}]"
     (host,) = read(tmp_path, text).hosts
 
-    assert from_json(to_json(host)) == host
+    assert from_json(json.loads(json.dumps(to_json(host)))) == host

@@ -25,7 +25,8 @@ _DEFAULT_SCRATCH = ".workflows-node"
 _QUOTABLE = re.compile(r"[A-Za-z0-9_@%+=:,./~ -]+")
 _TOP = ("defaults", "hosts", "patience")
 _NUMBERS = {"port": (1, 65535), "slots": (0, 4096), "patience": (0, 86400)}
-_PATHS = ("identity", "known_hosts")
+_PATHS = ("identity", "known_hosts", "pip", "post_init")
+_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._:=~@/-]*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +53,9 @@ class Host(Login):
     python: str = "python3"
     peer: str = ""  # by which other nodes reach it, if not by its address
     jump: Login | None = None
+    packages: tuple[str, ...] = ()  # these three are for `workflows up`
+    pip: str = ""
+    post_init: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +118,8 @@ def to_json(host: Host) -> dict[str, Any]:
 def from_json(data: dict[str, Any]) -> Host:
     """Return the host that `to_json` wrote."""
     jump = data["jump"] and Login(**{**data["jump"], "host_key": tuple(data["jump"]["host_key"])})
-    return Host(**{**data, "host_key": tuple(data["host_key"]), "jump": jump})
+    lists = {name: tuple(data[name]) for name in ("host_key", "packages")}
+    return Host(**{**data, **lists, "jump": jump})
 
 
 def _names(kind: type[Login]) -> tuple[str, ...]:
@@ -149,8 +154,8 @@ class _Checked:
             return value and self.login(
                 Login, self.mapping(value, f"{where} jump", _names(Login)), f"{where} jump"
             )
-        if name == "host_key":
-            return self._host_keys(value, where)
+        if name in ("host_key", "packages"):
+            return getattr(self, f"_{name}")(value, where)
         if name in _NUMBERS:
             return self._number(name, value, where)
         if not isinstance(value, str) or not value:
@@ -172,7 +177,14 @@ class _Checked:
             return low
         return value
 
-    def _host_keys(self, value: Any, where: str) -> tuple[str, ...]:
+    def _packages(self, value: Any, where: str) -> tuple[str, ...]:
+        names = value if isinstance(value, list) else [None]
+        if not all(isinstance(name, str) and _PACKAGE.fullmatch(name) for name in names):
+            self.problems.append(f"{where}: packages must be a list of names: [git, zstd]")
+            return ()
+        return tuple(names)
+
+    def _host_key(self, value: Any, where: str) -> tuple[str, ...]:
         keys = [value] if isinstance(value, str) else value
         if not isinstance(keys, list) or not all(_is_key(key) for key in keys):
             self.problems.append(

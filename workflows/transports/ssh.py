@@ -167,7 +167,7 @@ def _dialled(node: str, login: Login) -> socket.socket:
 
 def _login(node: str, login: Login, sock: Any) -> paramiko.Transport:
     """Shake hands over `sock`, check the host key, and only then log in."""
-    known = _known_keys(node, login)
+    known = known_keys(node, login)
     transport = paramiko.Transport(sock)
     try:
         transport.banner_timeout = transport.auth_timeout = CONNECT_S
@@ -209,7 +209,7 @@ def _kinds(kind: str) -> tuple[str, ...]:
 # -- whether it is the right host ------------------------------------------------------------------
 
 
-def _known_keys(node: str, login: Login) -> list[str]:
+def known_keys(node: str, login: Login) -> list[str]:
     """Return the keys that the host may show, as ``type base64``."""
     if login.host_key:
         return list(login.host_key)

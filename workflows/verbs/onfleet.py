@@ -5,7 +5,8 @@ import sys
 from collections.abc import Iterable
 
 from workflows.config import settings
-from workflows.errors import NodeLost, WorkflowsError
+from workflows.errors import NodeLost, UsageError, WorkflowsError
+from workflows.hosts import Host, read_hosts
 from workflows.store import Store, open_store
 
 
@@ -38,3 +39,16 @@ def exit_code(errors: Iterable[WorkflowsError]) -> int:
     """Return 3 if a node was lost, 1 if anything else failed, else 0."""
     found = list(errors)
     return 3 if any(isinstance(error, NodeLost) for error in found) else 1 if found else 0
+
+
+def static_hosts(spec: str, verb: str) -> tuple[Host, ...]:
+    """Return the hosts of an ssh fleet, in the order of their slots; `verb` asks.
+
+    Raises:
+        UsageError: it is another kind of fleet, or its file is wrong.
+    """
+    if spec.startswith("ssh:"):
+        return read_hosts(spec.removeprefix("ssh:")).hosts
+    if spec.startswith("ec2:"):
+        raise UsageError(f"{spec} is on EC2: workflows fleet {verb} {spec.removeprefix('ec2:')}")
+    raise UsageError(f"{spec} is no ssh fleet: workflows {verb} --fleet ssh:hosts.yaml")

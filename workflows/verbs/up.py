@@ -1,0 +1,80 @@
+"""``workflows up``: makes the hosts of an ssh fleet ready; prints their lines as they come."""
+
+import argparse
+import concurrent.futures
+import contextlib
+import functools
+import sys
+import threading
+
+from workflows.ec2.bootstrap import Recipe, host_recipe, make_ready
+from workflows.errors import NodeLost, NodeRefused, WorkflowsError
+from workflows.hosts import Host
+from workflows.transports.ssh import Connection, connect
+from workflows.verbs.onfleet import add_fleet, exit_code, say, static_hosts
+
+_AT_ONCE = 64
+_KEEPALIVE_S = 5  # with TCP_USER_TIMEOUT it ends a dead connection
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    add_fleet(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Return 0 if all hosts are ready, 1 if something failed on one, 3 if hosts are lost."""
+    hosts = static_hosts(arguments.fleet, "up")
+    wanted = [(f"node {slot} ({host})", host, host_recipe(host)) for slot, host in enumerate(hosts)]
+    with (
+        contextlib.closing(_Work()) as work,
+        concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool,
+    ):
+        futures = [pool.submit(work.on, *one) for one in wanted]
+        try:
+            results = [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            work.close()  # or Ctrl-C would wait until every host is done
+            raise
+    errors = [result for result in results if isinstance(result, WorkflowsError)]
+    for error in errors:
+        say(str(error))
+    say(_summary(results))
+    return exit_code(errors)
+
+
+class _Work:
+    """What is done on the hosts, side by side; closing it ends their connections."""
+
+    def __init__(self) -> None:
+        self._screen = threading.Lock()
+        self._connections: list[Connection] = []
+
+    def on(self, name: str, host: Host, recipe: Recipe) -> list[str] | WorkflowsError:
+        """Return which stages ran on a host, or why it is not ready."""
+        try:
+            connection = connect(name, host)
+            self._connections.append(connection)
+            connection.transport.set_keepalive(_KEEPALIVE_S)
+            return make_ready(connection, name, recipe, functools.partial(self._show, name))
+        except (NodeLost, NodeRefused) as error:
+            return error
+
+    def close(self) -> None:
+        """Close all connections."""
+        for connection in self._connections:
+            connection.close()
+
+    def _show(self, name: str, text: str) -> None:
+        with self._screen:  # whole lines, or those of several nodes would mix
+            print(f"{name}: {text}", file=sys.stderr, flush=True)
+
+
+def _summary(results: list[list[str] | WorkflowsError]) -> str:
+    lost = sum(isinstance(result, NodeLost) for result in results)
+    failed = sum(isinstance(result, WorkflowsError) for result in results) - lost
+    if not lost + failed and not any(results):
+        return f"nothing has changed, nothing was run: {len(results)} of {len(results)} ready"
+    ready = len(results) - lost - failed
+    return f"{ready} of {len(results)} ready, {failed} failed, {lost} lost"
