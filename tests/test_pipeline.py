@@ -450,7 +450,10 @@ def test_after_gc_every_step_of_the_pipeline_is_still_done(taxi: "Place") -> Non
     [
         (["--source", "empty"], "nothing in empty matches '*' (0 names were seen)"),
         (["--source", "full", "--pattern", "no*"], "nothing in full matches 'no*' (1 names were"),
-        (["--source", "nowhere"], "there is no source nowhere: give a directory, or a file that"),
+        (
+            ["--source", "nowhere"],
+            "there is no source nowhere: give a directory or s3://BUCKET/PREFIX/, or",
+        ),
         (["--source", "full", "--fleet", "moon:3"], "no fleet 'moon:3': write local:N"),
         (["--source", "full", "--fleet", "local:0"], "no fleet 'local:0': write local:N"),
         (["--source", "full", "--shard", "x"], "MergeCounts has no shard 'x'; leave --shard out"),

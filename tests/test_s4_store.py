@@ -143,7 +143,6 @@ def test_a_stored_file_is_read_only(keys: "Keys") -> None:
         ("luigi.cfg", "s4://" + "b" * 300 + "/k"),
         ("luigi.cfg", "s4://b.pieces/k"),
         ("luigi.cfg", "s3://bucket/k"),
-        ("s3://bucket/k", "fleet://b/k"),
         ("nothing here", "fleet://b/k"),
         ("fleet://b/none", "x"),
         ("-", "fleet://b/d/"),
@@ -159,6 +158,16 @@ def test_what_cannot_be_copied_is_refused_in_one_line(
     assert done.code in (1, 2)
     assert done.err.count("\n") == 1, done
     assert {p.name for p in keys.place.path.iterdir()} - {p.name for p in before} <= {".workflows"}
+    assert not [*keys.nodes.glob("*/data/*")]
+
+
+def test_an_object_that_cannot_be_read_is_named_with_the_remedy(keys: "Keys") -> None:
+    nobody = {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(keys.place.path)}
+
+    done = keys.run("cp", "s3://bucket/k", "fleet://b/k", **nobody)
+
+    assert done.code == 1
+    assert "s3://bucket/k: Unable to locate credentials\n  give credentials:" in done.err
     assert not [*keys.nodes.glob("*/data/*")]
 
 
