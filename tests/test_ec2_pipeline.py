@@ -50,7 +50,6 @@ def test_rides_are_counted_per_month_on_spot_nodes_as_on_this_machine(ec2: "Ec2"
     assert ", compute 0.0 node minutes" not in cost.out
 
 
-@pytest.mark.xfail(reason="1:n steps do not work on ssh nodes yet", strict=True)
 def test_the_whole_taxi_pipeline_gives_the_same_result_on_spot_nodes(ec2: "Ec2") -> None:
     months(ec2, 4)
     ec2.fleet.up()

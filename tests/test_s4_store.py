@@ -162,9 +162,11 @@ def test_what_cannot_be_copied_is_refused_in_one_line(
 
 
 def test_an_object_that_cannot_be_read_is_named_with_the_remedy(keys: "Keys") -> None:
-    nobody = {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(keys.place.path)}
+    nowhere = str(keys.place.path)
 
-    done = keys.run("cp", "s3://bucket/k", "fleet://b/k", **nobody)
+    done = keys.run(
+        "cp", "s3://bucket/k", "fleet://b/k", HOME=nowhere, AWS_EC2_METADATA_DISABLED="true"
+    )
 
     assert done.code == 1
     assert "s3://bucket/k: Unable to locate credentials\n  give credentials:" in done.err

@@ -50,6 +50,8 @@ def host_of(spec: Spec, one: Instance, *keys: str) -> Host:
         scratch=node_scratch(spec),
         slots=spec.slots,
         jump=spec.access.jump,
+        # The security group lets its members reach each other, by these addresses alone.
+        peer=one.private_ip,
     )
 
 

@@ -9,7 +9,7 @@ The hub ends when its stdin does.
 =========  ==========================  ==================================================
 operation  fields                      answered by
 =========  ==========================  ==================================================
-attach     slot                        attached: generation, root; then the session itself
+attach     slot                        attached: generation, root, peer; then the session itself
 revive     slot, generation, patience  revived
 credential --                          credential: certificate, key, token; always the same
 =========  ==========================  ==================================================
@@ -126,7 +126,8 @@ def _serve(remotes: list[Remote], credential: _Credential, stream: socket.socket
             wire.send({"event": "refused", "why": refused.why})
             return
         try:
-            about = {"generation": session.generation, "root": session.root}
+            peer = remote.host.peer or remote.host.address  # another node may fill the slot by now
+            about = {"generation": session.generation, "root": session.root, "peer": peer}
             wire.send(dict(about, event="attached"))
             _join(stream, session)
         finally:

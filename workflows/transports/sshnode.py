@@ -175,6 +175,7 @@ class SshNode:
         """
         stream, answer = self._ask({"op": "attach"}, _ANSWER_S)
         self._generation, self.root = answer["generation"], answer["root"]
+        self.peer = answer["peer"]
         return Wire(stream)
 
     def revive(self, *, wait: bool = True) -> None:
