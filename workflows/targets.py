@@ -48,8 +48,7 @@ class Listings:
         if not absent:
             return []
         if os.getpid() != self._driver:
-            found = self._ask(slot, step, [key.identity for key in absent])
-            return [key for key in absent if key.identity not in found]
+            return self._missing_here(slot, step, absent)
         if not self._is_fresh(slot, step):
             self._ask_all(step) if self._is_first(step) else self._ask(slot, step)
             for _ in range(_ASKED_AGAIN):
@@ -58,6 +57,17 @@ class Listings:
                 self._ask(slot, step)  # another process found the node lost while this one asked
             done = self._heard(slot, step)
         return [key for key in keys if key.identity not in done]
+
+    def _missing_here(self, slot: int, step: str, keys: Sequence[Key]) -> list[Key]:
+        """Ask, as a task does, for some keys alone."""
+        identities = [key.identity for key in keys]
+        found: dict[str, int] = {}
+        for _ in range(1 + _ASKED_AGAIN):
+            mark = self._mark(slot)
+            found = self._ask(slot, step, identities)
+            if mark == self._mark(slot):
+                break  # or another process found the node lost while this one asked
+        return [key for key in keys if key.identity not in found]
 
     def forget(self) -> None:
         """Believe no negative any longer: something was just made."""

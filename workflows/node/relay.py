@@ -19,16 +19,36 @@ def start() -> None:
     """Serve sessions until stdin ends, or the runtime does."""
     os.write(1, b'\n{"event":"attached"}\n')
     try:
-        while True:
-            data = _frame()
-            if data:
-                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
-                    stream.connect("\0" + sys.argv[2])
-                    _serve(stream, data)
-            _write(b"")
+        with _connected() as life:
+            while True:
+                _await_driver(life)
+                data = _frame()
+                if data:
+                    with _connected() as stream:
+                        _serve(stream, data)
+                _write(b"")
     except (OSError, EOFError):
         pass  # either side is gone, and so is what this is for
     os._exit(0)
+
+
+def _connected() -> socket.socket:
+    stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    stream.connect("\0" + sys.argv[2])
+    return stream
+
+
+def _await_driver(life: socket.socket) -> None:
+    """Wait for a session to begin; `life` is one that says nothing, and ends with the runtime.
+
+    Raises:
+        EOFError: the runtime has ended.
+    """
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    poll.register(life, select.POLLIN)
+    if any(fd == life.fileno() for fd, _ in poll.poll()):
+        raise EOFError
 
 
 def _serve(stream: socket.socket, first: bytes) -> None:
