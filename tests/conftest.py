@@ -185,12 +185,14 @@ class Running:
         """Return what it has printed so far."""
         return self.path.read_text(errors="replace")
 
-    def wait_for(self, what: "Callable[[], object]", within_s: float) -> float:
+    def wait_for(
+        self, what: "Callable[[], object]", within_s: float, every_s: float = 0.02
+    ) -> float:
         """Wait until `what` holds; return how long that took."""
         started = time.monotonic()
         while not what():
             assert time.monotonic() - started < within_s, f"not within {within_s} s:\n{self.said}"
-            time.sleep(0.02)
+            time.sleep(every_s)
         return time.monotonic() - started
 
     def end(self, within_s: float = 60) -> int:

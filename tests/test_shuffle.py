@@ -1,6 +1,5 @@
 """Shuffles between ssh nodes: the local run's bytes, whatever dies, and nothing by the driver."""
 
-import contextlib
 import os
 import shutil
 import signal
@@ -129,15 +128,12 @@ def test_no_port_is_open_and_nothing_is_left_behind_after_a_shuffle(
 
 
 def listeners(node: "Sshd") -> list[str]:
-    """Return the TCP ports that runtimes of a node listen on."""
-    inodes = set()
-    for pid in node.ours():
-        with contextlib.suppress(OSError):
-            for name in os.listdir(f"/proc/{pid}/fd"):
-                inodes.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+    """Return the TCP ports, its sshd's apart, that anything listens on at a node's own address."""
+    address = socket.inet_aton(node.address)[::-1].hex().upper()
     with open("/proc/net/tcp") as file:
-        rows = [line.split() for line in file.readlines()[1:]]
-    return [row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes]
+        rows = [line.split()[1:4] for line in file.readlines()[1:]]
+    ports = [local for local, _, state in rows if state == "0A" and local.startswith(address)]
+    return [port for port in ports if int(port.split(":")[1], 16) != node.port]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
@@ -145,8 +141,9 @@ def listeners(node: "Sshd") -> list[str]:
 def test_a_node_that_dies_within_a_shuffle_loses_nothing(
     place: "Place", hosts: "Hosts", role: str, number: int
 ) -> None:
-    # One key of 24 MB on node 0, all of whose pieces belong to node 1; the others have tiny ones.
-    make = 'if test "$filename" = 000_key; then for n in 1 4 7; do head -c 8000000 /dev/zero |'
+    # One key of 120 MB on node 0, all of whose pieces belong to node 1; the others have tiny ones.
+    # The shuffle is to last long enough to be seen: a part of a second at the least.
+    make = 'if test "$filename" = 000_key; then for n in 1 4 7; do head -c 40000000 /dev/zero |'
     make += ' tr "\\\\0" x > 00${n}_big; done; else cat > "small.$filename"; fi; ls'
     prepare(
         place,
@@ -159,7 +156,7 @@ def test_a_node_that_dies_within_a_shuffle_loses_nothing(
     arguments = ["--source", "source", "--pattern", "*", "--fleet", hosts.spec, "--workers", "4"]
 
     with place.start("luigi", "--module", "mine", "Count", *arguments) as run:
-        run.wait_for(lambda: any(map(listeners, hosts.nodes)), 60)
+        run.wait_for(lambda: any(map(listeners, hosts.nodes)), 60, every_s=0.002)
         hit = [
             pid for pid, line in victim.ours().items() if ".pyz" in line and "attach" not in line
         ]
