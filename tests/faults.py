@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from workflows.fleet import Channel
+from workflows.channel import Channel
 from workflows.transports.local import LocalNode
 
 if TYPE_CHECKING:

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
+from workflows.channel import Channel
 from workflows.errors import NodeLost, WorkflowsError
-from workflows.fleet import Channel
 from workflows.node.server import Runtime, Session
 from workflows.node.shuffle import Senders
 from workflows.node.slots import Slots
 from workflows.node.storage import Storage
 from workflows.node.wire import Wire
+from workflows.node.workplace import Workplaces
 
 LISTING = {"op": "list", "steps": ["Step"]}
 
@@ -34,7 +35,7 @@ class FakeNode:
     def connect(self) -> Wire:
         return Wire(self.ours)
 
-    def revive(self, *, wait: bool = True) -> None:
+    def revive(self, runtime: str = "", *, wait: bool = True) -> None:
         pass
 
     def close(self) -> None:
@@ -224,7 +225,7 @@ def test_a_runtime_that_stops_in_the_middle_of_an_output_is_lost(node: FakeNode,
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[socket.socket, Storage]]:
     """Return the driver's end of a session, and what the session works on."""
     storage = Storage(str(tmp_path_factory.mktemp("node")))
-    runtime = Runtime(storage, Slots(1), {}, Senders(storage))
+    runtime = Runtime(storage, Slots(1), {}, Senders(storage), Workplaces(storage))
     ours, theirs = socket.socketpair()
     serving = threading.Thread(target=Session(runtime, Wire(theirs)).serve)
     serving.start()

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from workflows.node.bring import bring
+from workflows.node.files import checksum
 from workflows.node.https import BROKEN, Credential, Gone, Listener, Source, target_of
 from workflows.node.shuffle import Senders, Shuffle
-from workflows.node.storage import Storage, checksum
+from workflows.node.storage import Storage
 from workflows.transports.credential import make_credential
 
 ADDRESS = "127.0.0.9"

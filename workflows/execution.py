@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from workflows import checkpoints, console, run, s3
+from workflows.channel import Channel
 from workflows.config import settings
 from workflows.errors import KeysFailed, NodeLost, NodeRefused, WorkflowsError
-from workflows.fleet import Channel
 from workflows.lineage import Key, Shard
 from workflows.taskreport import TaskReport, failed_before, remember_failure
 

@@ -1,17 +1,14 @@
 """What the tasks of one process share: fleets, stores, datasets and the run's log.
 
-Luigi forks a process for each task; what is cached here is inherited. Connections are not: a
-channel belongs to the process that opened it.
+Tasks are threads of one process. Connections they do not share: a channel belongs to the task that
+opened it.
 """
 
 import atexit
 import contextlib
-import ctypes
 import functools
 import logging
-import multiprocessing
 import os
-import signal
 import sys
 
 import luigi
@@ -21,6 +18,7 @@ from luigi.retcodes import retcode
 from luigi.task_register import Register
 
 from workflows import console
+from workflows.channel import is_in_task
 from workflows.config import settings
 from workflows.dataset import Dataset, load
 from workflows.errors import WorkflowsError
@@ -37,10 +35,9 @@ logger = logging.getLogger("luigi-interface.workflows")
 logger.addFilter(console.clear_line)
 
 _fleets: list[Fleet] = []
-_driver, _is_task, _exit_code = [0], [False], [0]
+_driver, _exit_code = [0], [0]
 _root = [""]
 _read_on: set[str] = set()
-_PR_SET_PDEATHSIG = 1
 
 
 @functools.cache
@@ -108,7 +105,6 @@ def watch(root: luigi.Task) -> None:
     begin()
     _driver[0], _root[0] = os.getpid(), root.task_id
     console.explain_interrupts()
-    os.register_at_fork(after_in_child=functools.partial(_end_with, os.getpid(), ctypes.CDLL(None)))
     progress = Progress(log())
     progress.start()
     atexit.register(_end, progress, root, os.getpid())
@@ -146,19 +142,9 @@ def _leave() -> None:
 atexit.register(_leave)  # before all others of this module, so that it comes after them
 
 
-def _end_with(driver: int, libc: ctypes.CDLL) -> None:
-    """Let a task that Luigi forked die with the driver, as its nodes do: it could only complain."""
-    if _is_task[0]:
-        return  # this is what a task has forked itself
-    _is_task[0] = True
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != driver:
-        os._exit(1)
-
-
 def is_driver() -> bool:
-    """Tell whether this is the process that schedules, not one that it forked."""
-    return os.getpid() == _driver[0]
+    """Tell whether it is what schedules that asks, not a task."""
+    return os.getpid() == _driver[0] and not is_in_task()
 
 
 @luigi.Task.event_handler(luigi.Event.DEPENDENCY_DISCOVERED)  # type: ignore[untyped-decorator]
@@ -180,22 +166,6 @@ def _finished(task: luigi.Task) -> None:
     """Let the driver know that all is done; its own answers may be seconds old by then."""
     if task.task_id == _root[0]:
         log().add(what="finished", task=task.task_family)
-
-
-@luigi.Task.event_handler(luigi.Event.START)  # type: ignore[untyped-decorator]
-def _interrupt_quietly(_task: luigi.Task) -> None:
-    """Let Ctrl-C end a task's process without the name and traceback that Python prints for it."""
-    if multiprocessing.parent_process() is not None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-@luigi.Task.event_handler(luigi.Event.PROCESS_FAILURE)  # type: ignore[untyped-decorator]
-def _say_killed(task: luigi.Task, message: str) -> None:
-    """Say what Luigi does not: the process of a task was killed, and could not say so itself."""
-    how = message.partition(" died ")[2] or message
-    log().add(what="failed", step=task.task_family, why=message)
-    shard = getattr(task, "shard", "")
-    logger.error("%s %s: its process died %s; run the same again", task.task_family, shard, how)
 
 
 def lost_nodes() -> list[str]:

@@ -39,8 +39,9 @@ from workflows.lineage import (
 )
 from workflows.targets import CheckpointTarget, NodeTarget
 from workflows.taskreport import log_path
+from workflows.taskthreads import run_on_threads
 
-# Luigi forks its workers; from 3.14 on Python's default would be to start them afresh.
+# Luigi forks for tasks that are no steps; from 3.14 on Python's default would be to start afresh.
 if multiprocessing.get_start_method(allow_none=True) is None:
     multiprocessing.set_start_method("fork")
 
@@ -298,6 +299,9 @@ class Step(Definition):
 
     def _on_node(self, shard: Shard) -> NodeTarget:
         return NodeTarget(run.listings(self.fleet), self.ledger, shard.slot, shard.keys)
+
+
+run_on_threads(Step)
 
 
 @Step.event_handler(luigi.Event.DEPENDENCY_PRESENT)  # type: ignore[untyped-decorator]

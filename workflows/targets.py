@@ -1,8 +1,6 @@
 """What Luigi asks for: keys that are done on a node, and steps that are durable in a store."""
 
 import json
-import mmap
-import os
 import secrets
 import subprocess
 import time
@@ -12,6 +10,7 @@ from typing import Any
 
 import luigi
 
+from workflows.channel import is_in_task
 from workflows.errors import CheckpointError, NodeLost, WorkflowsError
 from workflows.fleet import Fleet
 from workflows.lineage import Key
@@ -20,26 +19,25 @@ from workflows.store import Store
 
 _ASKED_AGAIN = 5
 _BELIEVED_S = 2.0
-_MARK = 8
 
 
 class Listings:
     """What nodes said is done: positives are kept, negatives are asked again.
 
     Outputs are immutable, so a key once seen done stays done for this run. A key that was missing
-    may be there by now, also in a process that Luigi forked meanwhile: it is believed to be missing
-    only by the process that schedules, which asks for a whole step at a time, and for two seconds.
-    A task asks for the keys that it needs: nodes look at every file they are asked for.
+    may be there by now: it is believed to be missing only by what schedules, which asks for a whole
+    step at a time, and for two seconds. A task asks for the keys that it needs: nodes look at every
+    file they are asked for.
     """
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self._driver = os.getpid()
-        self._done: dict[tuple[int, str], tuple[bytes, dict[str, int]]] = {}
+        self._done: dict[tuple[int, str], tuple[object, dict[str, int]]] = {}
         self._asked: dict[tuple[int, str], float] = {}
-        # For each slot a random mark, in memory that forked processes share: whoever finds that a
-        # node has lost something changes it, and nobody believes what was heard before.
-        self._marks = mmap.mmap(-1, _MARK * max(1, len(fleet)))
+        self._known: set[str] = set()  # steps that all nodes were asked for
+        # For each slot a mark: whoever finds that a node has lost something changes it, and nobody
+        # believes what was heard before.
+        self._marks = [object() for _ in range(len(fleet))]
 
     def missing(self, slot: int, step: str, keys: Sequence[Key]) -> list[Key]:
         """Return those of `keys` that are not done; all of them if the node cannot be reached."""
@@ -47,14 +45,14 @@ class Listings:
         absent = [key for key in keys if key.identity not in done]
         if not absent:
             return []
-        if os.getpid() != self._driver:
+        if is_in_task():
             return self._missing_here(slot, step, absent)
         if not self._is_fresh(slot, step):
             self._ask_all(step) if self._is_first(step) else self._ask(slot, step)
             for _ in range(_ASKED_AGAIN):
-                if self._done[slot, step][0] == self._mark(slot):
+                if self._done[slot, step][0] is self._marks[slot]:
                     break
-                self._ask(slot, step)  # another process found the node lost while this one asked
+                self._ask(slot, step)  # a task found the node lost while this one asked
             done = self._heard(slot, step)
         return [key for key in keys if key.identity not in done]
 
@@ -63,10 +61,10 @@ class Listings:
         identities = [key.identity for key in keys]
         found: dict[str, int] = {}
         for _ in range(1 + _ASKED_AGAIN):
-            mark = self._mark(slot)
+            mark = self._marks[slot]
             found = self._ask(slot, step, identities)
-            if mark == self._mark(slot):
-                break  # or another process found the node lost while this one asked
+            if mark is self._marks[slot]:
+                break  # or another task found the node lost while this one asked
         return [key for key in keys if key.identity not in found]
 
     def forget(self) -> None:
@@ -74,31 +72,29 @@ class Listings:
         self._asked.clear()
 
     def lose(self, slot: int) -> None:
-        """Believe nothing any longer that a lost node said, in no process of this run."""
-        self._marks[slot * _MARK : (slot + 1) * _MARK] = os.urandom(_MARK)
+        """Believe nothing any longer that a lost node said."""
+        self._marks[slot] = object()
         self.forget()
 
-    def _mark(self, slot: int) -> bytes:
-        return self._marks[slot * _MARK : (slot + 1) * _MARK]
-
     def _heard(self, slot: int, step: str) -> dict[str, int]:
-        mark, done = self._done.get((slot, step), (b"", {}))
-        return done if mark == self._mark(slot) else {}
+        mark, done = self._done.get((slot, step), (None, {}))
+        return done if mark is self._marks[slot] else {}
 
     def _is_fresh(self, slot: int, step: str) -> bool:
         asked = self._asked.get((slot, step), -_BELIEVED_S)
         return time.monotonic() - asked < _BELIEVED_S
 
     def _is_first(self, step: str) -> bool:
-        """Tell whether the process that schedules knows nothing of a step yet: it will ask all."""
-        return not any(name == step for _, name in self._done)
+        """Tell whether what schedules knows nothing of a step yet: it will ask all."""
+        return step not in self._known
 
     def _ask_all(self, step: str) -> None:
         """Ask all nodes at once, or far away ones would be waited for one after the other."""
+        self._known.add(step)
         self._fleet.each(range(len(self._fleet)), lambda slot: self._ask(slot, step))
 
     def _ask(self, slot: int, step: str, identities: list[str] | None = None) -> dict[str, int]:
-        mark = self._mark(slot)
+        mark = self._marks[slot]
         try:
             try:
                 listing = self._listing(slot, step, identities)

@@ -1,6 +1,8 @@
 """JSON lines over anything with the three methods of a socket. Driver and node share this."""
 
+import contextlib
 import json
+import socket
 import threading
 from typing import Any, Optional, Protocol
 
@@ -24,10 +26,13 @@ class Stream(Protocol):
 
 
 class Wire:
-    """One message a line, in both directions; any thread may send, one reads."""
+    """One message a line, in both directions; any thread may send, one reads.
 
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+    `runtime` is the transport's own name of the runtime at the other end, empty if it has none.
+    """
+
+    def __init__(self, stream: Stream, runtime: str = "") -> None:
+        self._stream, self.runtime = stream, runtime
         self._buffer = bytearray()
         self._scanned = 0
         self._sending = threading.Lock()
@@ -91,6 +96,13 @@ class Wire:
         data = bytes(self._buffer[:size])
         del self._buffer[:size]
         return data
+
+    def interrupt(self) -> None:
+        """Let whoever waits for a message of a socket see its end: closing it would not."""
+        with contextlib.suppress(OSError):
+            shutdown = getattr(self._stream, "shutdown", None)
+            if shutdown is not None:
+                shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the stream."""

@@ -41,7 +41,7 @@ class LocalNode:
         self.name = f"node {slot}"
         self._process: subprocess.Popen[bytes] | None = None
         self._hello = False
-        self._driver = self._launcher = self._peer = 0  # processes
+        self._driver = self._launcher = 0  # processes
         self._life = self._hold = 0  # the two ends of a pipe; -1 where it is let go of
         self._address = ""
         self._mutex = threading.Lock()
@@ -71,7 +71,7 @@ class LocalNode:
 
     @contextlib.contextmanager
     def _revival(self) -> Iterator[None]:
-        """Keep other processes of the run from reviving the node; its directory may be gone."""
+        """Keep other tasks of the run from reviving the node; its directory may be gone."""
         self._make_room()
         try:
             lock = open(os.path.join(self.root, "revive.lock"), "wb")  # noqa: SIM115
@@ -95,14 +95,14 @@ class LocalNode:
         stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             stream.connect("\0" + self._address)
-            self._peer = peer(stream)[0]
+            runtime = str(peer(stream)[0])
         except OSError as error:
             stream.close()
             raise NodeLost(self.name, f"its runtime is gone ({error.strerror})") from error
-        return Wire(stream)
+        return Wire(stream, runtime)
 
-    def revive(self, *, wait: bool = True) -> None:
-        """Put a new runtime in place of the one that was lost, for all processes of the run.
+    def revive(self, runtime: str = "", *, wait: bool = True) -> None:
+        """Put a new runtime in place of the one that was lost, for all tasks of the run.
 
         Raises:
             NodeLost: this process has outlived the run that it belongs to.
@@ -114,8 +114,8 @@ class LocalNode:
             raise NodeLost(self.name, "the run that it worked for is gone")
         with self._mutex, self._revival():
             found = self._listening()
-            if found and found != self._peer:
-                return None  # another process of this run was first
+            if found and str(found) != runtime:
+                return None  # another task of this run was first
             self._end(found, 0)  # it may be stopped or hang, and must not outlive its successor
             self._launch()
             self._wait_for_hello()

@@ -160,7 +160,6 @@ class SshNode:
         self.root = f"{host.scratch}/{slot}"
         self.peer = host.peer or host.address
         self._hub = hub
-        self._generation = ""
 
     def start(self) -> None:
         """Begin to connect, without waiting."""
@@ -174,11 +173,10 @@ class SshNode:
             NodeRefused: the host key is wrong, it does not let us in, or cannot work.
         """
         stream, answer = self._ask({"op": "attach"}, _ANSWER_S)
-        self._generation, self.root = answer["generation"], answer["root"]
-        self.peer = answer["peer"]
-        return Wire(stream)
+        self.root, self.peer = answer["root"], answer["peer"]
+        return Wire(stream, answer["generation"])
 
-    def revive(self, *, wait: bool = True) -> None:
+    def revive(self, runtime: str = "", *, wait: bool = True) -> None:
         """Replace a lost runtime; with `wait`, wait for its host to come back.
 
         Raises:
@@ -186,7 +184,7 @@ class SshNode:
             NodeRefused: it came back, but cannot work.
         """
         patience_s = self.patience_s if wait else 0.0
-        message = {"op": "revive", "generation": self._generation, "patience": patience_s}
+        message = {"op": "revive", "generation": runtime, "patience": patience_s}
         stream, _ = self._ask(message, _ANSWER_S + patience_s)
         stream.close()
 

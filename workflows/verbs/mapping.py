@@ -7,9 +7,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from workflows import fleetkeys
+from workflows.channel import Channel
 from workflows.config import settings
 from workflows.errors import WorkflowsError
-from workflows.fleet import Channel
 from workflows.keys import node_for
 from workflows.verbs.onfleet import add_fleet, say
 

@@ -1,0 +1,69 @@
+"""Tasks of steps run on threads: all they do is wait for their node, and a process costs 9 ms.
+
+Luigi starts a process for each task, and would run tasks in its own only one after the other. Here
+its worker is given a thread that looks like such a process. Tasks that are no steps are left as
+Luigi has them. See docs/adr/0013.
+"""
+
+import contextvars
+import threading
+from typing import Any
+
+import luigi
+from luigi.worker import TaskProcess, Worker
+
+from workflows.channel import Conversations
+
+_END_S = 5.0
+
+
+class TaskThread:
+    """A running task, as Luigi's worker sees one: the part of `TaskProcess` that it uses."""
+
+    exitcode = 0  # a thread does not die without a word
+
+    def __init__(self, process: TaskProcess) -> None:
+        self._process = process
+        self.task, self.status_reporter = process.task, process.status_reporter
+        self.worker_timeout, self.timeout_time = process.worker_timeout, process.timeout_time
+        self.use_multiprocessing = process.use_multiprocessing  # or it runs before Luigi goes on
+        self._conversations = Conversations()
+        run = contextvars.copy_context().run
+        self._thread = threading.Thread(target=run, args=(self._run,), daemon=True)
+
+    def start(self) -> None:
+        """Run the task, without waiting for its end."""
+        self._thread.start()
+
+    def run(self) -> None:
+        """Run the task to its end."""
+        contextvars.copy_context().run(self._run)
+
+    def is_alive(self) -> bool:
+        """Tell whether it has yet to end."""
+        return self._thread.is_alive()
+
+    def terminate(self) -> None:
+        """Let it go no further: its conversations end, and with them what it runs on its node."""
+        self._conversations.interrupt()
+        self._thread.join(_END_S)
+
+    def _run(self) -> None:
+        with self._conversations:
+            try:
+                self._process.run()
+            except KeyboardInterrupt:
+                if not self.use_multiprocessing:
+                    raise
+                # Terminated. Luigi knows that, and the one who did it too.
+
+
+def run_on_threads(kind: type[luigi.Task]) -> None:
+    """Let Luigi run tasks of a kind on threads."""
+    start_as_luigi_does = Worker._create_task_process
+
+    def create(worker: Worker, task: luigi.Task) -> Any:
+        process = start_as_luigi_does(worker, task)  # type: ignore[no-untyped-call]
+        return TaskThread(process) if isinstance(task, kind) else process
+
+    Worker._create_task_process = create  # type: ignore[method-assign]
