@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 
-from workflows.fleet import Channel
+from workflows.channel import Channel
 from workflows.keys import digest_of
 from workflows.node.environment import environment
+from workflows.node.files import checksum, remove
 from workflows.node.processes import Groups
-from workflows.node.storage import Storage, checksum, remove
+from workflows.node.storage import Storage
 from workflows.node.work import KeyFailed, KeyRun, Stage, Work
+from workflows.node.workplace import Workplaces
 from workflows.transports.local import LocalNode
 
 Event = dict[str, Any]
@@ -56,7 +58,7 @@ class Bench:
         stages = [Stage(step=f"S{n}", command=c, **about) for n, c in enumerate(commands)]
         work = Work(stages[-1].step, mode, "spec", stages, environment("1", "3"))
         item = {"key": given[0][2], "id": self.identity(given[0][2]), "inputs": given}
-        return KeyRun(self.storage, work, item, Groups())()
+        return KeyRun(Workplaces(self.storage), work, item, Groups())()
 
     def identity(self, name: str) -> str:
         """Return the identity that `run` gives the output of a key."""
@@ -485,7 +487,8 @@ def test_of_two_threads_that_publish_a_key_one_wins_and_nothing_is_replaced(benc
 
 PUBLISHER = """
 import sys
-from workflows.node.storage import Storage, checksum
+from workflows.node.files import checksum
+from workflows.node.storage import Storage
 
 root, text = sys.argv[1:]
 storage = Storage(root)

@@ -20,6 +20,7 @@ from workflows.node.slots import Slots
 from workflows.node.storage import Storage
 from workflows.node.watchdog import MARK, Watchdog, kill_marked
 from workflows.node.wire import Wire
+from workflows.node.workplace import Workplaces
 
 _END_S = 2.0
 
@@ -43,7 +44,7 @@ def main(arguments: list[str]) -> int:
     watchdog = Watchdog(mark, storage.tmp)
     count = int(slots) or len(os.sched_getaffinity(0))
     env = environment(slot, nodes, **{MARK: mark})
-    runtime = Runtime(storage, Slots(count), env, Senders(storage))
+    runtime = Runtime(storage, Slots(count), env, Senders(storage), Workplaces(storage))
     session = Session(runtime, wire)
     try:
         if len(arguments) > 4:

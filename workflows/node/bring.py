@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Optional
 
 from workflows.node.curl import Curl, Transfer
+from workflows.node.files import checksum, remove
 from workflows.node.ledger import Record
 from workflows.node.push import UNPACKERS, run_tool
-from workflows.node.storage import Storage, checksum, remove
+from workflows.node.storage import Storage
 from workflows.node.work import KeyFailed
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from workflows.node.curl import Curl, Transfer
-from workflows.node.storage import Storage, checksum, remove
+from workflows.node.files import checksum, remove
+from workflows.node.storage import Storage
 from workflows.node.work import KeyFailed
 
 Message = dict[str, Any]

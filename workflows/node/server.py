@@ -44,13 +44,15 @@ from typing import Any, Callable, NamedTuple, Optional
 from workflows.keys import file_digest
 from workflows.node import bring, packages, push
 from workflows.node.curl import Curl
+from workflows.node.files import checksum, remove, tree_size
 from workflows.node.processes import Groups
 from workflows.node.shuffle import Senders, Shuffle
 from workflows.node.slots import Countdown, Slots
-from workflows.node.storage import Storage, checksum, remove, tree_size
+from workflows.node.storage import Storage
 from workflows.node.verbs import VerbOperations
 from workflows.node.wire import Wire
 from workflows.node.work import KeyFailed, KeyRun, Stage, Work
+from workflows.node.workplace import Workplaces
 
 _READ = 1 << 20
 # Of a ledger record: who needs these asks for `records`.
@@ -65,6 +67,7 @@ class Runtime(NamedTuple):
     slots: Slots
     env: dict[str, str]
     senders: Senders
+    places: Workplaces
 
     def check(self) -> None:
         """End at once if the disk was taken away: the node is lost then, and no command failed."""
@@ -225,7 +228,7 @@ class Session(VerbOperations):
         work = Work(asked["step"], asked["mode"], asked["spec"], stages, env)
 
         def run(item: Message) -> Message:
-            return KeyRun(self.runtime.storage, work, item, self.groups)()
+            return KeyRun(self.runtime.places, work, item, self.groups)()
 
         self._each(work.step, message["keys"], run, "done")
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from workflows.node import bring, push
-from workflows.node.storage import Storage, remove
+from workflows.node.files import remove
+from workflows.node.storage import Storage
 from workflows.node.work import KeyFailed
 
 if TYPE_CHECKING:

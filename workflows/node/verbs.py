@@ -29,11 +29,13 @@ import zlib
 from typing import IO, Any, Callable, Optional
 
 from workflows.keys import PIECES, digest_of
+from workflows.node.files import remove
 from workflows.node.ledger import Record
 from workflows.node.processes import Groups, kill_group
-from workflows.node.storage import Storage, remove
+from workflows.node.storage import Storage
 from workflows.node.wire import Wire
 from workflows.node.work import BASH, KeyFailed, KeyRun, Stage, Work
+from workflows.node.workplace import Workplaces
 
 _READ = 1 << 20
 Message = dict[str, Any]
@@ -125,7 +127,7 @@ class Evaluation(KeyRun):
                             wire.send_bytes({"event": "out", "fd": 1}, data)
             return self._stderr(0)
         finally:
-            remove(self.scratch)
+            remove(self.place.path)
 
 
 class VerbOperations:
@@ -228,7 +230,7 @@ class VerbOperations:
 
         def run() -> Message:
             try:
-                stderr = Evaluation(self.storage, work, item, self.groups).send_to(self.wire)
+                stderr = Evaluation(Workplaces(self.storage), work, item, self.groups).send_to(self.wire)
             except KeyFailed as failure:
                 return dict(failure.event, event="failed", key=message["key"])
             return {"event": "ended", "status": 0, "stderr": stderr}

@@ -11,7 +11,7 @@ import os
 import signal
 import time
 
-from workflows.node.storage import remove
+from workflows.node.files import remove
 from workflows.node.strays import kill_having
 
 MARK = "WORKFLOWS_RUNTIME"

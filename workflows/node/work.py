@@ -17,11 +17,12 @@ from typing import IO, Any, NamedTuple
 
 from workflows import laws
 from workflows.keys import digest_of
+from workflows.node.files import checksum, remove
 from workflows.node.ledger import Record
 from workflows.node.meter import Meter
 from workflows.node.processes import Groups, kill_group
-from workflows.node.storage import Storage, checksum, place, remove
 from workflows.node.strays import Strays
+from workflows.node.workplace import Workplaces
 
 BASH = ["bash", "--norc", "--noprofile", "-euo", "pipefail", "-c"]
 STDERR_KEPT = 4096
@@ -70,10 +71,13 @@ class InputGone(KeyFailed):
 class KeyRun:
     """One key on its way through the stages of `work`; used once."""
 
-    def __init__(self, storage: Storage, work: Work, item: dict[str, Any], groups: Groups) -> None:
-        self.storage, self.work, self.item, self.groups = storage, work, item, groups
+    def __init__(
+        self, places: Workplaces, work: Work, item: dict[str, Any], groups: Groups
+    ) -> None:
+        self.storage, self.work, self.item, self.groups = places.storage, work, item, groups
         self.key: str = item["key"]
-        self.scratch = storage.scratch()
+        self._places, self._shipped = places, [stage.files for stage in work.stages]
+        self.place = places.take(self._shipped)
         self.meters: list[Meter] = []
         self.strays: list[Strays] = []
         self.timers: dict[int, threading.Timer] = {}
@@ -91,11 +95,15 @@ class KeyRun:
             done = self._run_stages(stdin)
             record = self._measured(started, size_in, inputs, done)
             by_name = self.item.get("by_name", False)
-            return self.storage.publish(self.work.step, self._output(), record, by_name=by_name)
+            line = self.storage.publish(self.work.step, self._output(), record, by_name=by_name)
+            self._places.give_back(self.place, self._shipped)
+            return line
         except OSError as error:
+            remove(self.place.path)
             raise KeyFailed(f"could not be kept: {error}", self.work.step) from error
-        finally:
-            remove(self.scratch)
+        except BaseException:
+            remove(self.place.path)
+            raise
 
     # -- input ---------------------------------------------------------------------------------
 
@@ -123,16 +131,14 @@ class KeyRun:
 
     def _stdin_of(self, data: bytes) -> IO[bytes]:
         """Return an open file that holds `data` and has no name: nobody else can read it."""
-        path = os.path.join(self.scratch, "stdin")
-        with open(path, "wb") as file:
-            file.write(data)
-        stdin = open(path, "rb")  # noqa: SIM115 - handed to the command
-        os.unlink(path)
+        stdin = open(os.memfd_create("stdin"), "w+b")  # noqa: SIM115 - handed to the command
+        stdin.write(data)
+        stdin.seek(0)
         return stdin
 
     def _readable(self, paths: list[str]) -> list[str]:
         """Return `paths`, with links in place of those that plain ``xargs`` would split."""
-        links = os.path.join(self.scratch, "in")
+        links = self.place.at("in")
         # Absolute where that is safe; a scratch directory with a space in it can only be named from
         # the working directory beside `links`.
         shown = os.path.join("..", "in") if _UNSAFE_FOR_XARGS.intersection(links) else links
@@ -185,21 +191,18 @@ class KeyRun:
     def _start(
         self, number: int, stage: Stage, stdin: IO[bytes], stdout: IO[bytes]
     ) -> "subprocess.Popen[bytes]":
-        cwd = os.path.join(self.scratch, f"{number}.cwd")
-        os.mkdir(cwd)
-        for name, digest in stage.files.items():
-            place(os.path.join(self.storage.root, "files", digest), os.path.join(cwd, name))
+        cwd = self.place.cwd(number)
         environment = dict(
             self.work.env,
             filename=os.path.basename(self.key),
             TMPDIR=cwd,
             WORKFLOWS_KEY=self.key,
             WORKFLOWS_STEP=stage.step,
-            **{_METRICS: self._metrics_path(number)},
+            **{_METRICS: self.place.metrics(number)},
             WORKFLOWS_ETAG=self.item["source"]["was"][2] if "source" in self.item else "",
         )
-        self.strays.append(Strays(f"{_METRICS}={self._metrics_path(number)}"))
-        with open(self._stderr_path(number), "wb") as stderr:
+        self.strays.append(Strays(f"{_METRICS}={self.place.metrics(number)}"))
+        with open(self.place.stderr(number), "wb") as stderr:
             process = subprocess.Popen(
                 [_bash(), *BASH[1:], stage.command],
                 stdin=stdin,
@@ -322,7 +325,7 @@ class KeyRun:
 
     def _metrics(self, number: int, stage: Stage) -> Mapping[str, int]:
         try:
-            with open(self._metrics_path(number), encoding="utf-8") as file:
+            with open(self.place.metrics(number), encoding="utf-8") as file:
                 return laws.parse_metrics(file.read())
         except FileNotFoundError:
             return {}
@@ -359,7 +362,7 @@ class KeyRun:
 
     def _piece(self, name: str) -> "tuple[str, int, str]":
         """Move one piece out of the working directory; return its name, bytes and checksum."""
-        path = os.path.join(self.scratch, f"{len(self.work.stages) - 1}.cwd", name)
+        path = os.path.join(self.place.cwd(len(self.work.stages) - 1), name)
         if name in self.work.stages[-1].files:
             self._refuse_piece(name, "was printed, but it is a file that the step ships")
         if not os.path.isfile(path) or os.path.islink(path):
@@ -372,25 +375,19 @@ class KeyRun:
     def _refuse_piece(self, name: str, why: str) -> None:
         raise KeyFailed(f"the piece {name!r} {why}", self.work.step)
 
-    # -- names in the scratch directory --------------------------------------------------------
+    # -- names in the workplace ----------------------------------------------------------------
 
     def _output(self) -> str:
-        path = os.path.join(self.scratch, "out")
+        path = self.place.at("out")
         if self.work.mode == "to_n":
             os.makedirs(path, exist_ok=True)
         return path
 
     def _stdout_path(self) -> str:
-        return os.path.join(self.scratch, "names" if self.work.mode == "to_n" else "out")
-
-    def _stderr_path(self, number: int) -> str:
-        return os.path.join(self.scratch, f"{number}.err")
-
-    def _metrics_path(self, number: int) -> str:
-        return os.path.join(self.scratch, f"{number}.metrics")
+        return self.place.at("names" if self.work.mode == "to_n" else "out")
 
     def _stderr(self, number: int) -> str:
-        with open(self._stderr_path(number), "rb") as file:
+        with open(self.place.stderr(number), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size - STDERR_KEPT))
             said = file.read().decode("utf-8", "backslashreplace")
