@@ -188,13 +188,28 @@ def slowly():
 
 os.register_at_fork(after_in_parent=slowly)
 """
+PLAIN_TASK = """
+
+class Plain(luigi.Task):
+    source, pattern, fleet = luigi.Parameter(), luigi.Parameter(), luigi.Parameter()
+
+    def requires(self):
+        return Copy(source=self.source, pattern=self.pattern, fleet=self.fleet)
+
+    def output(self):
+        return luigi.LocalTarget("plain")
+
+    def run(self):
+        self.output().open("w").close()
+"""
 
 
 def test_a_ctrl_c_that_python_drops_within_a_fork_ends_the_run_all_the_same(trial: Trial) -> None:
     trial.gated(1)
+    trial.open()
     module = trial.place.path / "mine.py"
-    module.write_text(FORK_SLOWLY + module.read_text())
-    run = trial.start("Copy", "--fleet", "local:1")
+    module.write_text("import luigi\n" + FORK_SLOWLY + module.read_text() + PLAIN_TASK)
+    run = trial.start("Plain", "--fleet", "local:1")  # Luigi forks for what is no step
     until((trial.place.path / "forking").exists, "a fork")
 
     os.kill(run.process.pid, signal.SIGINT)

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import http.server
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -513,22 +512,33 @@ def test_without_a_luigid_a_run_ends_and_says_what_to_start(
     assert "start it, or set local_scheduler = true in luigi.cfg" in error
 
 
-def test_a_task_whose_process_is_killed_is_named(place: "Place") -> None:
+def test_luigis_own_timeout_ends_a_task_and_its_command_and_says_so(place: "Place") -> None:
+    place.key("k0", b"1\n")
+    config = place.path / "luigi.cfg"
+    before, luigis = config.read_text().split("\n[worker]\n")
+    luigis = luigis.replace("\ntimeout = 0\n", "\ntimeout = 2\n")
+    config.write_text(f"{before}\n[worker]\n{luigis}")
+
+    with gated(place, "Gated") as run:
+        _, err = run.communicate(timeout=120)
+        started = begun(place)
+
+    assert started == {"k0"}
+    assert run.returncode == 30
+    assert "ERROR: Gated k0: ended by [worker] timeout in luigi.cfg; what is done is kept" in err
+    assert "Traceback" not in err, err
+    assert place.ledger("Gated") == []
+    assert place.leftovers() == []
+
+
+def test_tasks_of_steps_are_threads_and_start_no_process(place: "Place") -> None:
     place.key("k0", b"1\n")
 
     with gated(place, "Gated") as run:
         until(lambda: begun(place), "the key begins")
-        (child,) = children(run.pid)
-        os.kill(child, signal.SIGKILL)
-        _, err = run.communicate(timeout=120)
+        own = pathlib.Path(f"/proc/{run.pid}/cmdline").read_bytes()
+        text = pathlib.Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text()
+        children = [pathlib.Path(f"/proc/{pid}/cmdline").read_bytes() for pid in text.split()]
 
-    assert run.returncode == 30
-    assert "ERROR: Gated k0: its process died unexpectedly with exit code -9; run" in err
-
-
-def children(pid: int) -> list[int]:
-    """Return the processes that Luigi forked: those that have its own command line."""
-    own = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
-    text = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    found = [int(word) for word in text.split()]
-    return [one for one in found if pathlib.Path(f"/proc/{one}/cmdline").read_bytes() == own]
+    assert children
+    assert own not in children

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from workflows.channel import Channel
-from workflows.keys import digest_of
+from workflows.keys import digest_of, file_digest
 from workflows.node.environment import environment
 from workflows.node.files import checksum, remove
 from workflows.node.processes import Groups
@@ -33,6 +33,7 @@ class Bench:
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
         self.storage = Storage(str(path / "node"))
+        self.places = Workplaces(self.storage)
 
     def put(self, name: str, data: bytes, step: str = "In") -> tuple[str, str, str]:
         """Publish a key of an earlier step; return what an item refers to it by."""
@@ -58,7 +59,7 @@ class Bench:
         stages = [Stage(step=f"S{n}", command=c, **about) for n, c in enumerate(commands)]
         work = Work(stages[-1].step, mode, "spec", stages, environment("1", "3"))
         item = {"key": given[0][2], "id": self.identity(given[0][2]), "inputs": given}
-        return KeyRun(Workplaces(self.storage), work, item, Groups())()
+        return KeyRun(self.places, work, item, Groups())()
 
     def identity(self, name: str) -> str:
         """Return the identity that `run` gives the output of a key."""
@@ -77,8 +78,17 @@ class Bench:
         return self.output(name).exists() or bool(self.storage.ledger("S0").history())
 
     def leftovers(self) -> list[str]:
-        """Return what is still in the directory for work in progress."""
-        return [name for name in os.listdir(self.storage.tmp) if name != "alive"]
+        """Return what is still in the directory for work in progress.
+
+        Directories may stay, for the next key, and what steps ship; nothing that a key had made.
+        """
+        kept = [path for path in pathlib.Path(self.storage.tmp).rglob("*") if path.is_file()]
+        shipped = {path.stat().st_ino for path in (self.path / "node/files").iterdir()}
+        return [
+            str(path)
+            for path in kept
+            if path.name != "alive" and path.suffix != ".err" and path.stat().st_ino not in shipped
+        ]
 
 
 @pytest.fixture
@@ -170,12 +180,41 @@ def test_a_command_that_is_killed_is_said_to_be(bench: Bench) -> None:
         bench.run("kill -9 $$")
 
 
-def test_a_command_runs_in_an_empty_directory_of_its_own_that_is_removed(bench: Bench) -> None:
-    bench.run("pwd; ls -A; mkdir -p a/b; echo x > a/b/c; chmod 500 a")
+def test_a_command_runs_in_an_empty_directory_of_its_own(bench: Bench) -> None:
+    command = "pwd; ls -A; mkdir -p a/b; echo x > a/b/c; chmod 500 a; echo > .hidden; echo oh >&2"
+    for name in ("k0", "k1", "k2"):
+        bench.run(command, bench.put(name, b""))
 
-    folder, *rest = bench.output().read_text().splitlines()
-    assert rest == []
-    assert not os.path.exists(folder)
+        folder, *rest = bench.output(name).read_text().splitlines()
+        assert rest == []
+        assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["chmod 700 .", "rm words", "mv words x", "cp words x; mv -f x words", "cd ..; rm -r 0.cwd"],
+)
+def test_a_directory_that_a_command_changed_is_not_used_again(bench: Bench, command: str) -> None:
+    digest = file_digest(b"a\nb\n")
+    shipped = pathlib.Path(bench.storage.root) / "files" / digest
+    shipped.write_bytes(b"a\nb\n")
+    os.chmod(shipped, 0o444)
+    files = {"words": digest}
+    bench.run(f"pwd; {command}", bench.put("k0", b""), files=files)
+    bench.run("pwd; ls -A; cat words", bench.put("k1", b""), files=files)
+
+    (before,) = bench.output("k0").read_text().splitlines()
+    folder, *rest = bench.output("k1").read_text().splitlines()
+    assert rest == ["words", "a", "b"]
+    assert folder != before
+    assert not os.path.exists(before)
+
+
+def test_what_a_failed_key_left_is_removed(bench: Bench) -> None:
+    with pytest.raises(KeyFailed):
+        bench.run("touch a; false", bench.put("k0", b""))
+
+    assert [name for name in os.listdir(bench.storage.tmp) if name != "alive"] == []
 
 
 def test_a_directory_that_a_command_made_read_only_is_removed_too() -> None:

@@ -258,7 +258,7 @@ class Conversations:
         self._owner = os.getpid()
         self._channels: dict[Node, Channel] = {}
         self._runtimes: dict[Node, str] = {}  # those last spoken to, also if they are gone
-        self._is_over = False
+        self.is_over = False
 
     def __enter__(self) -> "Self":
         _of_task.set(self)
@@ -274,13 +274,13 @@ class Conversations:
         Raises:
             NodeLost: the node is gone.
         """
-        self._go_on()
+        self.go_on()
         if self._owner != os.getpid():  # forked: the channels are those of the process before it
             self._owner, self._channels = os.getpid(), {}
         if node not in self._channels:
             self._channels[node] = channel = Channel(node)
             self._runtimes[node] = channel.runtime
-            self._go_on()
+            self.go_on()
         return self._channels[node]
 
     def drop(self, node: Node) -> None:
@@ -296,17 +296,22 @@ class Conversations:
             NodeLost: there is none to be had.
         """
         self.drop(node)
-        self._go_on()
+        self.go_on()
         node.revive(self._runtimes.get(node, ""), wait=wait)
 
     def interrupt(self) -> None:
         """Let the task end with its next word to a node, or from one: called by another thread."""
-        self._is_over = True
+        self.is_over = True
         for channel in list(self._channels.values()):
             channel.interrupt()
 
-    def _go_on(self) -> None:
-        if self._is_over:
+    def go_on(self) -> None:
+        """Go no further if the task was interrupted: then it has lost no node.
+
+        Raises:
+            KeyboardInterrupt: it was.
+        """
+        if self.is_over:
             raise KeyboardInterrupt
 
 

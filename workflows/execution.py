@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from workflows import checkpoints, console, run, s3
-from workflows.channel import Channel
+from workflows.channel import Channel, conversations
 from workflows.config import settings
 from workflows.errors import KeysFailed, NodeLost, NodeRefused, WorkflowsError
 from workflows.lineage import Key, Shard
@@ -111,6 +111,7 @@ def retried(
                 run.listings(step.fleet).lose(slot)
             return work()
         except NodeLost as lost:
+            conversations().go_on()
             note(str(lost))
             next_step = "trying again" if attempt < retries else "giving up"
             run.logger.warning("%s; %s %s: %s", lost, step.name, step.shard, next_step)

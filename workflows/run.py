@@ -168,6 +168,15 @@ def _finished(task: luigi.Task) -> None:
         log().add(what="finished", task=task.task_family)
 
 
+@luigi.Task.event_handler(luigi.Event.TIMEOUT)  # type: ignore[untyped-decorator]
+def _say_timeout(task: luigi.Task, _message: str) -> None:
+    """Say what Luigi does not: a task took longer than its settings let it."""
+    shard = getattr(task, "shard", "")
+    why = "ended by [worker] timeout in luigi.cfg; what is done is kept"
+    log().add(what="failed", step=task.task_family, why=why)
+    logger.error("%s %s: %s", task.task_family, shard, why)
+
+
 def lost_nodes() -> list[str]:
     """Return the nodes that were lost more often in this run than is retried."""
     return [line["node"] for _, line in read_lines(log().path) if line["what"] == "lost"]

@@ -7,6 +7,7 @@ Luigi has them. See docs/adr/0013.
 
 import contextvars
 import threading
+import time
 from typing import Any
 
 import luigi
@@ -15,6 +16,7 @@ from luigi.worker import TaskProcess, Worker
 from workflows.channel import Conversations
 
 _END_S = 5.0
+_patience_until = [0.0]
 
 
 class TaskThread:
@@ -23,7 +25,8 @@ class TaskThread:
     exitcode = 0  # a thread does not die without a word
 
     def __init__(self, process: TaskProcess) -> None:
-        self._process = process
+        self._process, self._results = process, process.result_queue
+        process.result_queue = self
         self.task, self.status_reporter = process.task, process.status_reporter
         self.worker_timeout, self.timeout_time = process.worker_timeout, process.timeout_time
         self.use_multiprocessing = process.use_multiprocessing  # or it runs before Luigi goes on
@@ -46,7 +49,14 @@ class TaskThread:
     def terminate(self) -> None:
         """Let it go no further: its conversations end, and with them what it runs on its node."""
         self._conversations.interrupt()
-        self._thread.join(_END_S)
+        # Those of a run are terminated one after the other, and end side by side.
+        _patience_until[0] = _patience_until[0] or time.monotonic() + _END_S
+        self._thread.join(max(0.0, _patience_until[0] - time.monotonic()))
+
+    def put(self, result: Any) -> None:
+        """Take what came of it for the worker, who asks no more of a task that it terminated."""
+        if not self._conversations.is_over:
+            self._results.put(result)
 
     def _run(self) -> None:
         with self._conversations:

@@ -9,7 +9,7 @@ import time
 PIPE_SIZE = 1 << 20
 _F_SETPIPE_SZ = 1031
 # Between two moves of a big flow, so that what moves is as much as a pipe holds: being woken for
-# every block that a stage writes took a quarter of a fused run's system time.
+# every block that a stage writes took a third of a fused run's system time.
 _NAP_S = 0.001
 
 

@@ -230,7 +230,9 @@ class VerbOperations:
 
         def run() -> Message:
             try:
-                stderr = Evaluation(Workplaces(self.storage), work, item, self.groups).send_to(self.wire)
+                stderr = Evaluation(Workplaces(self.storage), work, item, self.groups).send_to(
+                    self.wire
+                )
             except KeyFailed as failure:
                 return dict(failure.event, event="failed", key=message["key"])
             return {"event": "ended", "status": 0, "stderr": stderr}

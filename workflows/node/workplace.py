@@ -7,7 +7,7 @@ ialloc.c). To make and remove these for every key was the dearest thing that a r
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from workflows.node.files import place, remove
 from workflows.node.storage import Storage
@@ -26,7 +26,9 @@ class Workplace:
             os.mkdir(cwd)
             for name, digest in files.items():
                 place(os.path.join(storage.root, "files", digest), os.path.join(cwd, name))
-            self._made.append((os.stat(cwd).st_mode, _inodes(cwd)))
+            self._made.append((os.lstat(cwd).st_mode, _inodes(cwd)))
+        stages = range(len(shipped))
+        self._kept = {os.path.basename(name(n)) for name in (self.cwd, self.stderr) for n in stages}
 
     def cwd(self, number: int) -> str:
         """Return the working directory of a stage."""
@@ -46,16 +48,15 @@ class Workplace:
 
     def is_tidied(self) -> bool:
         """Remove what a key left, keep what the next one needs; tell whether that is all there."""
-        keep: set[str] = set()
-        for number, (mode, inodes) in enumerate(self._made):
-            cwd = self.cwd(number)
-            keep.update((f"{number}.cwd", f"{number}.err"))
-            for name in _inodes(cwd).keys() - inodes.keys():
-                remove(os.path.join(cwd, name))
-            if os.lstat(cwd).st_mode != mode or _inodes(cwd) != inodes:
-                return False
-        for name in _inodes(self.path).keys() - keep:
-            remove(self.at(name))
+        try:
+            for number, made in enumerate(self._made):
+                cwd = self.cwd(number)
+                _clear(cwd, made[1])
+                if (os.lstat(cwd).st_mode, _inodes(cwd)) != made:
+                    return False
+            _clear(self.path, self._kept)
+        except OSError:
+            return False
         return True
 
 
@@ -87,3 +88,9 @@ class Workplaces:
 def _inodes(path: str) -> dict[str, int]:
     with os.scandir(path) as entries:
         return {entry.name: entry.inode() for entry in entries}
+
+
+def _clear(path: str, kept: Container[str]) -> None:
+    for name in _inodes(path):
+        if name not in kept:
+            remove(os.path.join(path, name))
