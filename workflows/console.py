@@ -35,7 +35,7 @@ def has_complained() -> bool:
 
 
 def mute(text: str) -> None:
-    """Do not say this again: another process of the run has said it."""
+    """Do not say this again: an earlier task of the run has said it."""
     _said.add(text)
 
 
@@ -87,7 +87,7 @@ def clear_line(_record: logging.LogRecord | None = None) -> bool:
 def _brief(record: logging.LogRecord) -> bool:
     """Say what explains itself once, and without Luigi's traceback."""
     if isinstance(record.msg, str) and _AWAY.match(record.msg):
-        # All processes of a run miss luigid at once; the one that schedules speaks for them.
+        # All tasks of a run miss luigid at once; what schedules them speaks for them.
         text = "luigid does not answer; trying again for a while"
         return multiprocessing.parent_process() is None and _once(record, text)
     text = _explained(record)

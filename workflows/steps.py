@@ -143,7 +143,7 @@ class Step(Definition):
         return plan(spec, before.ledger, upstream)
 
     def shards(self) -> list[Shard]:
-        """Return how the step is cut into tasks; the same in every process of a run."""
+        """Return how the step is cut into tasks; the same for every task of a run."""
         whole = self.whole
         if "_shards" not in whole.__dict__:
             keys, nodes, chosen = self.keys(), len(self.nodes), settings()

@@ -1,10 +1,9 @@
 """``python -m workflows.transports.hub``: the process that holds an ssh fleet's connections.
 
 One hub serves a run: it logs in to each node once, starts its runtime, and keeps asking whether it
-is still there. The run's processes reach the runtimes through the hub's private socket: one line
+is still there. A run's tasks reach the runtimes through the hub's private socket: one line
 says which slot, one line answers, and from then on the socket is a session of that node's runtime.
-So processes that Luigi forks never log in, never inherit a connection, and never load paramiko.
-The hub ends when its stdin does.
+So nobody else logs in or loads paramiko. The hub ends when its stdin does.
 
 =========  ==========================  ==================================================
 operation  fields                      answered by

@@ -1,7 +1,7 @@
 """Nodes that are directories of this machine, each with a runtime of its own as a subprocess.
 
 The runtime is the packed file that ssh nodes run, started the same way. It is started once per run,
-by the process that schedules; the processes Luigi forks connect to its private socket.
+by the process that schedules; tasks connect to its private socket.
 """
 
 import contextlib
@@ -54,8 +54,8 @@ class LocalNode:
         self.close()
         self._make_room()
         self._address = f"workflows-{secrets.token_hex(12)}"
-        # Every runtime reads this pipe, whichever process of the run started it; only the driver
-        # holds its other end. So all end with the driver, and none with a process that it forked.
+        # Every runtime reads this pipe; only the driver holds its other end. So all end with the
+        # driver, and none with a process that Luigi forked for a task that is no step.
         self._life, self._hold = os.pipe()
         self._driver = os.getpid()
         self._launch()

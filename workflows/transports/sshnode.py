@@ -1,7 +1,7 @@
-"""Nodes reached by ssh, as the processes of a run see them: through the run's hub.
+"""Nodes reached by ssh, as the tasks of a run see them: through the run's hub.
 
 The hub is a process of its own (hub.py). The process that schedules starts it; should it die, the
-next process that needs it starts another. Nothing here loads paramiko.
+next task that needs it has another started. Nothing here loads paramiko.
 """
 
 import contextlib
