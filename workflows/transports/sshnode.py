@@ -38,7 +38,7 @@ class Hub:
         self._name = ""
         self._given: IO[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._driver = 0
+        self._driver, self._listened = 0, False
         self._mutex = threading.Lock()
         self._life = self._hold = (
             0  # as in LocalNode: the hub lives while the driver holds the pipe
@@ -108,11 +108,12 @@ class Hub:
             raise ConnectionResetError("the run that it worked for is gone")
         with self._mutex:
             stream = self._knock()
-            if stream is None:
-                if self._process is None or self._process.poll() is not None:
-                    self._launch()
-                self._await_hub()
-                stream = self._knock()
+            for _ in range(2):  # after the first it is known to have listened, if it is to end now
+                if stream is None:
+                    if self._has_ended():
+                        self._launch()
+                    self._await_hub()
+                    stream = self._knock()
         if stream is None:
             raise ConnectionRefusedError("the run's ssh hub is gone")
         return stream
@@ -138,12 +139,28 @@ class Hub:
             env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))),
             start_new_session=True,
         )
+        self._listened = False
+
+    def _has_ended(self) -> bool:
+        """Tell whether the hub is gone that this process started; it may have yet to listen."""
+        if self._process is None:
+            return True
+        if self._listened:  # and does no longer: it is about to end
+            try:
+                self._process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        return self._process.poll() is not None
 
     def _await_hub(self) -> None:
         """Wait until a hub that this process started listens, or has ended."""
         if self._process is not None and self._process.stdout is not None:
             with contextlib.suppress(OSError, ValueError):
-                select.select([self._process.stdout], [], [], _START_S)
+                self._listened = bool(
+                    select.select([self._process.stdout], [], [], _START_S)[0]
+                    and self._process.stdout.readline()
+                )
 
 
 class SshNode:
