@@ -27,6 +27,7 @@ NODES = 3
 # memory that it has to get again is ten times slower (measured: 1.6 GB of cat, 0.5 or 4.8 CPU s).
 # A run that starts at once inherits what the one before it freed; the wait lets all start alike.
 MEMORY_SETTLE_S = 10
+_BIG = 1 << 20  # bytes
 KEYED_STEPS = 4  # Fetch, Select, GroupCount, Shuffle; MergeCounts is one key whatever comes in
 CORES = len(os.sched_getaffinity(0))
 
@@ -133,14 +134,12 @@ def alternate(
     jobs: Sequence["tuple[str, Ours | Floor]"],
     rounds: int,
     say: Callable[[str], None],
-    *,
-    sweep_each: bool,
 ) -> dict[str, list[Took]]:
     """Run the jobs in turn, `rounds` times; return what each took each time.
 
-    Every run has a folder of its own. It is removed at once with `sweep_each`, else at the end:
-    ext4 without a journal does not reuse an inode for a minute, and whenever it needs one looks at
-    all that were just freed. Removing many files would slow down what is measured next.
+    Every run has a folder of its own. Its big files are emptied at once, for all of them would not
+    fit; all is removed at the end: ext4 does not reuse an inode for a minute, and whenever it needs
+    one looks at all that were just freed. Removing files would slow down what is measured next.
 
     Raises:
         ResultsDiffer: not all came to the same bytes.
@@ -159,8 +158,7 @@ def alternate(
             took[name].append(one)
             results.setdefault(here.result(), name)
             say(f"round {number + 1}: {name}: {one.wall_s:.2f} s, CPU {one.cpu_s:.2f} s")
-            if sweep_each:
-                shutil.rmtree(here.folder)
+            _empty(here.folder)
             if len(results) > 1:
                 raise ResultsDiffer(f"{' and '.join(results.values())} differ: {list(results)}")
     for folder in folders:
@@ -171,6 +169,14 @@ def alternate(
 def _fresh(folder: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
+
+
+def _empty(folder: str) -> None:
+    """Give back the disk space of a folder, but no inode."""
+    for path in pathlib.Path(folder).rglob("*"):
+        if path.is_file() and path.stat().st_size > _BIG:
+            path.chmod(0o600)
+            os.truncate(path, 0)
 
 
 def _terminated(name: str) -> bytes:

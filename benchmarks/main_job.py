@@ -113,8 +113,7 @@ def measured(chosen: argparse.Namespace, work: str) -> dict[str, Any]:
     ):
         data.warm(paths)
         entries = lineup(work, os.path.dirname(paths[0]), fuse=fuse)
-        # The outputs of big keys do not all fit on the disk; those of small keys cost when removed.
-        cases[title] = jobs.alternate(entries, chosen.rounds, say, sweep_each=paths is big)
+        cases[title] = jobs.alternate(entries, chosen.rounds, say)
     unfused, fused, many = cases.values()
     ours_ms = ms_per_key(many["ours unfused"], len(small))
     floor_ms = ms_per_key(many[fastest_floor(many)], len(small))

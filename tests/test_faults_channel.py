@@ -38,6 +38,9 @@ class FakeNode:
     def revive(self, runtime: str = "", *, wait: bool = True) -> None:
         pass
 
+    def let_go(self) -> None:
+        pass
+
     def close(self) -> None:
         self.ours.close()
         self.theirs.close()

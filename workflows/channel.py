@@ -43,6 +43,9 @@ class Node(Protocol):
         With `wait`, wait for a node that may come back.
         """
 
+    def let_go(self) -> None:
+        """Let the runtime end, without waiting for it: several nodes end side by side."""
+
     def close(self) -> None:
         """End the runtime."""
 

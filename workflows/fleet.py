@@ -78,6 +78,8 @@ class Fleet:
         """End every channel and runtime of this process."""
         for node in self.nodes:
             conversations().drop(node)
+            node.let_go()
+        for node in self.nodes:
             node.close()
 
 

@@ -14,7 +14,7 @@ from workflows.channel import is_in_task
 from workflows.errors import CheckpointError, NodeLost, WorkflowsError
 from workflows.fleet import Fleet
 from workflows.lineage import Key
-from workflows.node.push import UNPACKERS
+from workflows.node.packers import UNPACKERS
 from workflows.store import Store
 
 _ASKED_AGAIN = 5

@@ -10,7 +10,8 @@ from typing import Any, Optional
 from workflows.node.curl import Curl, Transfer
 from workflows.node.files import checksum, remove
 from workflows.node.ledger import Record
-from workflows.node.push import UNPACKERS, run_tool
+from workflows.node.packers import UNPACKERS
+from workflows.node.push import run_tool
 from workflows.node.storage import Storage
 from workflows.node.work import KeyFailed
 

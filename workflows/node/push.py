@@ -8,14 +8,13 @@ from typing import IO, Any
 
 from workflows.node.curl import Curl, Transfer
 from workflows.node.files import checksum, remove
+from workflows.node.packers import PACKERS
 from workflows.node.storage import Storage
 from workflows.node.work import KeyFailed
 
 Message = dict[str, Any]
 BATCH_KEYS, BATCH_BYTES = 1000, 256 << 20
 # Reproducible: gzip without name and time, zstd without threads. Both are in every distribution.
-PACKERS = {"zstd": ["zstd", "-q", "-3", "-c"], "gzip": ["gzip", "-6", "-n", "-c"]}
-UNPACKERS = {"zstd": ["zstd", "-q", "-d", "-c"], "gzip": ["gzip", "-d", "-c"]}
 _PARTS_AT_ONCE = 4
 _READ = 1 << 20
 

@@ -121,12 +121,18 @@ class LocalNode:
             self._wait_for_hello()
         return None
 
+    def let_go(self) -> None:
+        """Let the runtime end, without waiting for it: several nodes end side by side."""
+        if self._hold > 0 and self._driver == os.getpid():
+            os.close(self._hold)
+            os.close(self._life)
+            self._hold = -1
+
     def close(self) -> None:
         """End the runtime and wait: it kills its commands and removes its temporary files."""
         if not self._hold or self._driver != os.getpid():
             return
-        for fd in (self._hold, self._life):
-            os.close(fd)
+        self.let_go()
         self._hold = 0
         self._end(self._listening(), self.silence_s)
         if self._process is not None:

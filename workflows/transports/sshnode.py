@@ -215,6 +215,9 @@ class SshNode:
         stream.close()
         return {name: answer[name] for name in ("certificate", "key", "token")}
 
+    def let_go(self) -> None:
+        """Do nothing: the hub ends all runtimes at once."""
+
     def close(self) -> None:
         """End the runtime, and all others of the fleet."""
         self._hub.close()
