@@ -87,7 +87,7 @@ class Bench:
         return [
             str(path)
             for path in kept
-            if path.name != "alive" and path.suffix != ".err" and path.stat().st_ino not in shipped
+            if path.stat().st_size and path.suffix != ".err" and path.stat().st_ino not in shipped
         ]
 
 
@@ -208,6 +208,18 @@ def test_a_directory_that_a_command_changed_is_not_used_again(bench: Bench, comm
     assert rest == ["words", "a", "b"]
     assert folder != before
     assert not os.path.exists(before)
+
+
+def test_a_key_that_counts_nothing_has_none_of_the_counts_of_the_one_before(bench: Bench) -> None:
+    first = bench.run('echo rows=3 > "$WORKFLOWS_METRICS"', bench.put("k0", b""))
+    other = 'cat "$WORKFLOWS_METRICS"; ln -sf /dev/null "$WORKFLOWS_METRICS"'
+    second = bench.run(other, bench.put("k1", b""))
+    third = bench.run('test ! -L "$WORKFLOWS_METRICS"', bench.put("k2", b""))
+
+    assert first["metrics"]["rows"] == 3
+    assert bench.output("k1").read_bytes() == b""
+    assert "rows" not in second["metrics"]
+    assert "rows" not in third["metrics"]
 
 
 def test_what_a_failed_key_left_is_removed(bench: Bench) -> None:

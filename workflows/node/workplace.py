@@ -6,6 +6,7 @@ ialloc.c). To make and remove these for every key was the dearest thing that a r
 """
 
 import os
+import stat
 import threading
 from collections.abc import Container, Sequence
 
@@ -28,7 +29,11 @@ class Workplace:
                 place(os.path.join(storage.root, "files", digest), os.path.join(cwd, name))
             self._made.append((os.lstat(cwd).st_mode, _inodes(cwd)))
         stages = range(len(shipped))
-        self._kept = {os.path.basename(name(n)) for name in (self.cwd, self.stderr) for n in stages}
+        self._kept = {
+            os.path.basename(name(n))
+            for name in (self.cwd, self.stderr, self.metrics)
+            for n in stages
+        }
 
     def cwd(self, number: int) -> str:
         """Return the working directory of a stage."""
@@ -54,6 +59,7 @@ class Workplace:
                 _clear(cwd, made[1])
                 if (os.lstat(cwd).st_mode, _inodes(cwd)) != made:
                     return False
+                _empty(self.metrics(number))
             _clear(self.path, self._kept)
         except OSError:
             return False
@@ -88,6 +94,18 @@ class Workplaces:
 def _inodes(path: str) -> dict[str, int]:
     with os.scandir(path) as entries:
         return {entry.name: entry.inode() for entry in entries}
+
+
+def _empty(path: str) -> None:
+    """Let nothing be in a file that a command may have written, or may have replaced."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        remove(path)
+    elif status.st_size:
+        os.truncate(path, 0)
 
 
 def _clear(path: str, kept: Container[str]) -> None:
