@@ -127,6 +127,7 @@ def _run_once(step: "Step", shard: Shard, report: TaskReport, bereft: list[Event
     bereft.clear()
     listings = run.listings(step.fleet)
     listings.forget()
+    mark, done = listings.mark(shard.slot), {}
     missing = listings.missing(shard.slot, step.name, shard.keys)
     report.expect(len(missing))
     if missing and step.is_restorable:
@@ -143,6 +144,9 @@ def _run_once(step: "Step", shard: Shard, report: TaskReport, bereft: list[Event
         message = {"op": "run", "work": _work(stages), "keys": [_item(step, k, s) for k, s in keys]}
         for event in channel.ask(message, "ran"):
             bereft.append(event) if event.get("input_gone") else report.take(event)
+            if event["event"] == "done":
+                done[event["id"]] = event["bytes"]
+    listings.hear(shard.slot, step.name, mark, done)
     listings.forget()
 
 

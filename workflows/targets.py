@@ -5,7 +5,7 @@ import secrets
 import subprocess
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import luigi
@@ -67,6 +67,15 @@ class Listings:
                 break  # or another task found the node lost while this one asked
         return [key for key in keys if key.identity not in found]
 
+    def mark(self, slot: int) -> object:
+        """Return what changes when a node is found lost."""
+        return self._marks[slot]
+
+    def hear(self, slot: int, step: str, mark: object, done: Mapping[str, int]) -> None:
+        """Take in what a node said it made, identity -> bytes, unless it was lost since `mark`."""
+        if mark is self._marks[slot]:
+            self._done[slot, step] = (mark, {**self._heard(slot, step), **done})
+
     def forget(self) -> None:
         """Believe no negative any longer: something was just made."""
         self._asked.clear()
@@ -106,7 +115,7 @@ class Listings:
             self._fleet.drop(slot)
             listing = {}
         if identities is not None:
-            self._done[slot, step] = (mark, {**self._heard(slot, step), **listing})
+            self.hear(slot, step, mark, listing)
             return listing
         self._fleet.drop(slot)  # tasks will need what it holds: on ssh nodes, a process there
         self._done[slot, step] = (mark, listing)
