@@ -304,8 +304,14 @@ class S3Store:
 
     def remove(self, prefix: str) -> None:
         """Remove all objects below the folder `prefix`."""
-        place = self._place(f"{prefix}/")
-        keys = [item.name for item in listing(place)]
+        self._delete([item.name for item in listing(self._place(f"{prefix}/"))])
+
+    def discard(self, names: "Sequence[str]") -> None:
+        """Remove these objects."""
+        self._delete([self._place(name).key for name in names])
+
+    def _delete(self, keys: "Sequence[str]") -> None:
+        place = Place(self._root.bucket, next(iter(keys), ""))
         with _explained("DeleteObject", place):
             for start in range(0, len(keys), _DELETED_AT_ONCE):
                 some = [{"Key": key} for key in keys[start : start + _DELETED_AT_ONCE]]
