@@ -97,7 +97,12 @@ def attempts(store: Store, steps: Iterable[str], hours: float) -> Iterator[Stale
             size = sum(item.size for item in items)
             text = f"unfinished checkpoint {store.locate(folder)}"
             yield Stale(size, functools.partial(store.remove, folder), text=text)
-    for upload in store.uploads("") if isinstance(store, S3Store) else ():
+    if isinstance(store, S3Store):
+        yield from _uploads(store, steps, before)
+
+
+def _uploads(store: S3Store, steps: Iterable[str], before: float) -> Iterator[Stale]:
+    for upload in store.uploads(""):
         if upload.name.split("/")[0] in steps and upload.started < before:
             abort = functools.partial(store.abort, upload.name, upload.upload_id)
             yield Stale(0, abort, text=f"unfinished upload {store.locate(upload.name)}")
