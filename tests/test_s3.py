@@ -364,6 +364,26 @@ def test_a_source_that_changed_after_it_was_listed_is_noticed(bucket: Bucket) ->
     assert "it has changed since it was listed: run the same again" in done.err
 
 
+def test_verify_fetches_what_is_in_s3_and_says_so_if_that_has_changed(bucket: Bucket) -> None:
+    header = b"vendor_id,passenger_count\n"
+    bucket.put("trip data/1.csv", header + b"1,2\n" * 3)
+    bucket.put("trip data/2 é.csv", header + b"1,3\n")
+    done = bucket.luigi("MergeCounts", module="workflows.tasks")
+    asked = {**bucket.environ, "WORKFLOWS_CHECKPOINT": f"s3://{bucket.name}/check point"}
+
+    engines = [
+        bucket.place.run("workflows", "verify", "--engine", name, **asked)
+        for name in ("csv", "duckdb")
+    ]
+    bucket.put("trip data/1.csv", header + b"1,2\n" * 4)
+    changed = bucket.place.run("workflows", "verify", **asked)
+
+    assert done.code == 0, done
+    assert [one.out[:26] for one in engines] == ["right: 4 rows, 2 values, a"] * 2, engines
+    assert (changed.code, changed.out) == (1, ""), changed
+    assert "has changed since it was made: 1.csv is changed. Run the pipeline again" in changed.err
+
+
 # -- looking and sweeping --------------------------------------------------------------------------
 
 
