@@ -85,10 +85,11 @@ class Weed:
         return client
 
     def _read_some(self) -> None:
-        """Read an object of each bucket: after a kill its volumes come back later than its names."""
+        """Read one object of each bucket: after a kill the volumes come back after the names."""
         client = self.client()
         for bucket in client.list_buckets()["Buckets"]:
-            for item in client.list_objects_v2(Bucket=bucket["Name"]).get("Contents", ())[:20]:
+            found = client.list_objects_v2(Bucket=bucket["Name"], MaxKeys=1).get("Contents", ())
+            for item in found:
                 client.get_object(Bucket=bucket["Name"], Key=item["Key"])["Body"].read()
 
     def _wait(self) -> None:
