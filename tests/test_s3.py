@@ -20,6 +20,7 @@ from workflows.targets import CheckpointTarget
 
 if TYPE_CHECKING:
     from conftest import Done, Place
+    from sshd import Hosts
 
 KEPT = """
 from workflows.steps import Map
@@ -258,6 +259,36 @@ def test_runs_that_overlap_give_one_result_and_no_error(bucket: Bucket, store: S
         target = CheckpointTarget(store, manifest["step"], manifest["identity"])
         assert target.damaged() == []
         assert len(dict(target.read())) == 4
+
+
+# The first key keeps the only slot until what was signed at the start of the shard has expired.
+LONG = """
+from workflows.steps import Map
+
+class Slow(Map):
+    command = ". ./fetch.sh; if mkdir {place}/first; then sleep 11; fi"
+    files = ("fetch.sh",)
+"""
+
+
+def test_a_shard_that_lasts_longer_than_a_signature_gets_new_ones(
+    bucket: Bucket, hosts: "Hosts"
+) -> None:
+    hosts.add(1)
+    bucket.place.module(LONG.format(place=bucket.place.path))
+    for number in range(3):
+        bucket.put(f"trip data/{number} é.txt", b"%d\n" % number)
+    one_task = {
+        "WORKFLOWS_KEY_TASKS": "0",
+        "WORKFLOWS_SHARDS": "1",
+        "WORKFLOWS_S3_SIGNATURE_S": "10",
+    }
+    hosts.write(slots=1)
+
+    done = bucket.luigi("Slow", "--fleet", hosts.spec, **one_task)
+
+    assert done.code == 0, done
+    assert sorted(hosts.outputs("Slow").values()) == [b"0\n", b"1\n", b"2\n"]
 
 
 # -- crashes ---------------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ class Settings:
     s3_region: str = _setting("s3", "region", "")  # type: ignore[assignment]
     s3_addressing: str = _setting("s3", "addressing", "auto", choices=_ADDRESSING)  # type: ignore[assignment]
     s3_profile: str = _setting("s3", "profile", "")  # type: ignore[assignment]
+    s3_signature_s: int = _setting("s3", "signature", 6 * 3600, least=1)  # type: ignore[assignment]
     s3_multipart_mb: int = _setting("s3", "multipart_mb", 5000, least=5)  # type: ignore[assignment]
     s3_compress: str = _setting("s3", "compress", "none", choices=_COMPRESS)  # type: ignore[assignment]
 

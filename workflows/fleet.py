@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any, Protocol, TypeVar
 
+from workflows import s3
 from workflows.errors import CheckpointError, NodeLost, UsageError, WorkflowsError
 from workflows.node.wire import Wire
 from workflows.transports.local import LocalNode
@@ -164,6 +165,10 @@ class Channel:
         while True:
             event = self._next()
             if event["event"] == "pong":
+                continue
+            if event["event"] == "stale":
+                url = s3.transit(str(event["url"]))
+                self._wire.send({"op": "signed", "n": event["n"], "url": url})
                 continue
             if event["event"] == "error":
                 raise WorkflowsError(f"{self.node.name}: {event['why']}")

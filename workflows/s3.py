@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 SCHEME = "s3://"
-# A URL is signed when its shard starts; this is how long the shard's last key may have to wait.
-SIGNED_S = 6 * 3600
 _TRIES = 6  # of each call, with waits that double up to 20 s; AWS_MAX_ATTEMPTS overrides it
 _DELETED_AT_ONCE = 1000
 
@@ -186,7 +184,9 @@ def sign_get(place: Place, kind: type[WorkflowsError] = CheckpointError) -> str:
     """Return a URL with which a node without credentials may read an object: a secret."""
     with _explained("GetObject", place, kind):
         params = {"Bucket": place.bucket, "Key": place.key}
-        return _s3().generate_presigned_url("get_object", Params=params, ExpiresIn=SIGNED_S)
+        return _s3().generate_presigned_url(
+            "get_object", Params=params, ExpiresIn=settings().s3_signature_s
+        )
 
 
 def transit(url: str) -> str:
@@ -417,7 +417,9 @@ class S3Store:
         place = self._place(name)
         with _explained("PutObject", place):
             params = {"Bucket": place.bucket, "Key": place.key, **more}
-            return _s3().generate_presigned_url(method, Params=params, ExpiresIn=SIGNED_S)
+            return _s3().generate_presigned_url(
+                method, Params=params, ExpiresIn=settings().s3_signature_s
+            )
 
     def _place(self, name: str) -> Place:
         return Place(self._root.bucket, self._root.key + name)
