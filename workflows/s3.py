@@ -234,6 +234,13 @@ def read(place: Place, kind: type[WorkflowsError] = CheckpointError) -> bytes | 
     raise AssertionError("unreachable")
 
 
+def stream(place: Place, kind: type[WorkflowsError] = CheckpointError) -> Iterator[bytes]:
+    """Yield an object's bytes, however many; a body that breaks off is an error."""
+    with _explained("GetObject", place, kind):
+        answer = _s3().get_object(Bucket=place.bucket, Key=place.key)
+        yield from answer["Body"].iter_chunks(1 << 20)
+
+
 def _wait(attempt: int) -> None:
     time.sleep(random.uniform(0.5, 1.0) * min(0.2 * 2.0**attempt, 10.0))  # noqa: S311 - no secret
 
