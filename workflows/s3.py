@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from workflows.config import Settings, settings
 from workflows.errors import CheckpointError, SourceError, UsageError, WorkflowsError
+from workflows.node.role import PREFIX
 from workflows.store import Stored
 
 if TYPE_CHECKING:
@@ -180,18 +181,35 @@ def _unreachable(operation: str, place: Place, error: Exception) -> str:
     return f"{operation} of {place.url}: {error}\n  {said}"
 
 
-def sign_get(place: Place, kind: type[WorkflowsError] = CheckpointError) -> str:
-    """Return a URL with which a node without credentials may read an object: a secret."""
-    with _explained("GetObject", place, kind):
-        params = {"Bucket": place.bucket, "Key": place.key}
-        return _s3().generate_presigned_url(
-            "get_object", Params=params, ExpiresIn=settings().s3_signature_s
-        )
+def _sign(
+    method: str, place: Place, kind: type[WorkflowsError] = CheckpointError, **more: Any
+) -> str:
+    """Return a URL with which whoever has it may do one thing with one object: a secret."""
+    with _explained("GetObject" if method == "get_object" else "PutObject", place, kind):
+        params = {"Bucket": place.bucket, "Key": place.key, **more}
+        holds_s = settings().s3_signature_s
+        return _s3().generate_presigned_url(method, Params=params, ExpiresIn=holds_s)
+
+
+def _for_node(signed: str) -> str:
+    """Return what a node is given in place of a signed URL: that, or what it is to sign itself."""
+    if settings().s3_nodes != "role":
+        return signed
+    plain, _, query = signed.partition("?")
+    kept = "&".join(part for part in query.split("&") if not part.startswith("X-Amz-"))
+    return f"{PREFIX}{_s3().meta.region_name}:{plain}{'?' if kept else ''}{kept}"
+
+
+def signed(url: str) -> str:
+    """Return the URL with which this machine reads a source key: signed if it is in S3."""
+    if not url.startswith(SCHEME):
+        return url
+    return _sign("get_object", place_of(url), SourceError)
 
 
 def transit(url: str) -> str:
-    """Return the URL a node is given for a source key: signed if it is in S3, else as it is."""
-    return sign_get(place_of(url), SourceError) if url.startswith(SCHEME) else url
+    """Return the URL that a node is given for a source key; it may have to sign it itself."""
+    return _for_node(signed(url)) if url.startswith(SCHEME) else url
 
 
 def listing(place: Place, kind: type[WorkflowsError] = CheckpointError) -> Iterator[Stored]:
@@ -346,16 +364,17 @@ class S3Store:
 
     def sign_get(self, name: str) -> str:
         """Return a URL with which a node may read an object."""
-        return sign_get(self._place(name))
+        return _for_node(_sign("get_object", self._place(name)))
 
     def sign_put(self, name: str) -> str:
         """Return a URL with which a node may write an object."""
-        return self._sign("put_object", name)
+        return _for_node(_sign("put_object", self._place(name)))
 
     def sign_parts(self, name: str, upload_id: str, count: int) -> "Sequence[str]":
         """Return a URL for each part of an upload that `begin` began."""
+        place = self._place(name)
         return [
-            self._sign("upload_part", name, UploadId=upload_id, PartNumber=number)
+            _for_node(_sign("upload_part", place, UploadId=upload_id, PartNumber=number))
             for number in range(1, count + 1)
         ]
 
@@ -419,14 +438,6 @@ class S3Store:
             answer = _s3().head_object(Bucket=place.bucket, Key=place.key)
         encrypted = answer.get("ServerSideEncryption", "AES256") != "AES256"
         return not encrypted and "SSECustomerAlgorithm" not in answer
-
-    def _sign(self, method: str, name: str, **more: Any) -> str:
-        place = self._place(name)
-        with _explained("PutObject", place):
-            params = {"Bucket": place.bucket, "Key": place.key, **more}
-            return _s3().generate_presigned_url(
-                method, Params=params, ExpiresIn=settings().s3_signature_s
-            )
 
     def _place(self, name: str) -> Place:
         return Place(self._root.bucket, self._root.key + name)

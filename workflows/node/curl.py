@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Optional
 
+from workflows.node import role
 from workflows.node.processes import Groups
 
 PARALLEL = 16
@@ -69,7 +70,10 @@ class Curl:
             if attempt:
                 time.sleep(wait_s)
                 wait_s = min(wait_s * 2, LONGEST_WAIT_S)
-            said = self._once({number: transfers[number] for number in left}, scratch)
+            try:
+                said = self._once({number: _signed(transfers[number]) for number in left}, scratch)
+            except role.NoRole as error:
+                return [Trouble(str(error), 0, "NoRole")] * len(transfers)
             again = []
             for number in left:
                 outcomes[number], is_passing = _outcome(transfers[number], said.get(number))
@@ -119,6 +123,11 @@ class Curl:
             self._groups.end(process.pid)
             status = process.wait()
         return out, said, status
+
+
+def _signed(one: Transfer) -> Transfer:
+    """Return a transfer with its URL as it can be used, which this node may have to sign itself."""
+    return one._replace(url=role.signed(one.url, "PUT" if one.md5 else "GET"))
 
 
 @functools.lru_cache(maxsize=4)

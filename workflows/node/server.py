@@ -230,7 +230,7 @@ class Session(VerbOperations):
         work = Work(asked["step"], asked["mode"], asked["spec"], stages, env)
 
         def run(item: Message) -> Message:
-            item = self.signatures.refreshed(item)
+            item = self.signatures.refreshed(stages[0].step, item)
             return KeyRun(self.runtime.storage, work, item, self.groups)()
 
         self._each(work.step, message["keys"], run, "done")

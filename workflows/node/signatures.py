@@ -4,12 +4,14 @@ A shard may last longer than a signature. The driver alone can sign, so it is as
 when the key's turn has come.
 """
 
-import calendar
 import itertools
 import queue
 import re
 import time
 from typing import Any, Callable
+
+from workflows.node import role
+from workflows.node.work import KeyFailed
 
 _SIGNED_AT = re.compile(r"[?&]X-Amz-Date=(\d{8}T\d{6})Z")
 _EXPIRES = re.compile(r"[?&]X-Amz-Expires=(\d+)")
@@ -28,6 +30,8 @@ def is_stale(url: str, now: float) -> bool:
     >>> is_stale("http://s3/k", 1735787045)
     False
     """
+    import calendar  # which few runtimes need
+
     signed, expires = _SIGNED_AT.search(url), _EXPIRES.search(url)
     if signed is None or expires is None:
         return False
@@ -44,9 +48,18 @@ class Signatures:
         self._numbers = itertools.count()
         self._waiting: dict[int, queue.SimpleQueue[str]] = {}
 
-    def refreshed(self, item: Message) -> Message:
-        """Return a key as it was asked for, its source's URL signed anew if that must be."""
+    def refreshed(self, step: str, item: Message) -> Message:
+        """Return a key as it was asked for, its source's URL signed anew if that must be.
+
+        Raises:
+            KeyFailed: this node should sign itself, and cannot.
+        """
         source = item.get("source")
+        if source is not None and source["url"].startswith(role.PREFIX):
+            try:
+                return {**item, "source": {**source, "url": role.signed(source["url"], "GET")}}
+            except role.NoRole as error:
+                raise KeyFailed(str(error), step) from error
         if source is None or not is_stale(source["url"], time.time()):
             return item
         place = source["was"][0]

@@ -81,7 +81,7 @@ def find(step: Step, name: str) -> Key:
 def _write_input(step: Step, key: Key, path: str) -> None:
     """Write what the command reads on stdin; what its nodes no longer have is made again, here."""
     if key.source is not None:
-        text = s3.transit(key.source.url) + "\n"
+        text = s3.signed(key.source.url) + "\n"
     elif step.mode == "from_n":
         parts = []
         for number, given in enumerate(key.inputs):
