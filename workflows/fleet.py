@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any, Protocol, TypeVar
 
-from workflows import s3
 from workflows.errors import CheckpointError, NodeLost, UsageError, WorkflowsError
 from workflows.node.wire import Wire
 from workflows.transports.local import LocalNode
@@ -167,6 +166,8 @@ class Channel:
             if event["event"] == "pong":
                 continue
             if event["event"] == "stale":
+                from workflows import s3  # which only runs need, and they have it
+
                 url = s3.transit(str(event["url"]))
                 self._wire.send({"op": "signed", "n": event["n"], "url": url})
                 continue
