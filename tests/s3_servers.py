@@ -84,11 +84,19 @@ class Weed:
         client.create_bucket(Bucket=name)
         return client
 
+    def _read_some(self) -> None:
+        """Read one object of each bucket: after a kill the volumes come back after the names."""
+        client = self.client()
+        for bucket in client.list_buckets()["Buckets"]:
+            found = client.list_objects_v2(Bucket=bucket["Name"], MaxKeys=1).get("Contents", ())
+            for item in found:
+                client.get_object(Bucket=bucket["Name"], Key=item["Key"])["Body"].read()
+
     def _wait(self) -> None:
         deadline = time.monotonic() + 60
         while True:
             with contextlib.suppress(Exception):
-                self.client().list_buckets()
+                self._read_some()
                 return
             assert self._process is not None
             assert self._process.poll() is None, (self.folder / "log").read_text()[-2000:]

@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import os
 import pathlib
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -91,9 +92,28 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-@pytest.fixture
-def curl() -> Curl:
-    return Curl(dict(os.environ, WORKFLOWS_FETCH_BACKOFF_S="0.01"), Groups())
+# What Ubuntu 20.04 has: it knows no exit codes of single transfers, and says so.
+OLD = """\
+#!/bin/bash
+[[ $* != *--version ]] || { echo 'curl 7.68.0 (x86_64-pc-linux-gnu) libcurl/7.68.0'; exit; }
+[[ $* != *--parallel* ]] || { echo 'many at once, and none would say how it ended' >&2; exit 2; }
+sed 's/ %{exitcode} %{errormsg}/  /' | "$REAL_CURL" "$@"
+status=$?
+echo "curl: unknown --write-out variable: 'exitcode'" >&2
+exit $status
+"""
+
+
+@pytest.fixture(params=["as it is here", "before 7.75"])
+def curl(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Curl:
+    env = dict(os.environ, WORKFLOWS_FETCH_BACKOFF_S="0.01")
+    if request.param == "before 7.75":
+        script = tmp_path_factory.mktemp("old") / "curl"
+        script.write_text(OLD)
+        script.chmod(0o755)
+        env["REAL_CURL"] = shutil.which("curl") or "curl"
+        env["PATH"] = os.pathsep.join([str(script.parent), env["PATH"]])
+    return Curl(env, Groups())
 
 
 def get(server: Server, folder: pathlib.Path, name: str) -> Transfer:

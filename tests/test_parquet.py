@@ -1,7 +1,10 @@
 """Parquet through the main pipeline: by name, whatever its type, right to the row."""
 
 import collections
+import json
+import os
 import pathlib
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -118,3 +121,52 @@ def test_a_node_without_a_package_that_a_step_declares_is_refused_with_what_to_t
     assert "Fetch needs the Python package no-such-package-at-all>=2 there" in done.err
     assert f"{sys.executable} -m pip install 'no-such-package-at-all>=2'" in done.err
     assert place.outputs("Fetch") == {}
+
+
+# A runtime whose commands find their packages in one directory.
+ASKED = """
+import json, sys
+from workflows.node import packages
+
+_, sys.executable, site = sys.argv
+for line in sys.stdin:
+    print(packages.missing(json.loads(line), {"PYTHONPATH": site}), flush=True)
+"""
+
+
+def test_a_package_may_have_bounds_and_is_looked_for_once_while_it_is_there(
+    tmp_path: pathlib.Path,
+) -> None:
+    site, python, log = (tmp_path / name for name in ("site", "python", "log"))
+    python.write_text(f'#!/bin/sh\necho looked >> {log}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    runtime = subprocess.Popen(
+        [sys.executable, "-c", ASKED, str(python), str(site)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))),
+        text=True,
+    )
+
+    def install(version: str) -> None:
+        about = site / "ducks-1.dist-info" / "METADATA"
+        about.parent.mkdir(parents=True, exist_ok=True)
+        about.write_text(f"Metadata-Version: 2.1\nName: ducks\nVersion: {version}\n")
+
+    def missing(*wanted: str) -> str:
+        assert runtime.stdin is not None
+        assert runtime.stdout is not None
+        runtime.stdin.write(json.dumps(wanted) + "\n")
+        runtime.stdin.flush()
+        return runtime.stdout.readline().strip()
+
+    with runtime:
+        answers = [missing("ducks>=1,<2")]
+        install("2.0.1")
+        answers += [missing("ducks>=1,<2", "ducks")]
+        install("1.4.2")
+        answers += [missing("ducks>=1,<2", "ducks")]
+        answers += [missing("ducks>=1,<2", "ducks"), missing("ducks")]
+
+    assert answers == ["['ducks>=1,<2']", "['ducks>=1,<2']", "[]", "[]", "[]"]
+    assert log.read_text() == "looked\n" * 3

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from conftest import Done, Place
 
 MODULE = "workflows.tasks"
@@ -395,6 +397,33 @@ def test_results_shows_the_top_of_the_last_result(taxi: "Place") -> None:
     assert shown.code == 0, shown
     assert shown.out.split() == run.out.split()[:7]
     assert shown.out.count("\n") == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda place: place.key(MONTH, ROWS), f"{MONTH} is changed."),
+        (lambda place: place.key(NEW_MONTH, ROWS), f"{NEW_MONTH} is new."),
+        (lambda place: (place.source / MONTH).unlink(), f"{MONTH} is gone."),
+        (
+            lambda place: [place.key(name, ROWS) for name in (MONTH, NEW_MONTH)],
+            f"{MONTH} is changed (and 1 more).",
+        ),
+    ],
+)
+def test_verify_says_that_the_source_changed_and_does_not_blame_the_result(
+    taxi: "Place", change: "Callable[[Place], object]", said: str
+) -> None:
+    pipeline(taxi)
+    change(taxi)
+
+    changed = taxi.run("workflows", "verify", "--engine", "csv")
+    run = pipeline(taxi)
+    verified = taxi.run("workflows", "verify", "--engine", "csv")
+
+    assert (changed.code, changed.out) == (1, ""), changed
+    assert f"source has changed since it was made: {said}" in changed.err
+    assert (run.code, verified.code) == (0, 0), (run, verified)
 
 
 def test_gc_shows_then_removes_exactly_what_is_stale(taxi: "Place") -> None:

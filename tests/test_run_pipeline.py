@@ -245,6 +245,40 @@ def test_a_second_run_of_the_same_pipeline_says_who_runs_it_and_exits_10(clone: 
     assert len(clone.logs()) == 1
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/operations.md", "docs/tutorial.md"])
+def test_the_line_for_cron_replaces_a_result_by_another_one_alone(clone: Clone, page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    line = re.search(r"^    5 \* \* \* \*  (.*)$", text, re.MULTILINE)
+    assert line is not None
+    (clone.root.parent / "workflows").symlink_to(clone.root)
+    command = line[1].replace("/home/ann", str(clone.root.parent))
+    result = clone.root.parent / re.findall(r"\w+\.txt", command)[0]
+    result.write_text("the last good result\n")
+
+    def cron() -> tuple[str, str]:
+        done = subprocess.run(
+            ["sh", "-c", command], env=plain_environment(), capture_output=True, text=True
+        )
+        return result.read_text(), done.stderr
+
+    clone.luigi("touch started; until [[ -e end ]]; do sleep 0.02; done; echo new")
+    first = clone.start()
+    wait_until((clone.root / "started").exists, 60)
+    meanwhile = cron()
+    (clone.root / "end").touch()
+    first.communicate(timeout=60)
+    clone.luigi("echo half; exit 30")
+    failed = cron()
+    clone.luigi("echo new")
+    done = cron()
+
+    assert meanwhile[0] == "the last good result\n"
+    assert "already running" in meanwhile[1]
+    assert failed == ("the last good result\n", "")
+    assert done == ("new\n", "")
+    assert sorted(path.name for path in clone.root.parent.glob("*.*")) == [result.name]
+
+
 def test_two_different_pipelines_run_at_the_same_time(clone: Clone) -> None:
     clone.luigi('[[ $3 == Other ]] || { echo $$ > pid.luigi; sleep 300; }; echo "$3"')
     clone.start()

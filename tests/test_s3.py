@@ -20,6 +20,7 @@ from workflows.targets import CheckpointTarget
 
 if TYPE_CHECKING:
     from conftest import Done, Place
+    from sshd import Hosts
 
 KEPT = """
 from workflows.steps import Map
@@ -260,6 +261,36 @@ def test_runs_that_overlap_give_one_result_and_no_error(bucket: Bucket, store: S
         assert len(dict(target.read())) == 4
 
 
+# The first key keeps the only slot until what was signed at the start of the shard has expired.
+LONG = """
+from workflows.steps import Map
+
+class Slow(Map):
+    command = ". ./fetch.sh; if mkdir {place}/first; then sleep 11; fi"
+    files = ("fetch.sh",)
+"""
+
+
+def test_a_shard_that_lasts_longer_than_a_signature_gets_new_ones(
+    bucket: Bucket, hosts: "Hosts"
+) -> None:
+    hosts.add(1)
+    bucket.place.module(LONG.format(place=bucket.place.path))
+    for number in range(3):
+        bucket.put(f"trip data/{number} é.txt", b"%d\n" % number)
+    one_task = {
+        "WORKFLOWS_KEY_TASKS": "0",
+        "WORKFLOWS_SHARDS": "1",
+        "WORKFLOWS_S3_SIGNATURE_S": "10",
+    }
+    hosts.write(slots=1)
+
+    done = bucket.luigi("Slow", "--fleet", hosts.spec, **one_task)
+
+    assert done.code == 0, done
+    assert sorted(hosts.outputs("Slow").values()) == [b"0\n", b"1\n", b"2\n"]
+
+
 # -- crashes ---------------------------------------------------------------------------------------
 
 
@@ -362,6 +393,26 @@ def test_a_source_that_changed_after_it_was_listed_is_noticed(bucket: Bucket) ->
 
     assert done.code == 30, done
     assert "it has changed since it was listed: run the same again" in done.err
+
+
+def test_verify_fetches_what_is_in_s3_and_says_so_if_that_has_changed(bucket: Bucket) -> None:
+    header = b"vendor_id,passenger_count\n"
+    bucket.put("trip data/1.csv", header + b"1,2\n" * 3)
+    bucket.put("trip data/2 é.csv", header + b"1,3\n")
+    done = bucket.luigi("MergeCounts", module="workflows.tasks")
+    asked = {**bucket.environ, "WORKFLOWS_CHECKPOINT": f"s3://{bucket.name}/check point"}
+
+    engines = [
+        bucket.place.run("workflows", "verify", "--engine", name, **asked)
+        for name in ("csv", "duckdb")
+    ]
+    bucket.put("trip data/1.csv", header + b"1,2\n" * 4)
+    changed = bucket.place.run("workflows", "verify", **asked)
+
+    assert done.code == 0, done
+    assert [one.out[:26] for one in engines] == ["right: 4 rows, 2 values, a"] * 2, engines
+    assert (changed.code, changed.out) == (1, ""), changed
+    assert "has changed since it was made: 1.csv is changed. Run the pipeline again" in changed.err
 
 
 # -- looking and sweeping --------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+import subprocess
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -62,6 +63,37 @@ def ran(place: "Place", before: dict[str, int]) -> dict[str, int]:
     """Return step -> number of keys that were done since `before`."""
     now = done(place)
     return {step: now[step] - before.get(step, 0) for step in now if now[step] != before.get(step)}
+
+
+# It fails only where it is tried again.
+SHOWS = """
+from workflows.steps import Map
+
+
+class Fetch(Map):
+    command = 'cat "$(cat)"'
+
+
+class Shown(Map):
+    upstream = Fetch
+    files = ("shipped.txt",)
+    command = '''echo "$filename $WORKFLOWS_STEP $WORKFLOWS_KEY"; tr a-z A-Z; cat shipped.txt
+        echo "${PYTHONPATH-no PYTHONPATH}"
+        echo n=1 > "$WORKFLOWS_METRICS"; echo said >&2; [[ ${WORKFLOWS_RUN-} ]] || exit 3'''
+"""
+LAWFUL = """
+from workflows.steps import Map
+
+
+class Fetch(Map):
+    command = 'cat "$(cat)"'
+
+
+class Short(Map):
+    upstream = Fetch
+    command = "head -c 1"
+    %s
+"""
 
 
 def done(place: "Place") -> dict[str, int]:
@@ -281,6 +313,42 @@ def test_one_failing_key_costs_nothing_but_itself_and_mending_it_runs_nothing_el
     assert mended.code == 0, mended
     assert ran(place, before) == {"Check": 1, "Length": 1, "All": 1, "Total": 1}
     assert place.outputs("Total") == {"all": b"24\n"}
+
+
+def test_repro_prints_a_line_to_type_only_if_its_directory_is_kept(place: "Place") -> None:
+    place.module(SHOWS)
+    place.key("a b", b"one\n")
+    (place.path / "shipped.txt").write_text("with it\n")
+    assert place.luigi("Shown").code == 0
+
+    plain = place.run("workflows", "repro", "Shown", "a b")
+    kept = place.run("workflows", "repro", "Shown", "a b", "--keep")
+    line = re.search(r"^kept: (.+); to run it again there: (bash .+)$", kept.err, re.MULTILINE)
+    assert line is not None, kept
+    typed = subprocess.run(
+        ["bash", "-c", line[2]], cwd="/", env=place.environ, capture_output=True, text=True
+    )
+    shutil.rmtree(line[1])
+
+    assert (plain.code, plain.err) == (3, "said\nShown of a b: exited 3\n")
+    assert (typed.returncode, typed.stdout, typed.stderr) == (3, plain.out, "said\n")
+    assert plain.out == "a b Shown a b\nONE\nwith it\nno PYTHONPATH\n"
+
+
+def test_a_law_that_is_added_is_not_checked_of_what_is_done_until_that_is_removed(
+    place: "Place",
+) -> None:
+    place.module(LAWFUL % "")
+    place.key("a", b"one\n")
+    assert place.luigi("Short").code == 0
+    place.module(LAWFUL % 'laws = ("bytes_out = bytes_in",)')
+
+    done_already = place.luigi("Short")
+    removed = place.run("workflows", "rm", "-r", "Short")
+    again = place.luigi("Short")
+
+    assert (done_already.code, removed.code, again.code) == (0, 0, 30), again
+    assert "law broken: bytes_out = bytes_in" in again.err
 
 
 def test_a_key_that_fails_in_a_pipe_is_blamed_on_its_own_step(place: "Place") -> None:

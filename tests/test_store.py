@@ -160,6 +160,16 @@ def test_what_is_removed_is_gone_and_the_rest_stays(store: Store) -> None:
     assert [item.name for item in store.list("")] == ["b/1"]
 
 
+def test_only_the_objects_that_are_named_are_discarded(store: Store) -> None:
+    for name in ("a/b/1", "a/b/2", "a/b/12"):
+        store.create(name, [b"x"])
+
+    store.discard(["a/b/1", "a/b/nothing"])
+    store.discard([])
+
+    assert [item.name for item in store.list("a")] == ["a/b/12", "a/b/2"]
+
+
 def test_a_place_that_cannot_be_written_is_a_checkpoint_error_that_names_it(
     tmp_path: pathlib.Path,
 ) -> None:

@@ -1,31 +1,128 @@
 """The tutorial: what it says to type is typed, what it says one sees is seen."""
 
+import contextlib
+import functools
+import http.server
 import pathlib
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from transcripts import ROOT, Checkout, blocks, commands, is_run, matches
+import boto3
+import pytest
+import yaml
+from s3_servers import Weed
+from test_run_pipeline import SCRIPT_FILES, write_fingerprint
+from transcripts import ROOT, SAMPLES, Checkout, blocks, commands, matches
+
+if TYPE_CHECKING:
+    from ec2fleets import Ec2
+    from sshd import Hosts
 
 PAGE = ROOT / "docs" / "tutorial.md"
+MONTHS = sorted(SAMPLES.glob("*2018-0*.csv"))
 
 
-def test_every_command_of_the_tutorial_prints_what_it_shows(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "here").mkdir()
-    checkout = Checkout(tmp_path / "here")
+@pytest.fixture
+def checkout(tmp_path: pathlib.Path) -> Checkout:
+    here = tmp_path / "here"
+    here.mkdir()
+    return Checkout(here)
 
+
+@contextlib.contextmanager
+def served(folder: pathlib.Path) -> Iterator[str]:
+    """Serve a directory by HTTP, quietly; yield its URL."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+            return
+
+    handler = functools.partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_every_command_of_the_tutorial_prints_what_it_shows(checkout: Checkout) -> None:
     checkout.follow(PAGE)
 
     assert len(checkout.ran) > 20
 
 
-def test_only_what_needs_other_machines_is_not_run() -> None:
-    left_out = [
-        shown.command
-        for block in blocks(PAGE)
-        if block.kind == "console" and not is_run(block)
-        for shown in commands(block.text)
-    ]
+def test_every_command_about_hosts_prints_what_it_shows(
+    checkout: Checkout, hosts: "Hosts", tmp_path: pathlib.Path
+) -> None:
+    hosts.add(2)
+    checkout.given["hosts.yaml"] = hosts.file.read_text()
+    site = tmp_path / "site"
+    site.mkdir()
+    for path in MONTHS:
+        shutil.copy(path, site)
+    (site / "rides.list").write_text("".join(f"{path.name}\n" for path in MONTHS))
 
-    needed = ("ssh:", "ec2:", "workflows fleet ")
-    assert [command for command in left_out if not any(word in command for word in needed)] == []
+    with served(site) as url:
+        checkout.replaced["https://example.org/"] = url
+        checkout.follow(PAGE, on="ssh")
+
+    assert len(checkout.ran) == 3
+
+
+def test_every_command_about_spot_nodes_prints_what_it_shows_and_nothing_is_left(
+    checkout: Checkout, ec2: "Ec2", weed: Weed
+) -> None:
+    (about,) = [block.text for block in blocks(PAGE) if block.about == "name=rides.yaml"]
+    shown = yaml.safe_load(about)
+    checkout.given["rides.yaml"] = yaml.safe_dump({**ec2.top, **shown})
+    checkout.environ.update(ec2.place.more, **weed.environ)
+    client = weed.bucket("my-bucket")
+    for path in MONTHS:
+        client.put_object(Bucket="my-bucket", Key=f"rides/{path.name}", Body=path.read_bytes())
+    make_runnable(checkout)
+    # Every account that has ever used spot has this.
+    iam = boto3.session.Session("testing", "testing", region_name="us-east-1").client(
+        "iam", endpoint_url=ec2.cloud.url
+    )
+    iam.create_role(RoleName="AWSServiceRoleForEC2Spot", AssumeRolePolicyDocument="{}")
+
+    try:
+        checkout.follow(PAGE, on="ec2")
+    finally:
+        iam.delete_role(RoleName="AWSServiceRoleForEC2Spot")
+
+    assert len(checkout.ran) == 10
+    assert ec2.region.described(shown["name"]) == []
+
+
+def make_runnable(checkout: Checkout) -> None:
+    """Put run_pipeline.sh into a checkout, with an environment that is ready."""
+    for name in SCRIPT_FILES:
+        shutil.copy(ROOT / name, checkout.path)
+    programs = checkout.path / ".venv/bin"
+    programs.mkdir(parents=True)
+    (programs / "python").symlink_to(sys.executable)
+    for name in ("luigi", "workflows"):
+        script = programs / name
+        script.write_text(f'#!/bin/sh\nexec {sys.executable} -m {name} "$@"\n')
+        script.chmod(0o755)
+    write_fingerprint(checkout.path)
+
+
+def test_there_is_no_command_that_none_of_these_runs() -> None:
+    kinds = {
+        (block.kind, block.about)
+        for block in blocks(PAGE)
+        if block.kind in ("console", "sh", "bash") and list(commands(block.text))
+    }
+
+    assert kinds == {("console", ""), ("console", "on=ssh"), ("console", "on=ec2")}
 
 
 def test_what_a_page_shows_may_leave_out_what_differs_each_time_but_nothing_else() -> None:

@@ -4,8 +4,9 @@ A page shows a session as a fenced block called ``console``: a line ``$ COMMAND`
 that starts with ``> `` goes on with it), then what it prints on stdout. Within the output, ``...``
 stands for anything, on a line of its own for any number of lines. Blocks run in their order, in one
 directory, each command by a bash of its own. A fenced block of any kind with ``name=FILE`` is
-written to that file. A block ``console needs=VERB`` is run where workflows has that verb, one
-called ``console not-run`` is only read by people.
+written to that file, unless a test gives another of that name. A block ``console needs=VERB`` is
+run where workflows has that verb; one ``console on=ssh`` or ``on=ec2`` by the test that has such
+nodes.
 """
 
 import os
@@ -52,9 +53,9 @@ def commands(text: str) -> Iterator[Shown]:
         yield Shown(command, "".join(line + "\n" for line in lines[more:]))
 
 
-def is_run(block: Block) -> bool:
-    """Tell whether the commands of a block can be run here."""
-    return block.about.removeprefix("needs=") in ("", *VERBS)
+def is_run(block: Block, on: str = "") -> bool:
+    """Tell whether the commands of a block can be run here, or on the nodes that are there."""
+    return block.about == f"on={on}" if on else block.about.removeprefix("needs=") in ("", *VERBS)
 
 
 def matches(shown: str, printed: str) -> bool:
@@ -74,6 +75,8 @@ class Checkout:
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
         self.ran: list[str] = []
+        self.given: dict[str, str] = {}  # files instead of those of the page
+        self.replaced: dict[str, str] = {}  # what stands for what, in commands
         (path / "samples").symlink_to(ROOT / "samples")
         (path / "LICENSE").symlink_to(ROOT / "LICENSE")
         (path / "luigi.cfg").write_text((ROOT / "luigi.cfg").read_text())
@@ -92,25 +95,30 @@ class Checkout:
             LC_ALL="C",
         )
 
-    def follow(self, page: pathlib.Path) -> None:
-        """Do all that a page says, and assert that it is what comes out."""
+    def follow(self, page: pathlib.Path, on: str = "") -> None:
+        """Do all that a page says, here or on the nodes there are; assert that it comes out."""
         for block in blocks(page):
             if block.about.startswith("name="):
-                (self.path / block.about.removeprefix("name=")).write_text(block.text)
-            elif block.kind == "console" and is_run(block):
+                name = block.about.removeprefix("name=")
+                (self.path / name).write_text(self.given.get(name, block.text))
+            elif block.kind == "console" and is_run(block, on):
                 for shown in commands(block.text):
-                    self.run(shown)
+                    code = self.run(shown)
+                    assert not on or code == 0, shown
 
-    def run(self, shown: Shown) -> None:
-        """Run one command and compare."""
+    def run(self, shown: Shown) -> int:
+        """Run one command and compare; return its exit code."""
+        command = shown.command
+        for old, new in self.replaced.items():
+            command = command.replace(old, new)
         done = subprocess.run(
-            ["bash", "-c", shown.command],
+            ["bash", "-c", command],
             cwd=self.path,
             env=self.environ,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=240,
             check=False,
         )
         self.ran.append(shown.command)
@@ -118,3 +126,4 @@ class Checkout:
             f"$ {shown.command}\n{done.stdout}--- stderr\n{done.stderr}--- exit {done.returncode}"
         )
         assert matches(shown.output, done.stdout), f"{said}\n--- the page shows\n{shown.output}"
+        return done.returncode

@@ -39,7 +39,7 @@ VERBS = {
     "repro": "run one step's command on one key, here, with what it reads",
     "why": "print what made an object of a checkpoint: inputs, commands, code, place and time",
     "fleet": "prices, up, status, exec, down, sweep, ... of disposable EC2 fleets",
-    "gc": "remove from the nodes what no current pipeline refers to",
+    "gc": "show, and remove, what no pipeline refers to that was run here lately",
 }
 
 

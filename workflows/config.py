@@ -18,6 +18,7 @@ from workflows.errors import ConfigError
 _PATHS = ("/etc/luigi/client.cfg", "/etc/luigi/luigi.cfg", "client.cfg", "luigi.cfg")
 _ADDRESSING = ("auto", "path", "virtual")
 _COMPRESS = ("none", "zstd", "gzip")
+_NODES = ("signed", "role")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -54,6 +55,8 @@ class Settings:
     s3_region: str = _setting("s3", "region", "")  # type: ignore[assignment]
     s3_addressing: str = _setting("s3", "addressing", "auto", choices=_ADDRESSING)  # type: ignore[assignment]
     s3_profile: str = _setting("s3", "profile", "")  # type: ignore[assignment]
+    s3_nodes: str = _setting("s3", "nodes", "signed", choices=_NODES)  # type: ignore[assignment]
+    s3_signature_s: int = _setting("s3", "signature", 6 * 3600, least=1)  # type: ignore[assignment]
     s3_multipart_mb: int = _setting("s3", "multipart_mb", 5000, least=5)  # type: ignore[assignment]
     s3_compress: str = _setting("s3", "compress", "none", choices=_COMPRESS)  # type: ignore[assignment]
 

@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 import sys
+from typing import Any
 
 import luigi
 from luigi.cmdline_parser import CmdlineParser
@@ -38,6 +39,7 @@ _fleets: list[Fleet] = []
 _driver, _exit_code = [0], [0]
 _root = [""]
 _read_on: set[str] = set()
+_asked: set[str] = set()
 
 
 @functools.cache
@@ -154,11 +156,21 @@ def _schedules(task: luigi.Task, dependency: luigi.Task) -> None:
         watch(task)
     if hasattr(task, "shard"):  # a step, not a task that only names several results
         _read_on.add(dependency.task_id)
+        note_asked(task)
 
 
 def is_result(task: luigi.Task) -> bool:
     """Tell whether no step of this run reads what a task makes: it is what the run is for."""
     return task.task_id not in _read_on
+
+
+def note_asked(step: Any) -> None:
+    """Write down, once, a pipeline that this run is for: `workflows gc` keeps what it refers to."""
+    if not step.shard and is_result(step) and step.task_id not in _asked:
+        _asked.add(step.task_id)
+        about = {"module": step.__module__, "task": step.task_family}
+        order = [before.name for before in step.lineage]
+        log().add(what="asked", **about, params=step.to_str_params(), order=order)
 
 
 @luigi.Task.event_handler(luigi.Event.SUCCESS)  # type: ignore[untyped-decorator]
@@ -191,6 +203,7 @@ def close() -> None:
     Register.clear_instance_cache()  # tasks remember their keys and shards
     _driver[0], _root[0] = 0, ""
     _read_on.clear()
+    _asked.clear()
 
 
 def _close_fleets(opener: int) -> None:

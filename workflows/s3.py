@@ -14,55 +14,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from workflows.config import Settings, settings
 from workflows.errors import CheckpointError, SourceError, UsageError, WorkflowsError
+from workflows.node.role import PREFIX
+from workflows.remedies import explanation, unreachable
 from workflows.store import Stored
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 SCHEME = "s3://"
-# A URL is signed when its shard starts; this is how long the shard's last key may have to wait.
-SIGNED_S = 6 * 3600
 _TRIES = 6  # of each call, with waits that double up to 20 s; AWS_MAX_ATTEMPTS overrides it
 _DELETED_AT_ONCE = 1000
-
-_REMEDIES = {
-    "NoSuchBucket": "there is no such bucket at {endpoint}: make it (aws s3 mb s3://{bucket}), or"
-    " mend its name or [s3] endpoint_url",
-    "NoSuchKey": "there is no such object",
-    "AccessDenied": "these credentials may not: grant s3:{operation} on it (and s3:ListBucket, or"
-    " what is missing looks denied too), or choose others with [s3] profile. What is stored already"
-    " stays readable (workflows results); --checkpoint DIRECTORY keeps new results on this machine",
-    "InvalidAccessKeyId": "{endpoint} does not know these credentials: check AWS_ACCESS_KEY_ID, or"
-    " [s3] profile and endpoint_url",
-    "SignatureDoesNotMatch": "the secret key is not that of the access key: check"
-    " AWS_SECRET_ACCESS_KEY, or [s3] profile",
-    "ExpiredToken": "the credentials have expired: log in again (aws sso login), then run the same",
-    "RequestTimeTooSkewed": "this machine's clock is wrong: set it (timedatectl set-ntp true)",
-    "PermanentRedirect": "the bucket is in another region: set [s3] region{region}",
-    "SlowDown": "S3 asks for less at once, even after several tries: run the same again later",
-    "PreconditionFailed": "it was changed meanwhile: run the same again",
-    "NotImplemented": "{endpoint} cannot do this, and checkpoints need its If-None-Match",
-}
-_SAME_AS = {
-    "403": "AccessDenied",
-    "AllAccessDisabled": "AccessDenied",
-    "AccountProblem": "AccessDenied",
-    "404": "NoSuchKey",
-    "412": "PreconditionFailed",
-    "301": "PermanentRedirect",
-    "400": "PermanentRedirect",
-    "AuthorizationHeaderMalformed": "PermanentRedirect",
-    "IllegalLocationConstraintException": "PermanentRedirect",
-    "ExpiredTokenException": "ExpiredToken",
-    "InvalidToken": "ExpiredToken",
-    "TokenRefreshRequired": "ExpiredToken",
-    "RequestExpired": "ExpiredToken",
-    "503": "SlowDown",
-    "ServiceUnavailable": "SlowDown",
-    "InternalError": "SlowDown",
-    "429": "SlowDown",
-    "501": "NotImplemented",
-}
 
 
 class Place(NamedTuple):
@@ -153,45 +114,38 @@ def _explained(
         why = f"{code} {about.get('Message', '')}".strip()
         raise kind(explanation(operation, place, code, why, region)) from error
     except BotoCoreError as error:
-        raise kind(_unreachable(operation, place, error)) from error
+        raise kind(unreachable(operation, place, error)) from error
 
 
-def explanation(operation: str, place: Place, code: str, why: str, region: str = "") -> str:
-    """Return one message for what S3 answered: operation, bucket, key, reason and remedy."""
-    remedy = _REMEDIES.get(_SAME_AS.get(code, code), "run the same again; what is done is kept")
-    said = remedy.format(
-        endpoint=settings().s3_endpoint_url or "Amazon S3",
-        bucket=place.bucket,
-        operation="PutObject" if "Upload" in operation else operation,
-        region=f" = {region}" if region else "",
-    )
-    return f"{operation} of {place.url}: {why}\n  {said}"
+def _sign(
+    method: str, place: Place, kind: type[WorkflowsError] = CheckpointError, **more: Any
+) -> str:
+    """Return a URL with which whoever has it may do one thing with one object: a secret."""
+    with _explained("GetObject" if method == "get_object" else "PutObject", place, kind):
+        params = {"Bucket": place.bucket, "Key": place.key, **more}
+        holds_s = settings().s3_signature_s
+        return _s3().generate_presigned_url(method, Params=params, ExpiresIn=holds_s)
 
 
-def _unreachable(operation: str, place: Place, error: Exception) -> str:
-    name = type(error).__name__
-    if "Credentials" in name or "Token" in name or "SSO" in name:
-        said = "give credentials: aws configure, AWS_ACCESS_KEY_ID, or [s3] profile; then run again"
-    elif name == "ProfileNotFound":
-        said = "mend [s3] profile, or make it: aws configure --profile NAME"
-    else:
-        endpoint = settings().s3_endpoint_url or "Amazon S3"
-        said = (
-            f"check the network, and that [s3] endpoint_url is right ({endpoint}); then run again"
-        )
-    return f"{operation} of {place.url}: {error}\n  {said}"
+def _for_node(signed: str) -> str:
+    """Return what a node is given in place of a signed URL: that, or what it is to sign itself."""
+    if settings().s3_nodes != "role":
+        return signed
+    plain, _, query = signed.partition("?")
+    kept = "&".join(part for part in query.split("&") if not part.startswith("X-Amz-"))
+    return f"{PREFIX}{_s3().meta.region_name}:{plain}{'?' if kept else ''}{kept}"
 
 
-def sign_get(place: Place, kind: type[WorkflowsError] = CheckpointError) -> str:
-    """Return a URL with which a node without credentials may read an object: a secret."""
-    with _explained("GetObject", place, kind):
-        params = {"Bucket": place.bucket, "Key": place.key}
-        return _s3().generate_presigned_url("get_object", Params=params, ExpiresIn=SIGNED_S)
+def signed(url: str) -> str:
+    """Return the URL with which this machine reads a source key: signed if it is in S3."""
+    if not url.startswith(SCHEME):
+        return url
+    return _sign("get_object", place_of(url), SourceError)
 
 
 def transit(url: str) -> str:
-    """Return the URL a node is given for a source key: signed if it is in S3, else as it is."""
-    return sign_get(place_of(url), SourceError) if url.startswith(SCHEME) else url
+    """Return the URL that a node is given for a source key; it may have to sign it itself."""
+    return _for_node(signed(url)) if url.startswith(SCHEME) else url
 
 
 def listing(place: Place, kind: type[WorkflowsError] = CheckpointError) -> Iterator[Stored]:
@@ -232,6 +186,13 @@ def read(place: Place, kind: type[WorkflowsError] = CheckpointError) -> bytes | 
                     raise
                 _wait(attempt)
     raise AssertionError("unreachable")
+
+
+def stream(place: Place, kind: type[WorkflowsError] = CheckpointError) -> Iterator[bytes]:
+    """Yield an object's bytes, however many; a body that breaks off is an error."""
+    with _explained("GetObject", place, kind):
+        answer = _s3().get_object(Bucket=place.bucket, Key=place.key)
+        yield from answer["Body"].iter_chunks(1 << 20)
 
 
 def _wait(attempt: int) -> None:
@@ -304,8 +265,14 @@ class S3Store:
 
     def remove(self, prefix: str) -> None:
         """Remove all objects below the folder `prefix`."""
-        place = self._place(f"{prefix}/")
-        keys = [item.name for item in listing(place)]
+        self._delete([item.name for item in listing(self._place(f"{prefix}/"))])
+
+    def discard(self, names: "Sequence[str]") -> None:
+        """Remove these objects."""
+        self._delete([self._place(name).key for name in names])
+
+    def _delete(self, keys: "Sequence[str]") -> None:
+        place = Place(self._root.bucket, next(iter(keys), ""))
         with _explained("DeleteObject", place):
             for start in range(0, len(keys), _DELETED_AT_ONCE):
                 some = [{"Key": key} for key in keys[start : start + _DELETED_AT_ONCE]]
@@ -333,16 +300,17 @@ class S3Store:
 
     def sign_get(self, name: str) -> str:
         """Return a URL with which a node may read an object."""
-        return sign_get(self._place(name))
+        return _for_node(_sign("get_object", self._place(name)))
 
     def sign_put(self, name: str) -> str:
         """Return a URL with which a node may write an object."""
-        return self._sign("put_object", name)
+        return _for_node(_sign("put_object", self._place(name)))
 
     def sign_parts(self, name: str, upload_id: str, count: int) -> "Sequence[str]":
         """Return a URL for each part of an upload that `begin` began."""
+        place = self._place(name)
         return [
-            self._sign("upload_part", name, UploadId=upload_id, PartNumber=number)
+            _for_node(_sign("upload_part", place, UploadId=upload_id, PartNumber=number))
             for number in range(1, count + 1)
         ]
 
@@ -406,12 +374,6 @@ class S3Store:
             answer = _s3().head_object(Bucket=place.bucket, Key=place.key)
         encrypted = answer.get("ServerSideEncryption", "AES256") != "AES256"
         return not encrypted and "SSECustomerAlgorithm" not in answer
-
-    def _sign(self, method: str, name: str, **more: Any) -> str:
-        place = self._place(name)
-        with _explained("PutObject", place):
-            params = {"Bucket": place.bucket, "Key": place.key, **more}
-            return _s3().generate_presigned_url(method, Params=params, ExpiresIn=SIGNED_S)
 
     def _place(self, name: str) -> Place:
         return Place(self._root.bucket, self._root.key + name)

@@ -307,6 +307,7 @@ run_on_threads(Step)
 @Step.event_handler(luigi.Event.DEPENDENCY_PRESENT)  # type: ignore[untyped-decorator]
 def _already_done(step: Step) -> None:
     """Print the result of a run that found it done already."""
+    run.note_asked(step)
     if step._is_result:
         try:
             step._announce()

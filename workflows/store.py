@@ -46,6 +46,9 @@ class Store(Protocol):
     def remove(self, prefix: str) -> None:
         """Remove all objects below the folder `prefix`."""
 
+    def discard(self, names: "Sequence[str]") -> None:
+        """Remove these objects."""
+
     def sweep(self) -> None:
         """Remove what writers left that died."""
 
@@ -150,6 +153,12 @@ class DirectoryStore:
     def remove(self, prefix: str) -> None:
         """Remove a folder and what is in it."""
         shutil.rmtree(self.locate(prefix), ignore_errors=True)
+
+    def discard(self, names: "Sequence[str]") -> None:
+        """Remove these objects."""
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.locate(name))
 
     def locate(self, name: str) -> str:
         """Return the path of an object."""

@@ -35,7 +35,10 @@ class Select(ByColumns, Map):
     """The chosen columns of every ride, found by their names in the header."""
 
     upstream = Fetch
-    files = ("scripts/csv.awk", "scripts/select_columns.awk", "scripts/select_parquet.py")
+    files = tuple(
+        f"scripts/{name}"
+        for name in ("csv.awk", "select_columns.awk", "select_parquet.py", "csv_rows.py")
+    )
     laws = ("rows_in = rows_out + rows_rejected",)
 
     @property
@@ -50,7 +53,9 @@ class Select(ByColumns, Map):
     @property
     def pip(self) -> Sequence[str]:
         """Return what nodes must have installed: something only if there is Parquet to read."""
-        return ["duckdb"] if any(k.name.endswith(".parquet") for k in self.listed.keys) else []
+        return (
+            ["duckdb>=1,<2"] if any(k.name.endswith(".parquet") for k in self.listed.keys) else []
+        )
 
 
 class GroupCount(ByColumns, Map):

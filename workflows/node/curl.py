@@ -4,6 +4,8 @@ A URL here is signed, so it is a secret: it is in no argument, no file, no messa
 """
 
 import base64
+import concurrent.futures
+import functools
 import os
 import re
 import subprocess
@@ -11,11 +13,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Optional
 
+from workflows.node import role
 from workflows.node.processes import Groups
 
 PARALLEL = 16
 ATTEMPTS, BACKOFF_S, LONGEST_WAIT_S = 6, 0.5, 20.0
-_ARGV = ["curl", "--disable", "--parallel", "--parallel-immediate", "--config", "-"]
+# curl before 7.75 does not say how each of many transfers ended: it gets one each, so many at once.
+_OLD_PARALLEL = 4
+_ARGV = ["curl", "--disable"]
 # Too many requests, and what servers say when they are overloaded or about to restart.
 _PASSING = {"408", "429", "500", "502", "503", "504"}
 # Said with status 400: the bytes were changed on their way, or came too slowly.
@@ -65,7 +70,10 @@ class Curl:
             if attempt:
                 time.sleep(wait_s)
                 wait_s = min(wait_s * 2, LONGEST_WAIT_S)
-            said = self._once({number: transfers[number] for number in left}, scratch)
+            try:
+                said = self._once({number: _signed(transfers[number]) for number in left}, scratch)
+            except role.NoRole as error:
+                return [Trouble(str(error), 0, "NoRole")] * len(transfers)
             again = []
             for number in left:
                 outcomes[number], is_passing = _outcome(transfers[number], said.get(number))
@@ -78,25 +86,62 @@ class Curl:
 
     def _once(self, transfers: "dict[int, Transfer]", scratch: str) -> "dict[int, _Said]":
         sizes = {number: _size(one.path) for number, one in transfers.items() if not one.md5}
-        config = b"next\n".join(
+        configs = [
             _config(number, one, sizes.get(number, 0), scratch) for number, one in transfers.items()
-        )
+        ]
+        if _says_exit_codes(self._env.get("PATH", os.defpath)):
+            parallel = ["--parallel", "--parallel-immediate", "--parallel-max", str(PARALLEL)]
+            lines = self._curl(parallel, b"next\n".join(configs), scratch)[0].splitlines()
+        else:
+            with concurrent.futures.ThreadPoolExecutor(_OLD_PARALLEL) as pool:
+                lines = list(pool.map(functools.partial(self._one, scratch=scratch), configs))
+        return dict(_heard(line, sizes, transfers, scratch) for line in lines if line)
+
+    def _one(self, config: bytes, scratch: str) -> bytes:
+        """Do one transfer with an old curl; return the line that a new one would print."""
+        out, said, status = self._curl(["--show-error"], config, scratch)
+        why = re.findall(rb"^curl: \(\d+\) (.*)", said, re.MULTILINE) or [b""]
+        return b" ".join([*out.split(b" ")[:2], b"%d" % status, why[-1]]) if out else b""
+
+    def _curl(
+        self, options: "list[str]", config: bytes, scratch: str
+    ) -> "tuple[bytes, bytes, int]":
+        """Run curl; return its stdout and stderr, which hold no URL, and its exit status."""
         process = subprocess.Popen(
-            [*_ARGV, "--parallel-max", str(PARALLEL)],
+            [*_ARGV, *options, "--config", "-"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             cwd=scratch,
             env=dict(self._env),
             start_new_session=True,
         )
         self._groups.add(process.pid)
         try:
-            lines, _ = process.communicate(config)
+            out, said = process.communicate(config)
         finally:
             self._groups.end(process.pid)
-            process.wait()
-        return dict(_heard(line, sizes, transfers, scratch) for line in lines.splitlines() if line)
+            status = process.wait()
+        return out, said, status
+
+
+def _signed(one: Transfer) -> Transfer:
+    """Return a transfer with its URL as it can be used, which this node may have to sign itself."""
+    return one._replace(url=role.signed(one.url, "PUT" if one.md5 else "GET"))
+
+
+@functools.lru_cache(maxsize=4)
+def _says_exit_codes(path: str) -> bool:
+    """Tell whether the curl of a PATH can say how each of many transfers ended: from 7.75 on."""
+    done = subprocess.run(
+        ["curl", "--disable", "--version"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={"PATH": path},
+        check=False,
+    )
+    found = re.match(rb"curl (\d+)\.(\d+)", done.stdout)
+    return found is None or (int(found[1]), int(found[2])) >= (7, 75)
 
 
 class _Said(NamedTuple):

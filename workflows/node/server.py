@@ -13,7 +13,9 @@ history    step                                            history: records, old
 records    step, ids                                       records: those that are done
 need       digests                                         needed: digests that are not here yet
 file       digest, size, then raw bytes                    (nothing)
-run        work, keys                                      done / failed per key, then ran
+run        work, keys                                      done / failed per key, then ran; stale:
+                                                           n, url, where a signature is too old
+signed     n, url                                          (nothing)
 bring      step, items; from nodes also certificate,       brought / failed per item, then ran
            token, senders: name -> host, port
 take       step, item, size, then raw bytes                brought / failed
@@ -47,6 +49,7 @@ from workflows.node.curl import Curl
 from workflows.node.files import checksum, remove, tree_size
 from workflows.node.processes import Groups
 from workflows.node.shuffle import Senders, Shuffle
+from workflows.node.signatures import Signatures
 from workflows.node.slots import Countdown, Slots
 from workflows.node.storage import Storage
 from workflows.node.verbs import VerbOperations
@@ -82,6 +85,7 @@ class Session(VerbOperations):
         self.runtime, self.wire = runtime, wire
         self.storage, self.env, self.slots = runtime.storage, runtime.env, runtime.slots.count
         self.groups = Groups()
+        self.signatures = Signatures(wire.send)
 
     def serve(self, lease_s: Optional[float] = None) -> None:
         """Answer operations until the other side goes away; then kill what it had started.
@@ -98,6 +102,7 @@ class Session(VerbOperations):
             return  # the other side is gone, or is no driver: nobody is left to tell
         finally:
             self.groups.cancel()
+            self.signatures.close()
             self.let_go()
             self.runtime.senders.release(self)
             with contextlib.suppress(OSError):
@@ -228,9 +233,14 @@ class Session(VerbOperations):
         work = Work(asked["step"], asked["mode"], asked["spec"], stages, env)
 
         def run(item: Message) -> Message:
+            item = self.signatures.refreshed(stages[0].step, item)
             return KeyRun(self.runtime.places, work, item, self.groups)()
 
         self._each(work.step, message["keys"], run, "done")
+
+    def op_signed(self, message: Message) -> None:
+        """Take a URL that was signed anew."""
+        self.signatures.take(message)
 
     def op_bring(self, message: Message) -> None:
         """Bring files from elsewhere and publish them as keys of a step."""

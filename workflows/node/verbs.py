@@ -12,6 +12,8 @@ lock       name                                            locked: whether it is
 eval       key, inputs, command, timeout_s                 out: raw bytes; ...; ended, or failed
 exec       command, timeout_s                              out: fd, raw bytes; ...; ended: status
 health     --                                              health
+leftovers  --                                              leftovers: items
+discard    names                                           discarded: count
 =========  ==============================================  =========================================
 
 A row is ``[key, bytes, mtime, identity, ledger, is_made]``; what is made is a 1:n key's directory.
@@ -29,6 +31,7 @@ import zlib
 from typing import IO, Any, Callable, Optional
 
 from workflows.keys import PIECES, digest_of
+from workflows.node import leftovers
 from workflows.node.files import remove
 from workflows.node.ledger import Record
 from workflows.node.processes import Groups, kill_group
@@ -303,6 +306,15 @@ class VerbOperations:
                 self.wire.send_bytes({"event": "out", "fd": fd}, data)
 
     # -- the node ------------------------------------------------------------------------------
+
+    def op_leftovers(self, _: Message) -> None:
+        """Say which shipped files and runtimes of other versions are kept here."""
+        self.wire.send({"event": "leftovers", "items": leftovers.found(self.storage)})
+
+    def op_discard(self, message: Message) -> None:
+        """Remove some of them."""
+        count = leftovers.discard(self.storage, message["names"])
+        self.wire.send({"event": "discarded", "count": count})
 
     def op_health(self, message: Message) -> None:
         """Say how the node is: what a person wants to know before work is sent to it."""

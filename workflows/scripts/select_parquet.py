@@ -2,16 +2,19 @@
 
     python3 select_parquet.py passenger_count [NAME...] < FILE > FILE
 
-Promise: what select_columns.awk promises, for Parquet. Names match without case; types may differ
-from file to file: 1.0 is written as 1, null as nothing, a time as text. A name that is missing or
-ambiguous is never guessed: exit 3. What is no whole Parquet file: exit 4.
+With csv_rows.py beside it. Promise: what select_columns.awk promises, for Parquet. Names match
+without case; types may differ from file to file: 1.0 is written as 1, null as nothing, a time as
+text. A name that is missing or ambiguous is never guessed: exit 3. What is no whole Parquet file:
+exit 4.
 Metrics: rows_in is what the file's footer says, rows_out what was written; rows_rejected is 0.
 """
 
 import os
 import shutil
 import sys
-from typing import Any, NoReturn
+from typing import Any
+
+from csv_rows import fail, metrics
 
 MAGIC = b"PAR1"
 FLOATS = ("FLOAT", "DOUBLE")
@@ -29,9 +32,10 @@ def main(wanted: list[str]) -> None:
             rows_in, written = select(database, path, wanted)
     except duckdb.Error as error:
         fail(f"{name_of_key()} is no whole Parquet file: {error}", 4)
-    with open("selected.csv", "rb") as file:
-        shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
-    metrics(rows_in=rows_in, rows_out=written, rows_rejected=rows_in - written)
+    else:
+        with open("selected.csv", "rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
+        metrics(rows_in=rows_in, rows_out=written, rows_rejected=rows_in - written)
 
 
 def select(database: Any, path: str, wanted: list[str]) -> tuple[int, int]:
@@ -96,20 +100,6 @@ def quoted(name: str) -> str:
 def name_of_key() -> str:
     """Return what the input is called."""
     return os.environ.get("WORKFLOWS_KEY", "the input")
-
-
-def metrics(**numbers: int) -> None:
-    """Add to the key's metrics."""
-    path = os.environ.get("WORKFLOWS_METRICS")
-    if path:
-        with open(path, "a", encoding="ascii") as file:
-            file.writelines(f"{name}={number}\n" for name, number in numbers.items())
-
-
-def fail(message: str, status: int) -> NoReturn:
-    """End with a message."""
-    print(f"select_parquet: {message}", file=sys.stderr)
-    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,19 @@
-"""``workflows cp``: copy keys to and from a fleet; to and from S3 where the store can do that."""
+"""``workflows cp``: copy keys to and from a fleet: files of this machine, or objects in S3."""
 
 import argparse
 import os
 import posixpath
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import IO
 
-from workflows import fleetkeys
-from workflows.errors import UsageError, WorkflowsError
+from workflows import fleetkeys, s3
+from workflows.errors import SourceError, UsageError, WorkflowsError
 from workflows.fleet import Fleet
 from workflows.fleetkeys import Name, is_on_fleet
 from workflows.keys import check_name, node_for
-from workflows.verbs.onfleet import add_fleet, say, store_at
+from workflows.verbs.onfleet import add_fleet, say
 
 _CHUNK = 1 << 20
 
@@ -60,10 +60,12 @@ def _put_one(fleet: Fleet, source: str, target: str) -> None:
 
 
 def _put_tree(fleet: Fleet, source: str, target: str) -> None:
-    if not os.path.isdir(source):
+    if not _is_s3(source) and not os.path.isdir(source):
         raise UsageError(f"{source} is no directory; leave -r out")
     below = f"{target.rstrip('/')}/"
-    files = dict(_files(source))
+    files = dict(_objects(source) if _is_s3(source) else _files(source))
+    if not files and _is_s3(source):
+        raise UsageError(f"there is nothing below {source}")
     names = {fleetkeys.parse_key(below + path): full for path, full in files.items()}
     _refuse_taken(fleet, list(names))
     by_slot: dict[int, list[Name]] = {}
@@ -98,8 +100,8 @@ def _refuse_taken(fleet: Fleet, names: list[Name]) -> None:
 
 def _read(source: str) -> Iterator[bytes]:
     """Yield the bytes of a file, of stdin as they come, or of an S3 object."""
-    if source.startswith("s3://"):
-        yield _from_s3(source)
+    if _is_s3(source):
+        yield from s3.stream(s3.place_of(source), SourceError)
         return
     try:
         with _opened(source) as file:
@@ -125,6 +127,8 @@ def _get_one(fleet: Fleet, source: str, target: str) -> None:
             sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
         return
+    if _is_s3(target) and not s3.place_of(target).key:
+        target += "/"
     if target.endswith("/") or os.path.isdir(target):
         target = target.rstrip("/") + "/" + posixpath.basename(name.rest)
     _write(target, chunks)
@@ -158,7 +162,7 @@ def _get_tree(fleet: Fleet, source: str, target: str) -> None:
 
 def _write(target: str, chunks: Iterator[bytes]) -> None:
     """Write a file whole or not at all."""
-    if target.startswith("s3://"):
+    if _is_s3(target):
         _to_s3(target, chunks)
         return
     folder = os.path.dirname(target) or "."
@@ -191,23 +195,21 @@ def _umask() -> int:
 # -- S3 --------------------------------------------------------------------------------------------
 
 
-def _from_s3(url: str) -> bytes:
-    data = _at_s3(url, lambda store, name: store.read(name))
-    if not isinstance(data, bytes):
-        raise UsageError(f"there is no {url}")
-    return data
+def _is_s3(text: str) -> bool:
+    return text.startswith(s3.SCHEME)
+
+
+def _objects(url: str) -> Iterator[tuple[str, str]]:
+    """Yield the name and URL of every object below a prefix; those that stand for folders not."""
+    top = s3.place_of(url)
+    prefix = top.key.rstrip("/") + "/" if top.key.strip("/") else ""
+    for item in s3.listing(top._replace(key=prefix), SourceError):
+        if not item.name.endswith("/"):
+            yield check_name(item.name[len(prefix) :]), top._replace(key=item.name).url
 
 
 def _to_s3(url: str, chunks: Iterator[bytes]) -> None:
-    if not _at_s3(url, lambda store, name: store.create(name, chunks)):
+    place = s3.place_of(url)
+    if not s3.S3Store(f"{s3.SCHEME}{place.bucket}").create(place.key, chunks):
         raise UsageError(f"{url} exists already, and is not replaced")
     say(f"wrote {url}")
-
-
-def _at_s3(url: str, work: Callable[..., object]) -> object:
-    folder, _, name = url.rpartition("/")
-    try:
-        store = store_at(folder)
-    except UsageError as error:
-        raise UsageError(f"cannot copy to or from {url}: S3 is not supported here yet") from error
-    return work(store, name)

@@ -1,17 +1,22 @@
-"""``workflows gc``: remove from the nodes what no current pipeline refers to, after showing it."""
+"""``workflows gc``: remove what no current pipeline refers to, after showing it.
+
+Current is every pipeline that was run lately, by the record in ``runs/`` of the state directory,
+and the one that is named. What is looked at: outputs, shipped files and runtimes on the nodes of
+one fleet; attempts without a commit, listings and pieces in the checkpoints; the runs' records.
+Results that were committed are never removed.
+"""
 
 import argparse
-import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import sys
 
 from workflows import run as runs
-from workflows.keys import PIECES
-from workflows.runlog import aligned
-from workflows.s3 import S3Store, Upload
+from workflows.config import settings
+from workflows.errors import UsageError, WorkflowsError
 from workflows.steps import Step
-from workflows.targets import CheckpointTarget
+from workflows.verbs import stale
+from workflows.verbs.current import Pipeline, Referred, days_old, recorded
 from workflows.verbs.pipeline import add_pipeline, step_from
+from workflows.verbs.stale import Stale
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -20,123 +25,97 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--yes", action="store_true", help="remove it; without this it is only shown"
     )
     parser.add_argument(
-        "--all-steps", action="store_true", help="also steps that the pipeline does not have"
+        "--only",
+        action="store_true",
+        help="of TASK's steps keep what TASK refers to, whatever else was run",
     )
     parser.add_argument(
-        "--age", type=float, default=24.0, help="hours that an unfinished checkpoint is left (24)"
+        "--all-steps",
+        action="store_true",
+        help="also steps that no pipeline on record has: what was copied or mapped by name, too",
     )
+    parser.add_argument(
+        "--days",
+        type=float,
+        default=90.0,
+        help="a pipeline not run for so long is not current; older records of runs go (90)",
+    )
+    parser.add_argument(
+        "--age",
+        type=float,
+        default=24.0,
+        help="hours that an unfinished checkpoint and shipped files are left (24)",
+    )
+    parser.add_argument("--fleet", help="whose nodes (TASK's, or luigi.cfg's)")
     add_pipeline(parser)
-
-
-class Removal(NamedTuple):
-    """What one node has of one step that nothing refers to."""
-
-    slot: int
-    step: str
-    identities: list[str]
-    unfinished: int
-    size: int
+    parser.set_defaults(task=None)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show, or remove, what the pipeline does not refer to as it is now."""
-    last = step_from(arguments).whole
-    removals = unreferred(last, all_steps=arguments.all_steps)
-    abandoned = abandoned_attempts(last, arguments.age)
-    uploads = open_uploads(last, arguments.age)
-    if not removals and not abandoned and not uploads:
+    """Show, or remove, what no current pipeline refers to as it is now."""
+    named = step_from(arguments).whole if arguments.task else None
+    if arguments.only and named is None:
+        raise UsageError("--only needs a task: workflows gc --only MergeCounts --source rides")
+    pipelines = recorded()
+    spec = arguments.fleet or (named.fleet if named is not None else settings().fleet)
+    kept = _referred(named, [] if arguments.only else pipelines, spec, arguments.days)
+    if not arguments.only:
+        kept.know(name for one in pipelines for name in one.order)
+    if not kept.steps and not kept.spared:
+        raise UsageError(
+            f"no run is on record in {settings().state}/runs, so nothing would be kept;"
+            " name the pipeline to keep: workflows gc MergeCounts --source rides"
+        )
+    fleet = runs.fleet(spec)
+    found = [*stale.outputs(fleet, kept, all_steps=arguments.all_steps)]
+    if not arguments.only:  # of others it may be said only by one who knows them all
+        found += stale.shipped(fleet, kept, arguments.age)
+        found += stale.records(pipelines, arguments.days)
+    for url, steps in kept.places.items():
+        store = runs.store(url)
+        found += stale.attempts(store, steps, arguments.age)
+        if not arguments.only:
+            found += stale.listings(store, steps, kept, arguments.days)
+    return _settle(found, remove=arguments.yes)
+
+
+def _referred(named: Step | None, pipelines: list[Pipeline], fleet: str, days: float) -> Referred:
+    """Return what is kept, and say so; of a pipeline that cannot be asked, all of its steps."""
+    kept = Referred()
+    if named is not None:
+        kept.add(named)
+        print(f"kept: what {named.name} refers to, as named here", file=sys.stderr)
+    for pipeline in pipelines:
+        if days_old(pipeline) > days:
+            continue
+        try:
+            kept.add(pipeline.step(fleet))
+            print(f"kept: what {pipeline} refers to", file=sys.stderr)
+        except WorkflowsError as error:
+            kept.spare(pipeline.order)
+            print(
+                f"kept: all outputs of {', '.join(pipeline.order)}, for it cannot be told what"
+                f" {pipeline} refers to: {error}",
+                file=sys.stderr,
+            )
+    return kept
+
+
+def _settle(found: list[Stale], *, remove: bool) -> int:
+    if not found:
         print("nothing to remove: all that is kept is referred to")
         return 0
-    _show(last, removals, abandoned)
-    for upload in uploads:
-        print(f"unfinished upload {last.checkpointed.store.locate(upload.name)}")
-    if not arguments.yes:
-        print("nothing was removed; to remove it: workflows gc --yes")
+    rows = [one.row for one in found if one.row]
+    if rows:
+        print(stale.table(rows))
+    for one in found:
+        if one.text:
+            print(one.text)
+    if not remove:
+        size = sum(one.size for one in found) / 1e6
+        print(f"nothing was removed; to remove it ({size:.1f} MB): workflows gc --yes")
         return 0
-    for slot, step, identities, *_ in removals:
-        message = {"op": "drop", "step": step, "ids": identities, "why": "gc"}
-        last.nodes.channel(slot).one(message, "dropped")
-    for folder in abandoned:
-        last.checkpointed.store.remove(folder)
-    store = runs.store(last.checkpoint)
-    if isinstance(store, S3Store):
-        for upload in uploads:
-            store.abort(upload.name, upload.upload_id)
+    for one in found:
+        one.remove()
     print("removed")
     return 0
-
-
-def unreferred(last: Step, *, all_steps: bool) -> list[Removal]:
-    """Return what the nodes have of the pipeline's steps, or of all, that it does not refer to."""
-    keep = referred(last)
-    known = {name for step in last.lineage for name in (step.name, step.name + PIECES)}
-    fleet = last.nodes
-
-    def look(slot: int) -> dict[str, Any]:
-        steps: dict[str, Any] = fleet.channel(slot).one({"op": "steps"}, "steps")["steps"]
-        return steps
-
-    removals = []
-    for slot, steps in fleet.each(range(len(fleet)), look).items():
-        for step, held in steps.items():
-            gone = {i: kept for i, kept in held["keys"].items() if i not in keep}
-            orphans = held["orphans"]
-            if (gone or orphans) and (step in known or all_steps):
-                size = sum(kept[1] for kept in gone.values()) + sum(orphans.values())
-                removals.append(Removal(slot, step, [*gone, *orphans], len(orphans), size))
-    return removals
-
-
-def _show(last: Step, removals: list[Removal], abandoned: list[str]) -> None:
-    rows: list[tuple[str, ...]] = [("step", "node", "keys", "unfinished", "MB")]
-    for removal in removals:
-        keys = str(len(removal.identities) - removal.unfinished)
-        size = f"{removal.size / 1e6:.1f}"
-        rows.append((removal.step, str(removal.slot), keys, str(removal.unfinished), size))
-    if removals:
-        print(aligned(rows, left=(0,)))
-    for folder in abandoned:
-        print(f"unfinished checkpoint {last.checkpointed.store.locate(folder)}")
-
-
-def referred(last: Step) -> set[str]:
-    """Return the identities of all outputs that the pipeline is made of, as it is now."""
-    keep: set[str] = set()
-    for step in last.lineage:
-        keep.update(key.identity for key in step.keys() or [])
-        keep.update(key.identity for key in step.outputs() or [])
-    return keep
-
-
-def abandoned_attempts(last: Step, age_h: float) -> list[str]:
-    """Return the folders of attempts at a checkpoint, begun long ago and never committed."""
-    store = runs.store(last.checkpoint)
-    newest: dict[str, float] = {}
-    for step in last.lineage:
-        for item in store.list(step.name):
-            parts = item.name.split("/")
-            if len(parts) > 4 and parts[2] == "data":
-                folder = "/".join(parts[:4])
-                newest[folder] = max(newest.get(folder, 0.0), item.modified)
-    old = [folder for folder, modified in newest.items() if time.time() - modified > age_h * 3600]
-    return sorted(folder for folder in old if not _committed(last, folder))
-
-
-def open_uploads(last: Step, age_h: float) -> Sequence[Upload]:
-    """Return the uploads in parts to the checkpoint, begun long ago, that nobody will finish."""
-    store = runs.store(last.checkpoint)
-    if not isinstance(store, S3Store):
-        return []
-    now = time.time()
-    steps = {step.name for step in last.lineage}
-    return [
-        upload
-        for upload in store.uploads("")
-        if upload.name.split("/")[0] in steps and now - upload.started > age_h * 3600
-    ]
-
-
-def _committed(last: Step, folder: str) -> bool:
-    step, identity = folder.split("/")[:2]
-    manifest = CheckpointTarget(runs.store(last.checkpoint), step, identity).manifest()
-    return manifest is not None and manifest["attempt"] == folder

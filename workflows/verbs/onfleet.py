@@ -2,10 +2,12 @@
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+from workflows import fleetkeys
 from workflows.config import settings
 from workflows.errors import NodeLost, UsageError, WorkflowsError
+from workflows.fleet import Fleet
 from workflows.hosts import Host, read_hosts
 from workflows.store import Store, open_store
 
@@ -15,6 +17,23 @@ def add_fleet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fleet", default=settings().fleet, metavar="SPEC", help="which fleet (luigi.cfg's)"
     )
+
+
+def add_nodes(parser: argparse.ArgumentParser) -> None:
+    """Let a verb be told its fleet, and some of its nodes."""
+    parser.add_argument("--node", type=int, action="append", metavar="N", help="only this slot")
+    add_fleet(parser)
+
+
+def on_each(arguments: argparse.Namespace, work: Callable[[Fleet, int], object]) -> int:
+    """Do `work` on every node that was chosen, and say what went wrong; return the exit code."""
+    with fleetkeys.opened(arguments.fleet) as fleet:
+        slots = fleetkeys.chosen_slots(fleet, arguments.node)
+        answers = fleetkeys.outcomes(fleet, slots, lambda slot: work(fleet, slot))
+    errors = [answer for answer in answers.values() if isinstance(answer, WorkflowsError)]
+    for error in errors:
+        say(str(error))
+    return exit_code(errors)
 
 
 def store_at(url: str) -> Store:

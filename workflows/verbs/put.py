@@ -5,17 +5,17 @@ import os
 import shlex
 
 from workflows import fleetkeys
-from workflows.errors import UsageError, WorkflowsError
+from workflows.errors import UsageError
+from workflows.fleet import Fleet
 from workflows.keys import file_digest
-from workflows.verbs.onfleet import add_fleet, exit_code, say
+from workflows.verbs.onfleet import add_nodes, on_each
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("file", metavar="FILE", help="of this machine")
     parser.add_argument("path", metavar="PATH", help="absolute, on the nodes; dir/ keeps the name")
-    parser.add_argument("--node", type=int, action="append", metavar="N", help="only to this slot")
-    add_fleet(parser)
+    add_nodes(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -38,14 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
         f" trap 'rm -f -- \"$tmp\"' EXIT;"
         f' install -m {mode:o} -- "$WORKFLOWS_ROOT/files/{digest}" "$tmp"; mv -T -- "$tmp" {quoted}'
     )
-    with fleetkeys.opened(arguments.fleet) as fleet:
 
-        def put(slot: int) -> None:
-            fleet.channel(slot).ship({digest: data})
-            fleetkeys.executed(fleet, slot, command)
+    def put(fleet: Fleet, slot: int) -> None:
+        fleet.channel(slot).ship({digest: data})
+        fleetkeys.executed(fleet, slot, command)
 
-        answers = fleetkeys.outcomes(fleet, fleetkeys.chosen_slots(fleet, arguments.node), put)
-    errors = [answer for answer in answers.values() if isinstance(answer, WorkflowsError)]
-    for failed in errors:
-        say(str(failed))
-    return exit_code(errors)
+    return on_each(arguments, put)

@@ -29,14 +29,14 @@ def run(arguments: argparse.Namespace) -> int:
     step = step_of_last_run(arguments.step).whole
     key = find(step, arguments.key)
     folder = tempfile.mkdtemp(prefix="workflows-repro-")
+    again = os.path.join(folder, "again.sh")
     try:
         stdin = os.path.join(folder, "stdin")
         _write_input(step, key, stdin)
         cwd = os.path.join(folder, "cwd")
         _ship(step, cwd)
         environment = _environment(step, key, cwd, os.path.join(folder, "metrics"))
-        shown = f"cd {shlex.quote(cwd)} && {shlex.join([*BASH, step.command])} < {stdin}"
-        print(shown, file=sys.stderr, flush=True)
+        _write_again(again, step, environment)
         with open(stdin, "rb") as file:
             done = subprocess.run(
                 [*BASH, step.command], stdin=file, cwd=cwd, env=environment, check=False
@@ -45,9 +45,22 @@ def run(arguments: argparse.Namespace) -> int:
         return done.returncode
     finally:
         if arguments.keep:
-            print(f"kept: {folder}", file=sys.stderr)
+            print(f"kept: {folder}; to run it again there: bash {again}", file=sys.stderr)
         else:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_again(path: str, step: Step, environment: dict[str, str]) -> None:
+    """Write a script that runs the command in its directory, with what it finds there."""
+    here = os.path.dirname(path)
+    own = {name: value for name, value in environment.items() if os.environ.get(name) != value}
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in sorted(own.items())]
+    gone = [name for name in os.environ if name not in environment and name.isidentifier()]
+    cwd, stdin = (shlex.quote(os.path.join(here, name)) for name in ("cwd", "stdin"))
+    with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write("".join(f"unset {name}\n" for name in gone))
+        file.writelines([*lines, f"cd {cwd}\n"])
+        file.write(f"exec {shlex.join([*BASH, step.command])} < {stdin}\n")
 
 
 def find(step: Step, name: str) -> Key:
@@ -68,7 +81,7 @@ def find(step: Step, name: str) -> Key:
 def _write_input(step: Step, key: Key, path: str) -> None:
     """Write what the command reads on stdin; what its nodes no longer have is made again, here."""
     if key.source is not None:
-        text = s3.transit(key.source.url) + "\n"
+        text = s3.signed(key.source.url) + "\n"
     elif step.mode == "from_n":
         parts = []
         for number, given in enumerate(key.inputs):

@@ -5,11 +5,20 @@ DuckDB does it where it is installed, else Python's csv module: slower, but noth
 
 import argparse
 import collections
+import contextlib
 import csv
+import http.client
 import io
+import json
+import shutil
+import tempfile
+import urllib.request
+from collections.abc import Iterator
 from typing import Any
 
-from workflows.errors import UsageError
+from workflows import s3
+from workflows.dataset import SourceKey, list_source
+from workflows.errors import SourceError, UsageError
 from workflows.verbs.results import last_result
 
 PARQUET = ".parquet"
@@ -22,19 +31,22 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print whether the last result is right; return 1 and show the smallest difference if not."""
-    import json
+    """Print whether the last result is right; return 1 and show the smallest difference if not.
 
+    Raises:
+        SourceError: the source is not what was counted.
+    """
     target = last_result("MergeCounts")
     manifest = target.manifest() or {}
-    paths = [url for _, url, _, _ in manifest["dataset"]["keys"]]
-    if any("://" in path for path in paths):
-        raise UsageError("verify reads local sources only; this result has URLs")
+    keys = _unchanged(manifest["dataset"])
     columns = json.loads(manifest["params"]["columns"])
     engine, count = _engine(arguments.engine)
-    if count is count_csv and any(path.endswith(PARQUET) for path in paths):
+    if count is count_csv and any(key.name.endswith(PARQUET) for key in keys):
         raise UsageError("only DuckDB reads Parquet: pip install duckdb")
-    expected = count(paths, [normal_name(column) for column in columns])
+    expected: collections.Counter[tuple[str, ...]] = collections.Counter()
+    for key in keys:
+        with _brought(key) as path:
+            expected.update(count(path, [normal_name(column) for column in columns]))
     found: Counts = {}
     for _, data in target.read():
         for row in csv.reader(io.StringIO(data.decode("utf-8", "surrogateescape"))):
@@ -49,6 +61,54 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     print(f"right: {sum(found.values())} rows, {len(found)} values, as {engine} counts them")
     return 0
+
+
+def _unchanged(counted: dict[str, Any]) -> list[SourceKey]:
+    """Return the keys of the source, listed again, if they are those that were counted.
+
+    Raises:
+        SourceError: some were changed, added or removed since.
+    """
+    was = {name: (size, etag) for name, _, size, etag in counted["keys"]}
+    keys = list_source(counted["source"], counted["pattern"])
+    now = {key.name: (key.size, key.etag) for key in keys}
+    changes = [
+        f"{name} is {'gone' if name not in now else 'new' if name not in was else 'changed'}"
+        for name in sorted(was.keys() | now.keys())
+        if was.get(name) != now.get(name)
+    ]
+    if changes:
+        more = f" (and {len(changes) - 1} more)" if changes[1:] else ""
+        raise SourceError(
+            f"the result cannot be verified: {counted['source']} has changed since it was made:"
+            f" {changes[0]}{more}. Run the pipeline again, then verify"
+        )
+    return keys
+
+
+@contextlib.contextmanager
+def _brought(key: SourceKey) -> Iterator[str]:
+    """Yield the path of a source key; of a URL that of a copy, removed afterwards.
+
+    Raises:
+        SourceError: it cannot be fetched, or not all of it.
+    """
+    if "://" not in key.url:
+        yield key.url
+        return
+    suffix = PARQUET if key.name.endswith(PARQUET) else ""
+    with tempfile.NamedTemporaryFile(prefix="workflows-verify-", suffix=suffix) as file:
+        shown = key.unsigned
+        try:
+            # Checked before: http and https alone come this far, and s3, which is signed.
+            with urllib.request.urlopen(s3.signed(key.url), timeout=60) as answer:  # noqa: S310
+                shutil.copyfileobj(answer, file, 1 << 20)
+        except (OSError, http.client.HTTPException) as error:
+            raise SourceError(f"cannot fetch {shown}: {error}; try again") from error
+        file.flush()
+        if key.size is not None and file.tell() != key.size:
+            raise SourceError(f"{shown} came with {file.tell()} of {key.size} bytes; try again")
+        yield file.name
 
 
 def _engine(wanted: str) -> tuple[str, Any]:
@@ -76,35 +136,33 @@ def normal_value(value: str) -> str:
     return whole if is_whole else value
 
 
-def count_csv(paths: list[str], columns: list[str]) -> Counts:
+def count_csv(path: str, columns: list[str]) -> Counts:
     """Count with Python's csv module."""
     counts: collections.Counter[tuple[str, ...]] = collections.Counter()
-    for path in paths:
-        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = csv.reader(file)
-            names = [normal_name(name) for name in next(rows, [])]
-            where = [names.index(column) for column in columns] if names else []
-            for row in rows:
-                if row and len(row) > max(where):
-                    counts[tuple(normal_value(row[i]) for i in where)] += 1
+    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        rows = csv.reader(file)
+        names = [normal_name(name) for name in next(rows, [])]
+        where = [names.index(column) for column in columns] if names else []
+        for row in rows:
+            if row and len(row) > max(where):
+                counts[tuple(normal_value(row[i]) for i in where)] += 1
     return dict(counts)
 
 
-def count_duckdb(paths: list[str], columns: list[str]) -> Counts:
+def count_duckdb(path: str, columns: list[str]) -> Counts:
     """Count with DuckDB, everything read as text."""
     import duckdb
 
     counts: collections.Counter[tuple[str, ...]] = collections.Counter()
-    for path in paths:
-        if path.endswith(PARQUET):
-            read = duckdb.read_parquet(path)
-        else:
-            read = duckdb.read_csv(
-                path, all_varchar=True, header=True, null_padding=True, strict_mode=False
-            )
-        names = {normal_name(name): name for name in read.columns}
-        chosen = ", ".join('"' + names[column].replace('"', '""') + '"' for column in columns)
-        for *values, count in read.aggregate(f"{chosen}, count(*)", chosen).fetchall():
-            texts = ("" if value is None else str(value) for value in values)
-            counts[tuple(map(normal_value, texts))] += count
+    if path.endswith(PARQUET):
+        read = duckdb.read_parquet(path)
+    else:
+        read = duckdb.read_csv(
+            path, all_varchar=True, header=True, null_padding=True, strict_mode=False
+        )
+    names = {normal_name(name): name for name in read.columns}
+    chosen = ", ".join('"' + names[column].replace('"', '""') + '"' for column in columns)
+    for *values, count in read.aggregate(f"{chosen}, count(*)", chosen).fetchall():
+        texts = ("" if value is None else str(value) for value in values)
+        counts[tuple(map(normal_value, texts))] += count
     return dict(counts)
