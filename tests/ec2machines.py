@@ -5,7 +5,6 @@ import contextlib
 import itertools
 import os
 import pathlib
-import pwd
 import re
 import signal
 import socket
@@ -16,30 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from ec2cloud import HARNESS
-from sshd import SSHD, descendants
+from sshd import SSHD, USER, descendants, sshd_config
 
 if TYPE_CHECKING:
     from ec2cloud import Cloud
 
-USER = pwd.getpwuid(os.getuid()).pw_name
 _numbers = itertools.count(os.getpid())
-_SSHD_CONFIG = """\
-Port {port}
-ListenAddress {address}
-HostKey {home}/ssh_host_ed25519_key
-PidFile none
-AuthorizedKeysFile {home}/authorized_keys
-StrictModes no
-UsePAM no
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-PermitRootLogin prohibit-password
-AllowUsers {user}
-UseDNS no
-PrintMotd no
-SetEnv HOME={home}/home PATH={home}/bin:{path} WORKFLOWS_TEST_NODE={id}
-ForceCommand cd "$HOME"; exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"
-"""
+_IN_HOME = 'ForceCommand cd "$HOME"; exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"'
 # What is not to happen on this machine. `poweroff` ends the instance, as EC2 does.
 _FAKES = {
     "sudo": "while case ${1-} in *=*) ;; *) false;; esac; do shift; done\n"
@@ -90,10 +72,12 @@ class Ec2Node:
         unit = files["/etc/systemd/system/workflows-node.service"]
         (line,) = re.findall(r"^ExecStart=.*workflows-node (agent .*)$", unit, re.MULTILINE)
         self._start([str(home / "bin/workflows-node"), *line.split()])
-        path = os.environ["PATH"]
-        text = _SSHD_CONFIG.format(
-            port=self.port, address=self.address, home=home, user=USER, path=path, id=self.id
-        )
+        env = {
+            "HOME": home / "home",
+            "PATH": f"{home}/bin:{os.environ['PATH']}",
+            "WORKFLOWS_TEST_NODE": self.id,
+        }
+        text = sshd_config((self.address, self.port), key, home, env, _IN_HOME)
         (home / "sshd_config").write_text(text)
         sshd = self._start([SSHD or "sshd", "-D", "-e", "-f", str(home / "sshd_config")])
         (home / "pid").write_text(str(sshd.pid))

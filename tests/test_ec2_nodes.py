@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from ec2cloud import wait_for
-from ec2machines import USER, Ec2Node
+from ec2machines import Ec2Node
+from sshd import USER
 
 from workflows.ec2.api import Aws, instances, set_tags
 from workflows.ec2.sessions import host_of

@@ -145,11 +145,6 @@ class Instance:
     tags: Mapping[str, str]
 
     @property
-    def is_live(self) -> bool:
-        """Tell whether it is there or about to be."""
-        return self.state in LIVE
-
-    @property
     def slot(self) -> int:
         """Return the slot it fills, or -1 for none yet."""
         text = self.tags.get(SLOT, "")
