@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from ec2cloud import HARNESS
-from sshd import SSHD, USER, descendants, sshd_config
+from sshd import OWN_LIMITS, SSHD, USER, descendants, sshd_config
 
 if TYPE_CHECKING:
     from ec2cloud import Cloud
@@ -45,6 +45,7 @@ class Ec2Node:
     ) -> None:
         self.cloud, self.home, self.id, self.address, self.port = cloud, home, name, address, port
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.pam = False
 
     def boot(self, user_data: str) -> None:
         """Do what cloud-init would."""
@@ -77,9 +78,10 @@ class Ec2Node:
             "PATH": f"{home}/bin:{os.environ['PATH']}",
             "WORKFLOWS_TEST_NODE": self.id,
         }
-        text = sshd_config((self.address, self.port), key, home, env, _IN_HOME)
+        text = sshd_config((self.address, self.port), key, home, env, _IN_HOME, pam=self.pam)
         (home / "sshd_config").write_text(text)
-        sshd = self._start([SSHD or "sshd", "-D", "-e", "-f", str(home / "sshd_config")])
+        prefix = OWN_LIMITS if self.pam else []
+        sshd = self._start([*prefix, SSHD or "sshd", "-D", "-e", "-f", str(home / "sshd_config")])
         (home / "pid").write_text(str(sshd.pid))
 
     def _program(self, name: str, text: str) -> None:
@@ -150,6 +152,7 @@ class Region:
             self.port = int(probe.getsockname()[1])
         self.nodes: dict[str, Ec2Node] = {}
         self.boots = True
+        self.pam = False  # whether limits are in effect on the nodes; they need root
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         os.makedirs("/run/sshd", exist_ok=True)
@@ -187,6 +190,7 @@ class Region:
         text = base64.b64decode(about["UserData"]["Value"]).decode()
         node = Ec2Node(self.cloud, self.path / name, name, address, self.port)
         self.nodes[name] = node
+        node.pam = self.pam
         node.boot(text)
 
     def reclaim(self, name: str) -> None:

@@ -36,6 +36,13 @@ SetEnv {env}
 {extra}
 """
 _numbers = itertools.count()
+# What is put before an sshd whose users' limits are to be of its own, not of this machine.
+_MOUNTS = """\
+mount -t tmpfs none /etc/security/limits.d
+[ ! -d /etc/systemd/system ] || mount -t tmpfs none /etc/systemd/system
+exec "$@"
+"""
+OWN_LIMITS = ["unshare", "--mount", "sh", "-c", _MOUNTS, "sh"]
 
 
 class Sshd:

@@ -72,6 +72,8 @@ def test_an_unknown_key_is_an_error_with_the_near_match() -> None:
         ({"access": {"jump": {"user": "ann"}}}, "address is missing"),
         ({"post_init": "none.sh"}, "no file ./none.sh"),
         ({"tags": {"aws:x": "1"}}, "'aws:x' cannot be a tag's name"),
+        ({"limits": {"open_files": 5}}, "open_files: must be a whole number from 1024 to"),
+        ({"limits": {"files": 5000}}, "no such key 'files'; did you mean 'open_files'?"),
         ({"name": "Crawl 1"}, "name must be up to 31 of a-z 0-9 -"),
     ],
 )

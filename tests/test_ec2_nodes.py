@@ -159,6 +159,21 @@ def test_nodes_are_bootstrapped_side_by_side(ec2: "Ec2") -> None:
     assert len(ec2.fleet.up()) == 3
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can set limits")
+def test_limits_are_those_of_every_login_once_a_node_is_ready(ec2: "Ec2") -> None:
+    ec2.region.pam = True
+    ec2.write(limits={"open_files": 4321, "processes": 3210})
+
+    up = ec2.run("up", "--yes")
+    again = ec2.run("up", "--yes")
+    shown = ec2.run("exec", "ulimit -n; bash -c 'ulimit -u'")
+
+    assert up.code == again.code == 0, (up, again)
+    assert up.err.count("== limits") == 2
+    assert "== limits" not in again.err
+    assert sorted(shown.out.splitlines()) == ["0: 3210", "0: 4321", "1: 3210", "1: 4321"]
+
+
 # -- work by hand ----------------------------------------------------------------------------------
 
 

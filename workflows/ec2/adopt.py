@@ -20,7 +20,7 @@ from workflows.ec2.api import (
     instances,
     set_tags,
 )
-from workflows.ec2.bootstrap import Recipe, make_ready
+from workflows.ec2.bootstrap import Recipe, check_limits, make_ready
 from workflows.ec2.config import Spec
 from workflows.ec2.launch import Say
 from workflows.ec2.sessions import each, host_of, name_of
@@ -72,6 +72,8 @@ def adopt(
                 connection, name_of(one), recipe, lambda text: say(f"{name_of(one)}: {text}")
             )
             connection.run("touch .workflows/lease")
+            host = host_of(spec, watched.look(one), connection.host_key)
+        check_limits(lambda: connect(name_of(one), host), name_of(one), spec.limits)
         set_tags(aws, [one.id], {READY: f"{recipe.digest} {time.time():.0f}"})
         say(f"{name_of(one)} is ready")
         return ""

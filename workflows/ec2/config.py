@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from workflows.errors import ConfigError, UsageError
-from workflows.hosts import Login
+from workflows.hosts import Limits, Login
 
 STRATEGIES = ("price-capacity-optimized", "capacity-optimized", "diversified", "lowest-price")
 # Public parameters of Systems Manager; {arch} is as each vendor spells it.
@@ -79,6 +79,7 @@ class Spec:
     scratch: str = "/mnt"
     packages: tuple[str, ...] = ()
     pip: str = ""
+    limits: Limits = dataclasses.field(default_factory=Limits)
     post_init: str = ""
     profile: str = ""
     access: Access = Access()
@@ -223,6 +224,7 @@ disk_gb: 30
 scratch: /mnt           # instance-store disks are formatted and mounted here
 packages: []
 # pip: requirements.txt
+# limits: {open_files: 1048576, processes: 65536}   # of each login of the user
 # post_init: init.sh    # run as root, last; again when it changes
 # profile: name         # an instance profile; none by default
 access: {from: [me], address: public, ssh_port: 22, user: workflows}
@@ -241,6 +243,8 @@ _KINDS: dict[str, tuple[Any, ...]] = {
     "slots": ("number", 0, 4096),
     "boot_timeout": ("seconds", 5, 3600),
     "on_demand_base": ("number", 0, 1000),
+    "open_files": ("number", 1024, 1 << 30),
+    "processes": ("number", 256, 1 << 22),
     "ssh_port": ("number", 1, 65535),
     "port": ("number", 1, 65535),
     "max_price": ("price",),
@@ -262,6 +266,7 @@ _KINDS: dict[str, tuple[Any, ...]] = {
     "spot": ("part", Spot),
     "access": ("part", Access),
     "ttl": ("part", Ttl),
+    "limits": ("part", Limits),
     "jump": ("part", Login),
 }
 # `from` is a word of Python's; in the file it is what one would write.

@@ -7,7 +7,7 @@ import functools
 import sys
 import threading
 
-from workflows.ec2.bootstrap import Recipe, host_recipe, make_ready
+from workflows.ec2.bootstrap import Recipe, check_limits, host_recipe, make_ready
 from workflows.errors import NodeLost, NodeRefused, WorkflowsError
 from workflows.hosts import Host
 from workflows.transports.ssh import Connection, connect
@@ -54,12 +54,18 @@ class _Work:
     def on(self, name: str, host: Host, recipe: Recipe) -> list[str] | WorkflowsError:
         """Return which stages ran on a host, or why it is not ready."""
         try:
-            connection = connect(name, host)
-            self._connections.append(connection)
-            connection.transport.set_keepalive(_KEEPALIVE_S)
-            return make_ready(connection, name, recipe, functools.partial(self._show, name))
+            connection = self._login(name, host)
+            stages = make_ready(connection, name, recipe, functools.partial(self._show, name))
+            check_limits(lambda: self._login(name, host), name, host.limits)
+            return stages
         except (NodeLost, NodeRefused) as error:
             return error
+
+    def _login(self, name: str, host: Host) -> Connection:
+        connection = connect(name, host)
+        self._connections.append(connection)
+        connection.transport.set_keepalive(_KEEPALIVE_S)
+        return connection
 
     def close(self) -> None:
         """Close all connections."""
