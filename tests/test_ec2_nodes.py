@@ -256,6 +256,33 @@ def test_nodes_behind_one_jump_host_are_made_ready_and_used_through_it(
     assert log.count("Accepted publickey") >= 3  # the first contact, the new key, the command
 
 
+def test_ssh_and_rsync_refuse_a_jump_host_that_shows_another_key(
+    ec2: "Ec2", hosts: "Hosts"
+) -> None:
+    gate, other = hosts.spare(extra="LogLevel VERBOSE"), hosts.spare()
+    jump = {key: gate.entry[key] for key in ("address", "port", "user", "identity", "host_key")}
+    ec2.write(nodes=1, access={**ec2.top["access"], "jump": jump})
+    ec2.fleet.up()
+    (ec2.place.path / "sent").write_text("hello")
+
+    through = ec2.run("ssh", "echo $SSH_CONNECTION")
+    copied = ec2.run("rsync", "sent", ":arrived")
+    jump["host_key"] = other.entry["host_key"]
+    ec2.write(access={**ec2.top["access"], "jump": jump})
+    let_in = (gate.home / "sshd.log").read_text().count("Accepted publickey")
+    refused = [ec2.run("ssh", "echo reached"), ec2.run("rsync", "sent", ":again")]
+
+    assert through.code == copied.code == 0, (through, copied)
+    assert through.out.split()[2] == node(ec2).address
+    assert (node(ec2).home / "home/arrived").read_text() == "hello"
+    for one in refused:
+        assert one.code == 255, one
+        assert "Host key verification failed" in one.err
+        assert one.out == ""
+    assert (gate.home / "sshd.log").read_text().count("Accepted publickey") == let_in
+    assert not (node(ec2).home / "home/again").exists()
+
+
 def test_replace_puts_new_nodes_in_the_slots_of_those_that_do_not_answer(ec2: "Ec2") -> None:
     ec2.write(nodes=2)
     ec2.fleet.up()

@@ -204,23 +204,3 @@ def _status(name: str, channel: Any) -> int:
     if status < 0:
         raise NodeLost(name, "it hung up in the middle of a copy")
     return status
-
-
-def ssh_words(spec: Spec, host: Host, known_hosts: str) -> list[str]:
-    """Return the words of the system's ssh for a node, as strict as our own logins.
-
-    `known_hosts` is a file that this writes.
-    """
-    name = host.address if host.port == 22 else f"[{host.address}]:{host.port}"
-    lines = [f"{name} {key}" for key in host.host_key]
-    words = ["ssh", "-o", f"UserKnownHostsFile={known_hosts}", "-o", "StrictHostKeyChecking=yes"]
-    words += ["-o", "GlobalKnownHostsFile=/dev/null", "-o", "IdentitiesOnly=yes"]
-    words += ["-o", "ServerAliveInterval=5", "-i", spec.identity, "-p", str(host.port)]
-    if host.jump is not None:
-        jump = host.jump
-        lines += [f"[{jump.address}]:{jump.port} {key}" for key in jump.host_key]
-        lines += [f"{jump.address} {key}" for key in jump.host_key]
-        words += ["-J", f"{jump.user}@{jump.address}:{jump.port}"]
-    with open(known_hosts, "w", encoding="ascii") as file:
-        file.write("".join(line + "\n" for line in lines))
-    return [*words, "-l", host.user]

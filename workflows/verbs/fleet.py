@@ -4,16 +4,18 @@ import argparse
 import datetime as dt
 import json
 import os
+import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 
+from workflows.config import settings
 from workflows.ec2 import doctor, policy, prices, sessions, sweep
 from workflows.ec2.api import EXPIRES, HOST_KEY, LEAVING, READY, Aws, Instance, instances
 from workflows.ec2.config import SAMPLE, duration_s
 from workflows.ec2_fleet import Ec2Fleet
 from workflows.errors import UsageError
 from workflows.runlog import aligned
+from workflows.transports.openssh import NODE, write_config
 
 _FAILED, _LOST = 1, 3
 
@@ -272,36 +274,39 @@ def _summary(results: Sequence[sessions.Outcome]) -> int:
 def _ssh(arguments: argparse.Namespace) -> int:
     fleet = _fleet(arguments)
     (one,) = _chosen(fleet.nodes(), arguments.on or "0")[:1]
-    return _system(fleet, one, lambda ssh, host: [*ssh, host, *arguments.command])
+    return _system(["ssh", "-F", _ssh_config(fleet, one), NODE, *arguments.command])
 
 
 def _rsync(arguments: argparse.Namespace) -> int:
     """Run the system's rsync for each node; ``:path`` is the node's side."""
     fleet = _fleet(arguments)
+    both = [arguments.source, arguments.target]
+    if not any(word.startswith(":") for word in both):
+        raise UsageError("write the nodes' side as :PATH")
     code = 0
     for one in _chosen(fleet.nodes(), arguments.on):
-
-        def words(ssh: list[str], host: str, one: Instance = one) -> list[str]:
-            both = [arguments.source, arguments.target]
-            if not any(word.startswith(":") for word in both):
-                raise UsageError("write the nodes' side as :PATH")
-            sides = [
-                host + word if word.startswith(":") else word.replace("{slot}", str(one.slot))
-                for word in both
-            ]
-            return ["rsync", "-a", "-e", " ".join(ssh), *sides]
-
-        code = max(code, _system(fleet, one, words))
+        sides = [
+            NODE + word if word.startswith(":") else word.replace("{slot}", str(one.slot))
+            for word in both
+        ]
+        ssh = shlex.join(["ssh", "-F", _ssh_config(fleet, one)])  # rsync takes quotes as a shell
+        code = max(code, _system(["rsync", "-a", "-e", ssh, *sides]))
     return code
 
 
-def _system(fleet: Ec2Fleet, one: Instance, words: Callable[[list[str], str], list[str]]) -> int:
+def _ssh_config(fleet: Ec2Fleet, one: Instance) -> str:
+    """Return the configuration with which the system's ssh is as strict as our own logins."""
+    folder = os.path.abspath(os.path.join(settings().state, "ssh"))
+    return write_config(sessions.name_of(one), sessions.host_of(fleet.spec, one), folder)
+
+
+def _system(words: Sequence[str]) -> int:
     import subprocess
 
-    host = sessions.host_of(fleet.spec, one)
-    with tempfile.NamedTemporaryFile(prefix="workflows-known-hosts-") as known:
-        ssh = sessions.ssh_words(fleet.spec, host, known.name)
-        return subprocess.run(words(ssh, host.address), check=False).returncode
+    try:
+        return subprocess.run(words, check=False).returncode
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no {words[0]} here: install it (apt-get, dnf)") from error
 
 
 # -- shared ----------------------------------------------------------------------------------------
