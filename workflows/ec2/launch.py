@@ -1,13 +1,13 @@
-"""Launching: one tagged template, one CreateFleet, one more on demand for what is missing."""
+"""Launching: one tagged template, one CreateFleet, one more on demand for what is missing.
 
-import base64
+Who may not call CreateFleet launches one node a call: `singly`.
+"""
+
 import collections
 import dataclasses
-import hashlib
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 from workflows.ec2 import ground
 from workflows.ec2.api import (
@@ -17,27 +17,18 @@ from workflows.ec2.api import (
     LAUNCH,
     Aws,
     Instance,
-    canonical,
     instances,
     refusal,
 )
 from workflows.ec2.config import Spec
+from workflows.ec2.request import Request, Site, template_data
+from workflows.ec2.singly import FORBIDDEN, is_final, one_by_one
 from workflows.ec2.userdata import user_data
 from workflows.errors import FleetError, NoCapacity, NotAllowed, OverQuota
 
 Say = Callable[[str], None]
 _VISIBLE_S = 30.0  # until DescribeInstances shows what CreateFleet has returned
 PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Site:
-    """What launches of a fleet have in common."""
-
-    image: ground.Image
-    network: ground.Network
-    group: str
-    login_key: str
 
 
 def site(aws: Aws, spec: Spec, live: Sequence[Instance], *, refresh_ami: bool = False) -> Site:
@@ -74,12 +65,12 @@ def launch(aws: Aws, spec: Spec, stand: Site, count: int, say: Say) -> list[str]
     first = Request(
         spec, stand, template, tags, spot=count - min(base, count), demand=min(base, count)
     )
-    ids, refusals = _create_fleet(aws, first, say)
+    ids, refusals = _launched(aws, first, say)
     left = count - len(ids)
-    if left and spec.spot.fallback and not _is_final(refusals):
+    if left and spec.spot.fallback and not is_final(refusals):
         say(f"{len(ids)} of {count} came; trying on-demand for {left}: {summary(refusals)}")
         second = dataclasses.replace(first, spot=0, demand=left)
-        more, others = _create_fleet(aws, second, say)
+        more, others = _launched(aws, second, say)
         ids, refusals = ids + more, refusals + others
     if not ids:
         raise _refused(refusals, spec)
@@ -103,108 +94,15 @@ def _template(aws: Aws, spec: Spec, stand: Site, boot_key: tuple[str, str]) -> s
     return name
 
 
-def template_data(spec: Spec, stand: Site, text: str) -> dict[str, Any]:
-    """Return what all instances of a launch have in common, as EC2 wants it."""
-    data: dict[str, Any] = {
-        "ImageId": stand.image.id,
-        "KeyName": f"workflows-{spec.name}",
-        "UserData": base64.b64encode(text.encode()).decode(),
-        "InstanceInitiatedShutdownBehavior": "terminate",
-        "MetadataOptions": {
-            "HttpTokens": "required",
-            "HttpEndpoint": "enabled",
-            "HttpPutResponseHopLimit": 1,
-        },
-        "BlockDeviceMappings": [
-            {
-                "DeviceName": stand.image.root,
-                "Ebs": {
-                    "VolumeSize": spec.disk_gb,
-                    "VolumeType": "gp3",
-                    "Encrypted": True,
-                    "DeleteOnTermination": True,
-                },
-            }
-        ],
-    }
-    if spec.access.address == "public":
-        data["NetworkInterfaces"] = [
-            {
-                "DeviceIndex": 0,
-                "AssociatePublicIpAddress": True,
-                "DeleteOnTermination": True,
-                "Groups": [stand.group],
-            }
-        ]
-    else:
-        data["SecurityGroupIds"] = [stand.group]
-    if spec.profile:
-        data["IamInstanceProfile"] = {"Name": spec.profile}
-    return data
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """One CreateFleet: how many, of what, tagged how."""
-
-    spec: Spec
-    stand: Site
-    template: str
-    tags: Mapping[str, str]
-    spot: int
-    demand: int
-
-    def body(self) -> dict[str, Any]:
-        """Return the request as EC2 wants it. The same request has the same token."""
-        spec = self.spec
-        kinds = ("instance", "volume", "network-interface", "fleet")
-        body: dict[str, Any] = {
-            "Type": "instant",
-            "LaunchTemplateConfigs": [
-                {
-                    "LaunchTemplateSpecification": {
-                        "LaunchTemplateName": self.template,
-                        "Version": "$Latest",
-                    },
-                    "Overrides": self._overrides(),
-                }
-            ],
-            "TargetCapacitySpecification": {
-                "TotalTargetCapacity": self.spot + self.demand,
-                "SpotTargetCapacity": self.spot,
-                "OnDemandTargetCapacity": self.demand,
-                "DefaultTargetCapacityType": "spot" if self.spot else "on-demand",
-            },
-            "OnDemandOptions": {"AllocationStrategy": "lowest-price"},
-            "TagSpecifications": [one for kind in kinds for one in ground.tagged(kind, self.tags)],
-        }
-        if self.spot:
-            strategy = spec.spot.strategy
-            body["SpotOptions"] = {
-                "AllocationStrategy": strategy,
-                "InstanceInterruptionBehavior": "terminate",
-            }
-        digest = hashlib.sha256(canonical(body).encode()).hexdigest()
-        return {**body, "ClientToken": digest[:32]}
-
-    def _overrides(self) -> list[dict[str, Any]]:
-        limit = self.spec.spot.max_price
-        price = {"MaxPrice": f"{limit:g}"} if limit is not None and self.spot else {}
-        network = self.stand.network
-        return [
-            {"InstanceType": name, "SubnetId": network.subnets[zone], **price}
-            for name in self.spec.types
-            for zone, offered in network.offered.items()
-            if name in offered
-        ]
-
-
-def _create_fleet(aws: Aws, request: Request, say: Say) -> tuple[list[str], list[FleetError]]:
+def _launched(aws: Aws, request: Request, say: Say) -> tuple[list[str], list[FleetError]]:
     """Return the ids of what came, and why the rest did not."""
     try:
-        answer = aws.call("create_fleet", **request.body())
+        answer = aws.call("create_fleet", **request.fleet())
     except FleetError as error:
-        return [], [error]
+        if error.code not in FORBIDDEN:
+            return [], [error]
+        say("CreateFleet is not allowed here; launching by RunInstances, one node a call")
+        return one_by_one(aws, request, say)
     ids = [one for group in answer.get("Instances", []) for one in group["InstanceIds"]]
     refusals = []
     for row in answer.get("Errors", []):
@@ -235,11 +133,6 @@ def summary(refusals: Iterable[FleetError]) -> str:
         "; ".join(f"{code} x {len(whys)} ({whys[0]})" for code, whys in groups.items())
         or "no reason given"
     )
-
-
-def _is_final(refusals: Sequence[FleetError]) -> bool:
-    """Tell whether trying elsewhere cannot help: a quota, or no permission."""
-    return any(isinstance(one, (OverQuota, NotAllowed)) for one in refusals)
 
 
 def _refused(refusals: list[FleetError], spec: Spec) -> FleetError:
