@@ -1,5 +1,6 @@
 """The taxi pipeline on an EC2 fleet of real sshds, from up to down."""
 
+import os
 import shutil
 import sys
 from typing import TYPE_CHECKING
@@ -62,6 +63,16 @@ def test_the_whole_taxi_pipeline_gives_the_same_result_on_spot_nodes(ec2: "Ec2")
 
     assert there.code == 0
     assert there.out.splitlines()[1:] == result.splitlines()[1:] != []
+
+
+def test_nodes_run_as_many_keys_for_each_core_as_the_fleet_says(ec2: "Ec2") -> None:
+    ec2.write(nodes=1, slots=0, slots_per_core=2.5)
+    ec2.fleet.up()
+
+    done = ec2.place.run("workflows", "health", "--fleet", f"ec2:{ec2.name}")
+
+    assert done.code == 0, done
+    assert f", {round(2.5 * len(os.sched_getaffinity(0)))} slots" in done.out
 
 
 def test_a_fleet_that_is_not_up_is_named_with_what_to_type(ec2: "Ec2") -> None:

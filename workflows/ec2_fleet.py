@@ -260,7 +260,7 @@ def open_ec2(spec: str, *, slots: int, log: str) -> Fleet:
 
     name = spec.removeprefix("ec2:")
     fleet = Ec2Fleet.load(name)
-    hosts = [dataclasses.replace(one, slots=one.slots or slots) for one in fleet.hosts()]
+    hosts = [one.with_slots(slots) for one in fleet.hosts()]
     hub = Hub(hosts, ("workflows.ec2.hub", name, log))
     nodes = [SshNode(hub, slot, host, _PATIENCE_S) for slot, host in enumerate(hosts)]
     return Fleet(spec, list(nodes), nodes[0].credential)

@@ -27,6 +27,7 @@ _TOP = ("defaults", "hosts", "patience")
 _NUMBERS = {
     "port": (1, 65535),
     "slots": (0, 4096),
+    "slots_per_core": (0.01, 64),
     "patience": (0, 86400),
     # Below these one could hardly log in any more.
     "open_files": (1024, 1 << 30),
@@ -61,10 +62,11 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Host(Login):
-    """One host of a fleet. `slots` 0 is one for each of its cores."""
+    """One host of a fleet. `slots` 0 is `slots_per_core` for each of its cores."""
 
     scratch: str = _DEFAULT_SCRATCH
     slots: int = 0
+    slots_per_core: float = 1.0
     python: str = "python3"
     peer: str = ""  # by which other nodes reach it, if not by its address
     jump: Login | None = None
@@ -72,6 +74,11 @@ class Host(Login):
     pip: str = ""
     limits: Limits = Limits()
     post_init: str = ""
+
+    def with_slots(self, slots: int) -> "Host":
+        """Return the host with `slots`, unless it says how many itself."""
+        says = self.slots or self.slots_per_core != 1.0
+        return self if says else dataclasses.replace(self, slots=slots)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +194,7 @@ class _Checked:
 
     def _number(self, name: str, value: Any, where: str) -> Any:
         low, high = _NUMBERS[name]
-        kinds = (int, float) if name == "patience" else int
+        kinds = (int, float) if name in ("patience", "slots_per_core") else int
         if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
             self.problems.append(f"{where}: {name} must be a number from {low} to {high}")
             return low

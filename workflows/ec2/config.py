@@ -86,7 +86,8 @@ class Spec:
     ttl: Ttl = Ttl()
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     max_hourly_cost: float | None = None
-    slots: int = 0  # 0: one for each core
+    slots: int = 0  # 0: by its cores
+    slots_per_core: float = 1.0
     boot_timeout: int = 300
 
     @property
@@ -210,37 +211,13 @@ def _luigi_section(name: str) -> dict[str, Any] | None:
         raise ConfigError([f"luigi.cfg: {' '.join(str(error).split())}"]) from error
 
 
-SAMPLE = """\
-# An EC2 fleet. Durations: 90s, 30m, 12h. Only name is needed; the rest shows the defaults.
-name: crawl
-region: us-east-1
-nodes: 3
-min_nodes: 0            # fewer than so many come: none is kept; 0: all of them
-types: [m7i.large, m6i.large, m7a.large, m6a.large, m5.large]
-zones: any              # or [a, b]; subnets: [subnet-...] or vpc: vpc-... choose otherwise
-spot: {strategy: price-capacity-optimized, on_demand_base: 0, fallback: true, max_price: null}
-ami: ssm:al2023         # ssm:ubuntu-24.04, ssm:debian-13, ssm:/path, ami-...; pinned at first up
-disk_gb: 30
-scratch: /mnt           # instance-store disks are formatted and mounted here
-packages: []
-# pip: requirements.txt
-# limits: {open_files: 1048576, processes: 65536}   # of each login of the user
-# post_init: init.sh    # run as root, last; again when it changes
-# profile: name         # an instance profile; none by default
-access: {from: [me], address: public, ssh_port: 22, user: workflows}
-ttl: {idle: 30m, max: 12h}
-tags: {}
-max_hourly_cost: null   # dollars; plan and up refuse more
-slots: 0                # keys a node runs at once; 0: one for each core
-boot_timeout: 5m
-"""
-
 # How each key is checked: its kind, and for numbers the bounds.
 _KINDS: dict[str, tuple[Any, ...]] = {
     "nodes": ("number", 1, 1000),
     "min_nodes": ("number", 0, 1000),
     "disk_gb": ("number", 8, 16000),
     "slots": ("number", 0, 4096),
+    "slots_per_core": ("ratio", 0.01, 64),
     "boot_timeout": ("seconds", 5, 3600),
     "on_demand_base": ("number", 0, 1000),
     "open_files": ("number", 1024, 1 << 30),
@@ -335,6 +312,12 @@ class _Checked:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise ValueError(f"must be a whole number from {low} to {high}")
         return value
+
+    def _ratio(self, value: Any, where: str, low: float, high: float) -> float:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not low <= value <= high:
+            raise ValueError(f"must be a number from {low:g} to {high:g}")
+        return float(value)
 
     def _seconds(self, value: Any, where: str, low: int, high: int) -> int:
         return self._number(duration_s(value), where, low, high)

@@ -49,6 +49,7 @@ def host_of(spec: Spec, one: Instance, *keys: str) -> Host:
         host_key=known,
         scratch=node_scratch(spec),
         slots=spec.slots,
+        slots_per_core=spec.slots_per_core,
         jump=spec.access.jump,
         # The security group lets its members reach each other, by these addresses alone.
         peer=one.private_ip,
