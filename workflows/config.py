@@ -45,6 +45,7 @@ class Settings:
     state: str = _setting("run", "state", ".workflows")  # type: ignore[assignment]
     key_tasks: int = _setting("run", "key_tasks", 32, least=0)  # type: ignore[assignment]
     shards: int = _setting("run", "shards", 12, least=1)  # type: ignore[assignment]
+    strict: bool = _setting("run", "strict", default=False)  # type: ignore[assignment]
     retries: int = _setting("run", "retries", 2, least=0)  # type: ignore[assignment]
     log_url: str = _setting("run", "log_url", "")  # type: ignore[assignment]
     slots: int = _setting("node", "slots", 0, least=0)  # type: ignore[assignment]

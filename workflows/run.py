@@ -23,7 +23,7 @@ from luigi.task_register import Register
 from workflows import console
 from workflows.config import settings
 from workflows.dataset import Dataset, load
-from workflows.errors import WorkflowsError
+from workflows.errors import UsageError, WorkflowsError
 from workflows.fleet import Fleet, open_fleet
 from workflows.progress import Progress
 from workflows.runlog import RunLog, Totals, read_lines, refills
@@ -81,7 +81,32 @@ def store(url: str) -> Store:
 @functools.cache
 def dataset(source: str, pattern: str, slots: int, checkpoint: str) -> Dataset:
     """Return the dataset of a source, listed once in this run."""
-    return load(source, pattern, slots, store(checkpoint))
+    found = load(source, pattern, slots, store(checkpoint))
+    size = sum(key.size or 0 for key in found.keys)
+    for opened in _fleets:
+        for sentence in _far(opened.spec, source, size, checkpoint):
+            if _is_strict():
+                raise UsageError(f"{sentence}; refused, since --strict is given")
+            logger.warning("%s", sentence)
+    return found
+
+
+def _far(spec: str, source: str, size: int, checkpoint: str) -> list[str]:
+    """Return what is to be said of buckets in another region than an EC2 fleet."""
+    urls = (source, checkpoint)
+    in_s3 = any(url.startswith(SCHEME) for url in urls) and not settings().s3_endpoint_url
+    if not spec.startswith("ec2:") or not in_s3:
+        return []
+    from workflows.ec2 import regions
+    from workflows.ec2_fleet import Ec2Fleet
+
+    aws = Ec2Fleet.load(spec.removeprefix("ec2:")).aws
+    return regions.far(aws, source, size, checkpoint)
+
+
+def _is_strict() -> bool:
+    parser = CmdlineParser.get_instance()
+    return bool(getattr(parser.get_task_obj(), "strict", False) if parser else settings().strict)
 
 
 @functools.lru_cache(maxsize=1)
