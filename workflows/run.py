@@ -23,6 +23,7 @@ from luigi.task_register import Register
 from workflows import console
 from workflows.config import settings
 from workflows.dataset import Dataset, load
+from workflows.deadline import Deadline
 from workflows.errors import UsageError, WorkflowsError
 from workflows.fleet import Fleet, open_fleet
 from workflows.progress import Progress
@@ -134,9 +135,10 @@ def watch(root: luigi.Task) -> None:
     _driver[0], _root[0] = os.getpid(), root.task_id
     console.explain_interrupts()
     os.register_at_fork(after_in_child=functools.partial(_end_with, os.getpid(), ctypes.CDLL(None)))
-    progress = Progress(log())
+    progress, deadline = Progress(log()), Deadline(log(), settings().deadline_s)
     progress.start()
-    atexit.register(_end, progress, root, os.getpid())
+    deadline.start()
+    atexit.register(_end, progress, deadline, root, os.getpid())
     _advise(root)
 
 
@@ -245,9 +247,10 @@ def _close_fleets(opener: int) -> None:
             opened.close()
 
 
-def _end(progress: Progress, root: luigi.Task, driver: int) -> None:
+def _end(progress: Progress, deadline: Deadline, root: luigi.Task, driver: int) -> None:
     if os.getpid() != driver:
         return
+    late = deadline.stop()
     progress.stop()
     totals = Totals()
     totals.update(log().path)
@@ -255,6 +258,8 @@ def _end(progress: Progress, root: luigi.Task, driver: int) -> None:
         print(totals.table(), file=sys.stderr)
     for line in refills(log().path):
         print(line, file=sys.stderr)
+    if late:
+        print(late, file=sys.stderr)
     last_words = _last_words(totals, root)
     if last_words:
         print(last_words, file=sys.stderr)

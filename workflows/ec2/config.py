@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from workflows.config import duration_s
 from workflows.errors import ConfigError, UsageError
 from workflows.hosts import Limits, Login
 
@@ -24,8 +25,6 @@ AMIS = {
     "debian-13": "/aws/service/debian/release/13/latest/{arch}",
 }
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
-_DURATION = re.compile(r"(\d{1,6})([smhd]?)")
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 # What is quoted for a shell on the node, or goes into a systemd unit: no quoting needed there.
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./~-]+")
 
@@ -166,21 +165,6 @@ def parse_spec(found: Any, where: str, base: str) -> Spec:
     if checked.problems:
         raise ConfigError(checked.problems)
     return Spec(**values)
-
-
-def duration_s(text: object) -> int:
-    """Return the seconds of ``90``, ``90s``, ``30m``, ``2h`` or ``1d``.
-
-    >>> duration_s("2h"), duration_s(90)
-    (7200, 90)
-
-    Raises:
-        ValueError: it is no duration.
-    """
-    match = _DURATION.fullmatch(str(text))
-    if match is None or isinstance(text, bool):
-        raise ValueError("must be a duration: 90, 90s, 30m, 2h or 1d")
-    return int(match[1]) * _UNITS[match[2]]
 
 
 def _loaded(path: str) -> Any:

@@ -8,10 +8,9 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 
-from workflows.config import settings
+from workflows.config import duration_s, settings
 from workflows.ec2 import doctor, policy, prices, sessions, sweep
 from workflows.ec2.api import EXPIRES, HOST_KEY, LEAVING, READY, Aws, Instance, instances
-from workflows.ec2.config import duration_s
 from workflows.ec2.sample import SAMPLE
 from workflows.ec2_fleet import Ec2Fleet
 from workflows.errors import UsageError
