@@ -68,6 +68,7 @@ class Spec:
     region: str = "us-east-1"
     nodes: int = 3
     min_nodes: int = 0  # 0: all of them
+    results_host: bool = False
     types: tuple[str, ...] = ("m7i.large", "m6i.large", "m7a.large", "m6a.large", "m5.large")
     zones: tuple[str, ...] = ()  # empty: any
     subnets: tuple[str, ...] = ()
@@ -211,6 +212,7 @@ _KINDS: dict[str, tuple[Any, ...]] = {
     "max_price": ("price",),
     "max_hourly_cost": ("price",),
     "fallback": ("flag",),
+    "results_host": ("flag",),
     "idle": ("seconds", 1, 30 * 86400),
     "max": ("seconds", 1, 30 * 86400),
     "types": ("list",),

@@ -15,12 +15,14 @@ from workflows.ec2.api import (
     AMI,
     BOOT_KEY,
     LAUNCH,
+    RESULTS,
+    ROLE,
     Aws,
     Instance,
     instances,
     refusal,
 )
-from workflows.ec2.config import Spec
+from workflows.ec2.config import Spec, Ttl
 from workflows.ec2.request import Request, Site, template_data
 from workflows.ec2.singly import FORBIDDEN, is_final, one_by_one
 from workflows.ec2.userdata import user_data
@@ -52,19 +54,8 @@ def launch(aws: Aws, spec: Spec, stand: Site, count: int, say: Say) -> list[str]
     Raises:
         NoCapacity, OverQuota, NotAllowed, FleetError: none of them came, for this reason.
     """
-    boot_key = ground.key_pair()
-    template = _template(aws, spec, stand, boot_key)
-    tags = {
-        **ground.common_tags(spec),
-        LAUNCH: template,
-        AMI: stand.image.id,
-        BOOT_KEY: boot_key[1],
-        ACCESS: f"{spec.access.user} {spec.access.ssh_port} {spec.access.address}",
-    }
     base = max(0, spec.spot.on_demand_base - _on_demand_count(aws, spec))
-    first = Request(
-        spec, stand, template, tags, spot=count - min(base, count), demand=min(base, count)
-    )
+    first = _request(aws, spec, stand, spot=count - min(base, count), demand=min(base, count))
     ids, refusals = _launched(aws, first, say)
     left = count - len(ids)
     if left and spec.spot.fallback and not is_final(refusals):
@@ -78,6 +69,36 @@ def launch(aws: Aws, spec: Spec, stand: Site, count: int, say: Say) -> list[str]
         say(f"only {len(ids)} of {count} came: {summary(refusals)}")
     _await_visible(aws, spec, ids)
     return ids
+
+
+def launch_results_host(aws: Aws, spec: Spec, stand: Site, say: Say) -> None:
+    """Launch the host without keys: on demand, and to live until `down`, or as long as it may.
+
+    Raises:
+        NoCapacity, OverQuota, NotAllowed, FleetError: it did not come, for this reason.
+    """
+    lasting = dataclasses.replace(spec, ttl=Ttl(spec.ttl.max, spec.ttl.max))
+    request = _request(aws, lasting, stand, spot=0, demand=1)
+    request = dataclasses.replace(request, tags={**request.tags, ROLE: RESULTS})
+    ids, refusals = _launched(aws, request, say)
+    if not ids:
+        raise _refused(refusals, spec)
+    say(f"the results host is {ids[0]}")
+    _await_visible(aws, spec, ids)
+
+
+def _request(aws: Aws, spec: Spec, stand: Site, *, spot: int, demand: int) -> Request:
+    boot_key = ground.key_pair()
+    template = _template(aws, spec, stand, boot_key)
+    tags = {
+        **ground.common_tags(spec),
+        LAUNCH: template,
+        AMI: stand.image.id,
+        BOOT_KEY: boot_key[1],
+        ACCESS: f"{spec.access.user} {spec.access.ssh_port} {spec.access.address}",
+        ROLE: "node",
+    }
+    return Request(spec, stand, template, tags, spot=spot, demand=demand)
 
 
 def _template(aws: Aws, spec: Spec, stand: Site, boot_key: tuple[str, str]) -> str:
@@ -146,9 +167,9 @@ def _refused(refusals: list[FleetError], spec: Spec) -> FleetError:
 
 
 def _on_demand_count(aws: Aws, spec: Spec) -> int:
-    return (
-        sum(not one.is_spot for one in instances(aws, spec.name)) if spec.spot.on_demand_base else 0
-    )
+    if not spec.spot.on_demand_base:
+        return 0
+    return sum(not (one.is_spot or one.is_results) for one in instances(aws, spec.name))
 
 
 def _await_visible(aws: Aws, spec: Spec, ids: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ name: crawl
 region: us-east-1
 nodes: 3
 min_nodes: 0            # fewer than so many come: none is kept; 0: all of them
+results_host: false     # one more host, on demand, without keys: for luigid, results, a driver
 types: [m7i.large, m6i.large, m7a.large, m6a.large, m5.large]
 zones: any              # or [a, b]; subnets: [subnet-...] or vpc: vpc-... choose otherwise
 spot: {strategy: price-capacity-optimized, on_demand_base: 0, fallback: true, max_price: null}

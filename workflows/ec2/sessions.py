@@ -63,7 +63,7 @@ def node_scratch(spec: Spec) -> str:
 
 def name_of(one: Instance) -> str:
     """Return what messages call an instance."""
-    return f"node {one.slot if one.slot >= 0 else '?'} ({one.id})"
+    return f"{'' if one.is_results else 'node '}{one.label} ({one.id})"
 
 
 def login(spec: Spec, one: Instance) -> Connection:
@@ -132,13 +132,13 @@ def each(
 
 
 def run_everywhere(
-    spec: Spec, found: Iterable[Instance], line: str, say: Callable[[int, str], None]
+    spec: Spec, found: Iterable[Instance], line: str, say: Callable[[str, str], None]
 ) -> list[Outcome]:
-    """Run a command on several nodes at once; `say` gets (slot, line) as lines come."""
+    """Run a command on several nodes at once; `say` gets (label, line) as lines come."""
 
     def one_node(one: Instance) -> int:
         with login(spec, one) as connection:
-            return streamed(connection, name_of(one), line, lambda text: say(one.slot, text))
+            return streamed(connection, name_of(one), line, lambda text: say(one.label, text))
 
     return outcomes(each(found, one_node))
 
