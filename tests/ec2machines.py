@@ -46,6 +46,7 @@ class Ec2Node:
         self.cloud, self.home, self.id, self.address, self.port = cloud, home, name, address, port
         self.processes: list[subprocess.Popen[bytes]] = []
         self.pam = False
+        self.programs: dict[str, str] = {}
 
     def boot(self, user_data: str) -> None:
         """Do what cloud-init would."""
@@ -60,7 +61,7 @@ class Ec2Node:
         ):
             user_data = user_data.replace(old, new)
         config = yaml.safe_load(user_data)
-        for name, script in _FAKES.items():
+        for name, script in {**_FAKES, **self.programs}.items():
             self._program(name, "#!/bin/sh\n" + script.replace("{home}", str(home)))
         files = {file["path"]: file["content"] for file in config["write_files"]}
         program = files["/usr/local/sbin/workflows-node"]
@@ -152,6 +153,7 @@ class Region:
             self.port = int(probe.getsockname()[1])
         self.nodes: dict[str, Ec2Node] = {}
         self.boots = True
+        self.programs: dict[str, str] = {}  # name -> shell text of what the nodes have besides
         self.pam = False  # whether limits are in effect on the nodes; they need root
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -190,7 +192,7 @@ class Region:
         text = base64.b64decode(about["UserData"]["Value"]).decode()
         node = Ec2Node(self.cloud, self.path / name, name, address, self.port)
         self.nodes[name] = node
-        node.pam = self.pam
+        node.pam, node.programs = self.pam, self.programs
         node.boot(text)
 
     def reclaim(self, name: str) -> None:
