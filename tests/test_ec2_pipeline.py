@@ -79,6 +79,32 @@ def test_nodes_run_as_many_keys_for_each_core_as_the_fleet_says(ec2: "Ec2") -> N
     assert f", {round(2.5 * len(os.sched_getaffinity(0)))} slots" in done.out
 
 
+def test_every_verb_about_keys_and_nodes_takes_an_ec2_fleet(ec2: "Ec2") -> None:
+    ec2.fleet.up()
+    spec = ("--fleet", f"ec2:{ec2.name}")
+    (ec2.place.path / "000_a").write_text("one\n")
+
+    def said(*words: str) -> str:
+        done = ec2.place.run("workflows", words[0], *spec, *words[1:])
+        assert done.code == 0, done
+        return done.out
+
+    said("cp", "000_a", "fleet://in/")
+    said("map", "in/", "out/", "tr a-z A-Z")
+
+    assert said("cp", "fleet://out/000_a", "-") == said("eval", "out/000_a", "cat") == "ONE\n"
+    assert said("ls", "-r", "out").split()[-1] == "000_a"
+    assert [line.split(":")[0] for line in said("health").splitlines()] == ["healthy"] * 2
+    assert said("exec", "echo $WORKFLOWS_SLOT").count("\n") == 2
+    assert len(said("status").splitlines()) == 3
+    assert f"# the nodes of ec2:{ec2.name}" in said("config")
+    ec2.run("replace", "--on", "0", "--yes")
+    (ec2.place.path / "001_b").write_text("two\n")
+    said("cp", "001_b", "fleet://in/")
+    assert said("ls", "-r", "in").split()[-1] == "001_b"
+    assert len(ec2.live()) == 2
+
+
 def test_a_fleet_that_is_not_up_is_named_with_what_to_type(ec2: "Ec2") -> None:
     months(ec2, 1)
 

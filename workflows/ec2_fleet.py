@@ -261,6 +261,8 @@ class Ec2Fleet:
 def open_ec2(spec: str, *, slots: int, log: str) -> Fleet:
     """Return the fleet that ``ec2:NAME`` names, for the run that is logged in the file `log`.
 
+    Without one its nodes are used and their leases renewed, but no slot is filled again.
+
     Raises:
         UsageError: it has no nodes.
     """

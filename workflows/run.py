@@ -25,7 +25,8 @@ from workflows.config import settings
 from workflows.dataset import Dataset, load
 from workflows.deadline import Deadline
 from workflows.errors import UsageError, WorkflowsError
-from workflows.fleet import Fleet, open_fleet
+from workflows.fleet import Fleet
+from workflows.fleets import open_any
 from workflows.progress import Progress
 from workflows.runlog import RunLog, Totals, read_lines, refills
 from workflows.s3 import SCHEME, S3Store
@@ -55,14 +56,10 @@ def fleet(spec: str) -> Fleet:
 
 
 def _opened(spec: str) -> Fleet:
-    chosen = settings()
+    opened = open_any(spec, os.path.abspath(log().path))
     if spec.startswith("ec2:"):
-        from workflows.ec2_fleet import open_ec2
-
-        opened = open_ec2(spec, slots=chosen.slots, log=os.path.abspath(log().path))
         log().add(what="fleet", spec=spec, nodes=len(opened))
-        return opened
-    return open_fleet(spec, state=chosen.state, slots=chosen.slots, silence_s=chosen.silence_s)
+    return opened
 
 
 @functools.cache
