@@ -30,6 +30,7 @@ _FAKES = {
     "systemctl": 'case $1 in reload) kill -HUP "$(cat {home}/pid)";;'
     " poweroff) touch {home}/off;; esac",
     "poweroff": "touch {home}/off",
+    "reboot": "touch {home}/reboot",
     "cloud-init": "echo status: done",
     "apt-get": 'echo "apt-get $*" >> {home}/log',
     "dnf": 'echo "dnf $*" >> {home}/log',
@@ -71,9 +72,27 @@ class Ec2Node:
         key.chmod(0o600)
         key.with_suffix(".pub").write_text(config["ssh_keys"]["ed25519_public"])
         (home / "authorized_keys").write_text(config["users"][1]["ssh_authorized_keys"][0])
-        unit = files["/etc/systemd/system/workflows-node.service"]
-        (line,) = re.findall(r"^ExecStart=.*workflows-node (agent .*)$", unit, re.MULTILINE)
+        self._agent = files["/etc/systemd/system/workflows-node.service"]
+        self._configure()
+        self.power_on()
+
+    def power_on(self) -> None:
+        """Start the agent and the sshd."""
+        (line,) = re.findall(r"^ExecStart=.*workflows-node (agent .*)$", self._agent, re.MULTILINE)
+        home = self.home
         self._start([str(home / "bin/workflows-node"), *line.split()])
+        prefix = OWN_LIMITS if self.pam else []
+        sshd = self._start([*prefix, SSHD or "sshd", "-D", "-e", "-f", str(home / "sshd_config")])
+        (home / "pid").write_text(str(sshd.pid))
+
+    def reboot(self) -> None:
+        """End all that runs, and start again from the same disk."""
+        self.kill()
+        self.processes.clear()
+        self.power_on()
+
+    def _configure(self) -> None:
+        home, key = self.home, self.home / "ssh_host_ed25519_key"
         env = {
             "HOME": home / "home",
             "PATH": f"{home}/bin:{os.environ['PATH']}",
@@ -81,9 +100,6 @@ class Ec2Node:
         }
         text = sshd_config((self.address, self.port), key, home, env, _IN_HOME, pam=self.pam)
         (home / "sshd_config").write_text(text)
-        prefix = OWN_LIMITS if self.pam else []
-        sshd = self._start([*prefix, SSHD or "sshd", "-D", "-e", "-f", str(home / "sshd_config")])
-        (home / "pid").write_text(str(sshd.pid))
 
     def _program(self, name: str, text: str) -> None:
         path = self.home / "bin" / name
@@ -180,6 +196,9 @@ class Region:
                 if state == "running" and (node.home / "off").exists():
                     self.ec2.terminate_instances(InstanceIds=[name])
                     state = "terminated"
+                if state == "running" and (node.home / "reboot").exists():
+                    (node.home / "reboot").unlink()
+                    node.reboot()
                 if state != "running":
                     self.nodes.pop(name).kill()
             for name, one in found.items():

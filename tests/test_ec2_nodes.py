@@ -159,6 +159,37 @@ def test_nodes_are_bootstrapped_side_by_side(ec2: "Ec2") -> None:
     assert len(ec2.fleet.up()) == 3
 
 
+def test_a_node_that_its_own_script_reboots_is_waited_for_and_goes_on(ec2: "Ec2") -> None:
+    ec2.write(nodes=2, packages=["git"], post_init="init.sh")
+    (ec2.place.path / "init.sh").write_text(
+        'echo "post_init" >> "$HOME/../log"\n'
+        '[ -e "$HOME/again" ] || { touch "$HOME/again"; reboot; sleep 300; }\n'
+    )
+
+    done = ec2.run("up", "--yes")
+
+    assert done.code == 0, done
+    assert len(ec2.cloud.asked("CreateFleet")) == 1
+    assert done.err.count("hung up within its set-up; waiting for it to come back") == 2
+    for each in ec2.region.nodes.values():
+        kinds = [line.split()[0] for line in log_of(each)]
+        assert kinds == ["apt-get", "apt-get", "post_init", "post_init"]
+
+
+def test_a_node_does_not_end_itself_while_it_is_set_up_or_used_by_hand(ec2: "Ec2") -> None:
+    ec2.write(nodes=1, ttl={"idle": "8s", "max": "1h"}, post_init="init.sh")
+    (ec2.place.path / "init.sh").write_text("sleep 11\n")
+    ec2.fleet.up()
+    before = set(ec2.tags())
+
+    said = ec2.run("exec", "sleep 11; echo still here")
+    typed = ec2.run("ssh", "sleep 11; echo still here")
+
+    assert said.out == "0: still here\n", said
+    assert typed.out == "still here\n", typed
+    assert set(ec2.tags()) == before
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can set limits")
 def test_limits_are_those_of_every_login_once_a_node_is_ready(ec2: "Ec2") -> None:
     ec2.region.pam = True

@@ -236,7 +236,8 @@ def _ssh(arguments: argparse.Namespace) -> int:
     fleet = _fleet(arguments)
     command = _command(arguments)
     (one,) = _chosen(fleet.nodes(), arguments.on or "0")[:1]
-    return _system(["ssh", "-F", _ssh_config(fleet, one), NODE, *command])
+    with sessions.used_by_others(fleet.spec, one):
+        return _system(["ssh", "-F", _ssh_config(fleet, one), NODE, *command])
 
 
 def _rsync(arguments: argparse.Namespace) -> int:
@@ -252,7 +253,8 @@ def _rsync(arguments: argparse.Namespace) -> int:
             for word in both
         ]
         ssh = shlex.join(["ssh", "-F", _ssh_config(fleet, one)])  # rsync takes quotes as a shell
-        code = max(code, _system(["rsync", "-a", "-e", ssh, *sides]))
+        with sessions.used_by_others(fleet.spec, one):
+            code = max(code, _system(["rsync", "-a", "-e", ssh, *sides]))
     return code
 
 
