@@ -145,6 +145,7 @@ class Instance:
     launched: dt.datetime
     ended: dt.datetime | None
     tags: Mapping[str, str]
+    public_dns: str = ""
 
     @property
     def slot(self) -> int:
@@ -209,6 +210,7 @@ def _instance(raw: Mapping[str, Any]) -> Instance:
         launched=raw["LaunchTime"],
         ended=_ended(raw),
         tags=tags_of(raw),
+        public_dns=raw.get("PublicDnsName") or "",
     )
 
 

@@ -30,6 +30,7 @@ def as_json(one: Instance) -> dict[str, object]:
         "spot": one.is_spot,
         "private_ip": one.private_ip,
         "public_ip": one.public_ip,
+        "public_dns": one.public_dns,
         "launched": one.launched.isoformat(),
         "expires": one.tags.get(EXPIRES, ""),
     }
