@@ -73,6 +73,19 @@ def test_a_scratch_directory_that_is_gone_is_made_again_and_nothing_else(
     assert runs(hosts) == [1]
 
 
+def test_a_scratch_directory_that_cannot_be_made_is_named_with_the_reason(
+    place: "Place", hosts: "Hosts"
+) -> None:
+    hosts.add(1)
+    hosts.write(scratch="/proc/none/here")
+
+    run = up(place, hosts)
+
+    assert run.code == 1, run
+    assert "scratch exited" in run.err
+    assert "install: cannot create directory" in run.err
+
+
 def test_a_script_that_fails_names_its_node_and_the_others_are_done(
     place: "Place", hosts: "Hosts"
 ) -> None:

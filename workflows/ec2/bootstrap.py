@@ -19,9 +19,9 @@ from workflows.transports.ssh import Connection
 
 _KEPT_LINES = 15
 # Package managers are busy for a while after a first boot: they are waited for, not fought.
-# A static host may have no sudo, if one logs in as root.
+# A static host may have no sudo, if one logs in as root. `command`: `install` is a function here.
 _INSTALL = """\
-command -v sudo >/dev/null || [ "$(id -u)" != 0 ] || sudo() { "$@"; }
+command -v sudo >/dev/null || [ "$(id -u)" != 0 ] || sudo() { command "$@"; }
 install() {
   if command -v apt-get >/dev/null; then
     sudo env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -qq update
