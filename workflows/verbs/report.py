@@ -62,7 +62,7 @@ def _keys(folder: str, totals: Totals) -> str:
         took = sorted(_times(folder, step))
         if took:
             seconds = [each for each, _ in took]
-            numbers = [f"{each:.2f}" for each in (*_shares(seconds), seconds[-1])]
+            numbers = [f"{each:.3f}" for each in (*_shares(seconds), seconds[-1])]
             rows.append((step, str(len(took)), *numbers, took[-1][1]))
     return aligned(rows, left=(0, 5))
 
