@@ -107,6 +107,39 @@ def test_a_script_that_fails_names_its_node_and_the_others_are_done(
     assert script.exists()
 
 
+def test_a_host_that_its_own_script_reboots_is_waited_for_and_goes_on(
+    place: "Place", hosts: "Hosts"
+) -> None:
+    hosts.add(2)
+    scripted(hosts, LOG + '[ -e "$HOME/again" ] || { touch "$HOME/again"; sleep 300; }\n')
+
+    with place.start("workflows", "up", "--fleet", hosts.spec) as run:
+        run.wait_for(lambda: all((node.home / "again").exists() for node in hosts.nodes), 60)
+        for node in hosts.nodes:
+            node.kill()
+            node.start()
+        code = run.end(60)
+
+    assert code == 0, run.said
+    assert run.said.count("hung up; waiting 30 s for it to come back (patience)") == 2
+    assert "2 of 2 ready" in run.said
+    assert runs(hosts) == [2, 2]
+
+
+def test_a_host_that_does_not_come_back_is_lost(place: "Place", hosts: "Hosts") -> None:
+    hosts.top["patience"] = 1
+    hosts.add(1)
+    scripted(hosts, LOG + "sleep 300\n")
+
+    with place.start("workflows", "up", "--fleet", hosts.spec) as run:
+        run.wait_for(lambda: runs(hosts) == [1], 60)
+        hosts.nodes[0].kill()
+        code = run.end(60)
+
+    assert code == 3, run.said
+    assert "is lost: cannot connect" in run.said
+
+
 def test_a_dead_host_is_lost_and_the_others_are_done(place: "Place", hosts: "Hosts") -> None:
     hosts.add(3)
     scripted(hosts, LOG)
