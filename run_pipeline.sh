@@ -24,6 +24,8 @@ from requirements.txt. Paths among the arguments are relative to the project's d
                       passed on as they are
   --keep-fleet        leave the fleet up; its nodes end themselves when nobody uses them
   --timeout DURATION  stop the run after e.g. 90, 90s, 30m, 2h, 1d (also $WORKFLOWS_TIMEOUT)
+  --notify COMMAND    run this by bash once the run is over, however it ended (also $WORKFLOWS_NOTIFY): the end of
+                      the log on its stdin; $WORKFLOWS_EXIT, _TASK, _SECONDS and _LOG say the rest
   --setup             make .venv and stop; --setup-dev makes .venv-dev, which make test uses
   --help              print this; --help-all is passed on and prints luigi's own options
   --                  pass everything after it on to luigi
@@ -32,6 +34,7 @@ environment:
   PYTHON             the interpreter to make .venv with
   WORKFLOWS_TIMEOUT  as --timeout
   WORKFLOWS_FLEET    as --fleet
+  WORKFLOWS_NOTIFY   as --notify
   WORKFLOWS_GRACE    seconds between TERM and KILL when a run is stopped (30)
   LUIGI_CONFIG_PATH  read after this project's luigi.cfg, so its values win
 
@@ -43,6 +46,7 @@ USAGE
 
 readonly STATE=.workflows
 readonly KEEP_LOGS=30
+readonly NOTIFY_S=60
 readonly GRACE_S=${WORKFLOWS_GRACE:-30}  # between TERM and KILL
 readonly PIP_VERSION=26.3
 readonly PIP_WHEEL=https://files.pythonhosted.org/packages/07/25/ee8c38ae72d66b844ce8eb9711ba905dba21ca1a8a0c960057c41cd23337/pip-26.3-py3-none-any.whl
@@ -64,6 +68,7 @@ timeout=${WORKFLOWS_TIMEOUT:-}
 setup_only=
 fleet=${WORKFLOWS_FLEET:-}
 keep_fleet=
+notify=${WORKFLOWS_NOTIFY:-}
 luigi_args=()
 
 need_value() { [[ $2 -ge 2 ]] || die 2 "$1 needs a value; see ./run_pipeline.sh --help"; }
@@ -82,12 +87,12 @@ parse_arguments() {
         shift
         ;;
       --fleet=*) fleet=${1#*=}; luigi_args+=("$1") ;;
-      --task | --module | --timeout)
+      --task | --module | --timeout | --notify)
         need_value "$1" $#
         printf -v "${1#--}" %s "$2"
         shift
         ;;
-      --task=* | --module=* | --timeout=*)
+      --task=* | --module=* | --timeout=* | --notify=*)
         local option=${1%%=*}
         printf -v "${option#--}" %s "${1#*=}"
         ;;
@@ -401,6 +406,14 @@ end_fleet() {
   return 1
 }
 
+# One word to whoever has to know, after all else. What becomes of it changes nothing.
+send_word() {
+  tail -n 20 "$log" |
+    WORKFLOWS_EXIT=$1 WORKFLOWS_TASK=$task WORKFLOWS_SECONDS=$SECONDS WORKFLOWS_LOG=$log \
+      timeout -k 5 "$NOTIFY_S" bash -c "$notify" >&2 ||
+    say "--notify exited $?: $notify"
+}
+
 finish() {
   local code=$?
   trap '' INT TERM HUP USR1 PIPE
@@ -413,6 +426,7 @@ finish() {
     exec 6>&-
     [[ -z $log ]] || close_log "$code"
   } 2>/dev/null
+  [[ -z $log || -z $notify ]] || send_word "$code" 8>&- 9>&-
   exit "$code"
 }
 

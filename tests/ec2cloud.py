@@ -18,6 +18,7 @@ from typing import Any
 HARNESS = "made-by-the-tests"
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
 TYPES = ["m7i.large", "m6i.large"]
+_ONCE = ("CreateFleet", "RunInstances")
 Fault = Callable[["Request"], "bytes | None"]
 
 
@@ -83,7 +84,7 @@ class Cloud:
 
         def fault(request: Request) -> bytes | None:
             if request.action == action and next(left) <= times:
-                return _error(code, f"{action} is refused")
+                return error_body(code, f"{action} is refused")
             return None
 
         self.faults.append(fault)
@@ -124,7 +125,7 @@ class Cloud:
             if body is not None:
                 return body
         token = request.body.get("ClientToken", "")
-        if request.action == "CreateFleet" and token in self._tokens:
+        if request.action in _ONCE and token in self._tokens:
             return self._tokens[token]
         answer = getattr(self, "_on_" + re.sub(r"\W", "_", request.action), None)
         found: bytes | None = answer(request) if answer is not None else None
@@ -140,7 +141,7 @@ class Cloud:
                 environ, lambda status, headers, _=None: said.extend((status, headers))
             )
             body = b"".join(answer)
-        if request.action == "CreateFleet":
+        if request.action in _ONCE and said[0].startswith("200"):
             self._tokens[request.body["ClientToken"]] = body
         return said[0], said[1], body
 
@@ -182,7 +183,8 @@ class Cloud:
         return json.dumps({"Quota": {"Value": 64.0}}).encode()
 
 
-def _error(code: str, message: str) -> bytes:
+def error_body(code: str, message: str) -> bytes:
+    """Return how EC2 refuses something."""
     return (
         f"<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors>"
         "<RequestID>1</RequestID></Response>"

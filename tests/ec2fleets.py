@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from ec2cloud import KEYS, TYPES
-from ec2machines import USER, Region
+from ec2machines import Region
+from sshd import USER
 
 from workflows.ec2 import provision
 from workflows.ec2.api import Aws

@@ -5,7 +5,6 @@ import contextlib
 import itertools
 import os
 import pathlib
-import pwd
 import re
 import signal
 import socket
@@ -16,30 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from ec2cloud import HARNESS
-from sshd import SSHD, descendants
+from sshd import OWN_LIMITS, SSHD, USER, descendants, sshd_config
 
 if TYPE_CHECKING:
     from ec2cloud import Cloud
 
-USER = pwd.getpwuid(os.getuid()).pw_name
 _numbers = itertools.count(os.getpid())
-_SSHD_CONFIG = """\
-Port {port}
-ListenAddress {address}
-HostKey {home}/ssh_host_ed25519_key
-PidFile none
-AuthorizedKeysFile {home}/authorized_keys
-StrictModes no
-UsePAM no
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-PermitRootLogin prohibit-password
-AllowUsers {user}
-UseDNS no
-PrintMotd no
-SetEnv HOME={home}/home PATH={home}/bin:{path} WORKFLOWS_TEST_NODE={id}
-ForceCommand cd "$HOME"; exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"
-"""
+_IN_HOME = 'ForceCommand cd "$HOME"; exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"'
 # What is not to happen on this machine. `poweroff` ends the instance, as EC2 does.
 _FAKES = {
     "sudo": "while case ${1-} in *=*) ;; *) false;; esac; do shift; done\n"
@@ -48,6 +30,7 @@ _FAKES = {
     "systemctl": 'case $1 in reload) kill -HUP "$(cat {home}/pid)";;'
     " poweroff) touch {home}/off;; esac",
     "poweroff": "touch {home}/off",
+    "reboot": "touch {home}/reboot",
     "cloud-init": "echo status: done",
     "apt-get": 'echo "apt-get $*" >> {home}/log',
     "dnf": 'echo "dnf $*" >> {home}/log',
@@ -63,6 +46,8 @@ class Ec2Node:
     ) -> None:
         self.cloud, self.home, self.id, self.address, self.port = cloud, home, name, address, port
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.pam = False
+        self.programs: dict[str, str] = {}
 
     def boot(self, user_data: str) -> None:
         """Do what cloud-init would."""
@@ -77,7 +62,7 @@ class Ec2Node:
         ):
             user_data = user_data.replace(old, new)
         config = yaml.safe_load(user_data)
-        for name, script in _FAKES.items():
+        for name, script in {**_FAKES, **self.programs}.items():
             self._program(name, "#!/bin/sh\n" + script.replace("{home}", str(home)))
         files = {file["path"]: file["content"] for file in config["write_files"]}
         program = files["/usr/local/sbin/workflows-node"]
@@ -87,16 +72,34 @@ class Ec2Node:
         key.chmod(0o600)
         key.with_suffix(".pub").write_text(config["ssh_keys"]["ed25519_public"])
         (home / "authorized_keys").write_text(config["users"][1]["ssh_authorized_keys"][0])
-        unit = files["/etc/systemd/system/workflows-node.service"]
-        (line,) = re.findall(r"^ExecStart=.*workflows-node (agent .*)$", unit, re.MULTILINE)
+        self._agent = files["/etc/systemd/system/workflows-node.service"]
+        self._configure()
+        self.power_on()
+
+    def power_on(self) -> None:
+        """Start the agent and the sshd."""
+        (line,) = re.findall(r"^ExecStart=.*workflows-node (agent .*)$", self._agent, re.MULTILINE)
+        home = self.home
         self._start([str(home / "bin/workflows-node"), *line.split()])
-        path = os.environ["PATH"]
-        text = _SSHD_CONFIG.format(
-            port=self.port, address=self.address, home=home, user=USER, path=path, id=self.id
-        )
-        (home / "sshd_config").write_text(text)
-        sshd = self._start([SSHD or "sshd", "-D", "-e", "-f", str(home / "sshd_config")])
+        prefix = OWN_LIMITS if self.pam else []
+        sshd = self._start([*prefix, SSHD or "sshd", "-D", "-e", "-f", str(home / "sshd_config")])
         (home / "pid").write_text(str(sshd.pid))
+
+    def reboot(self) -> None:
+        """End all that runs, and start again from the same disk."""
+        self.kill()
+        self.processes.clear()
+        self.power_on()
+
+    def _configure(self) -> None:
+        home, key = self.home, self.home / "ssh_host_ed25519_key"
+        env = {
+            "HOME": home / "home",
+            "PATH": f"{home}/bin:{os.environ['PATH']}",
+            "WORKFLOWS_TEST_NODE": self.id,
+        }
+        text = sshd_config((self.address, self.port), key, home, env, _IN_HOME, pam=self.pam)
+        (home / "sshd_config").write_text(text)
 
     def _program(self, name: str, text: str) -> None:
         path = self.home / "bin" / name
@@ -166,6 +169,8 @@ class Region:
             self.port = int(probe.getsockname()[1])
         self.nodes: dict[str, Ec2Node] = {}
         self.boots = True
+        self.programs: dict[str, str] = {}  # name -> shell text of what the nodes have besides
+        self.pam = False  # whether limits are in effect on the nodes; they need root
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         os.makedirs("/run/sshd", exist_ok=True)
@@ -191,6 +196,9 @@ class Region:
                 if state == "running" and (node.home / "off").exists():
                     self.ec2.terminate_instances(InstanceIds=[name])
                     state = "terminated"
+                if state == "running" and (node.home / "reboot").exists():
+                    (node.home / "reboot").unlink()
+                    node.reboot()
                 if state != "running":
                     self.nodes.pop(name).kill()
             for name, one in found.items():
@@ -203,6 +211,7 @@ class Region:
         text = base64.b64decode(about["UserData"]["Value"]).decode()
         node = Ec2Node(self.cloud, self.path / name, name, address, self.port)
         self.nodes[name] = node
+        node.pam, node.programs = self.pam, self.programs
         node.boot(text)
 
     def reclaim(self, name: str) -> None:

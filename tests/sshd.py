@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -20,21 +21,28 @@ USER = pwd.getpwuid(os.getuid()).pw_name
 _CONFIG = """\
 Port {port}
 ListenAddress {address}
-HostKey {home}/host_key
+HostKey {host_key}
 PidFile none
 AuthorizedKeysFile {keys}/authorized_keys
 StrictModes no
-UsePAM no
+UsePAM {pam}
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 AllowUsers {user}
 UseDNS no
 PrintMotd no
-SetEnv HOME={home} WORKFLOWS_TEST_NODE={address}
+SetEnv {env}
 {extra}
 """
 _numbers = itertools.count()
+# What is put before an sshd whose users' limits are to be of its own, not of this machine.
+_MOUNTS = """\
+mount -t tmpfs none /etc/security/limits.d
+[ ! -d /etc/systemd/system ] || mount -t tmpfs none /etc/systemd/system
+exec "$@"
+"""
+OWN_LIMITS = ["unshare", "--mount", "sh", "-c", _MOUNTS, "sh"]
 
 
 class Sshd:
@@ -50,6 +58,8 @@ class Sshd:
         self.shell: str = options.pop("shell", "")
         self.prefix: list[str] = options.pop("prefix", [])
         self.waits: bool = options.pop("waits", True)
+        self.env: dict[str, Any] = options.pop("env", {})
+        self.pam: bool = options.pop("pam", False)  # which alone puts limits into effect
         make_key(self.home / "host_key")
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -79,13 +89,13 @@ class Sshd:
             # sshd runs the login shell of the user's account; this stands in for another one.
             extra += f'\nForceCommand {self.shell} -c "$SSH_ORIGINAL_COMMAND"'
         config.write_text(
-            _CONFIG.format(
-                port=self.port,
-                address=self.address,
-                home=self.home,
-                keys=self.hosts.path,
-                user=USER,
-                extra=extra,
+            sshd_config(
+                (self.address, self.port),
+                self.home / "host_key",
+                self.hosts.path,
+                {"HOME": self.home, "WORKFLOWS_TEST_NODE": self.address, **self.env},
+                extra,
+                pam=self.pam,
             )
         )
         with (self.home / "sshd.log").open("ab") as log:
@@ -219,6 +229,28 @@ class Hosts:
             for pid in node.ours():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+
+
+def sshd_config(
+    at: tuple[str, int],
+    host_key: pathlib.Path,
+    keys: pathlib.Path,
+    env: Mapping[str, object],
+    extra: str = "",
+    *,
+    pam: bool = False,
+) -> str:
+    """Return the configuration of an sshd at (address, port); `keys` holds authorized_keys."""
+    return _CONFIG.format(
+        address=at[0],
+        port=at[1],
+        host_key=host_key,
+        keys=keys,
+        user=USER,
+        env=" ".join(f"{name}={value}" for name, value in env.items()),
+        extra=extra,
+        pam="yes" if pam else "no",
+    )
 
 
 def make_key(path: pathlib.Path) -> None:

@@ -42,6 +42,7 @@ def test_a_switch_is_read_as_people_write_it(text: str, value: bool) -> None:
         ("node", "timeout", "inf", "must be a number"),
         ("run", "fuse", "maybe", "must be true or false"),
         ("run", "shards", "0", "must be at least 1"),
+        ("run", "deadline", "soon", "must be a duration: 90, 90s, 30m, 2h or 1d"),
         ("run", "retries", "", "must be a whole number"),
     ],
 )

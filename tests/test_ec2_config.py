@@ -11,11 +11,12 @@ import yaml
 from workflows.ec2 import config, prices
 from workflows.ec2.api import LAUNCH, SLOT, Instance, tag_list
 from workflows.ec2.bootstrap import recipe
-from workflows.ec2.config import SAMPLE, Access, Spec, find_spec, parse_spec
+from workflows.ec2.config import Access, Spec, find_spec, parse_spec
 from workflows.ec2.ground import key_pair
 from workflows.ec2.policy import policy
 from workflows.ec2.prices import Pool
 from workflows.ec2.provision import slots_for
+from workflows.ec2.sample import SAMPLE
 from workflows.ec2.userdata import LIMIT, user_data
 from workflows.errors import ConfigError, FleetError, NoCapacity
 
@@ -72,6 +73,9 @@ def test_an_unknown_key_is_an_error_with_the_near_match() -> None:
         ({"access": {"jump": {"user": "ann"}}}, "address is missing"),
         ({"post_init": "none.sh"}, "no file ./none.sh"),
         ({"tags": {"aws:x": "1"}}, "'aws:x' cannot be a tag's name"),
+        ({"slots_per_core": 0}, "slots_per_core: must be a number from 0.01 to 64"),
+        ({"limits": {"open_files": 5}}, "open_files: must be a whole number from 1024 to"),
+        ({"limits": {"files": 5000}}, "no such key 'files'; did you mean 'open_files'?"),
         ({"name": "Crawl 1"}, "name must be up to 31 of a-z 0-9 -"),
     ],
 )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from ec2cloud import wait_for
-from ec2machines import USER, Ec2Node
+from ec2machines import Ec2Node
+from sshd import USER
 
 from workflows.ec2.api import Aws, instances, set_tags
 from workflows.ec2.sessions import host_of
@@ -158,6 +159,52 @@ def test_nodes_are_bootstrapped_side_by_side(ec2: "Ec2") -> None:
     assert len(ec2.fleet.up()) == 3
 
 
+def test_a_node_that_its_own_script_reboots_is_waited_for_and_goes_on(ec2: "Ec2") -> None:
+    ec2.write(nodes=2, packages=["git"], post_init="init.sh")
+    (ec2.place.path / "init.sh").write_text(
+        'echo "post_init" >> "$HOME/../log"\n'
+        '[ -e "$HOME/again" ] || { touch "$HOME/again"; reboot; sleep 300; }\n'
+    )
+
+    done = ec2.run("up", "--yes")
+
+    assert done.code == 0, done
+    assert len(ec2.cloud.asked("CreateFleet")) == 1
+    assert done.err.count("hung up within its set-up; waiting for it to come back") == 2
+    for each in ec2.region.nodes.values():
+        kinds = [line.split()[0] for line in log_of(each)]
+        assert kinds == ["apt-get", "apt-get", "post_init", "post_init"]
+
+
+def test_a_node_does_not_end_itself_while_it_is_set_up_or_used_by_hand(ec2: "Ec2") -> None:
+    ec2.write(nodes=1, ttl={"idle": "8s", "max": "1h"}, post_init="init.sh")
+    (ec2.place.path / "init.sh").write_text("sleep 11\n")
+    ec2.fleet.up()
+    before = set(ec2.tags())
+
+    said = ec2.run("exec", "sleep 11; echo still here")
+    typed = ec2.run("ssh", "sleep 11; echo still here")
+
+    assert said.out == "0: still here\n", said
+    assert typed.out == "still here\n", typed
+    assert set(ec2.tags()) == before
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can set limits")
+def test_limits_are_those_of_every_login_once_a_node_is_ready(ec2: "Ec2") -> None:
+    ec2.region.pam = True
+    ec2.write(limits={"open_files": 4321, "processes": 3210})
+
+    up = ec2.run("up", "--yes")
+    again = ec2.run("up", "--yes")
+    shown = ec2.run("exec", "ulimit -n; bash -c 'ulimit -u'")
+
+    assert up.code == again.code == 0, (up, again)
+    assert up.err.count("== limits") == 2
+    assert "== limits" not in again.err
+    assert sorted(shown.out.splitlines()) == ["0: 3210", "0: 4321", "1: 3210", "1: 4321"]
+
+
 # -- work by hand ----------------------------------------------------------------------------------
 
 
@@ -238,6 +285,33 @@ def test_nodes_behind_one_jump_host_are_made_ready_and_used_through_it(
     assert said.out == "0: through\n"
     log = (gate.home / "sshd.log").read_text()
     assert log.count("Accepted publickey") >= 3  # the first contact, the new key, the command
+
+
+def test_ssh_and_rsync_refuse_a_jump_host_that_shows_another_key(
+    ec2: "Ec2", hosts: "Hosts"
+) -> None:
+    gate, other = hosts.spare(extra="LogLevel VERBOSE"), hosts.spare()
+    jump = {key: gate.entry[key] for key in ("address", "port", "user", "identity", "host_key")}
+    ec2.write(nodes=1, access={**ec2.top["access"], "jump": jump})
+    ec2.fleet.up()
+    (ec2.place.path / "sent").write_text("hello")
+
+    through = ec2.run("ssh", "echo $SSH_CONNECTION")
+    copied = ec2.run("rsync", "sent", ":arrived")
+    jump["host_key"] = other.entry["host_key"]
+    ec2.write(access={**ec2.top["access"], "jump": jump})
+    let_in = (gate.home / "sshd.log").read_text().count("Accepted publickey")
+    refused = [ec2.run("ssh", "echo reached"), ec2.run("rsync", "sent", ":again")]
+
+    assert through.code == copied.code == 0, (through, copied)
+    assert through.out.split()[2] == node(ec2).address
+    assert (node(ec2).home / "home/arrived").read_text() == "hello"
+    for one in refused:
+        assert one.code == 255, one
+        assert "Host key verification failed" in one.err
+        assert one.out == ""
+    assert (gate.home / "sshd.log").read_text().count("Accepted publickey") == let_in
+    assert not (node(ec2).home / "home/again").exists()
 
 
 def test_replace_puts_new_nodes_in_the_slots_of_those_that_do_not_answer(ec2: "Ec2") -> None:

@@ -40,6 +40,7 @@ def test_status_shows_every_slot_what_is_missing_and_the_cost(ec2: "Ec2") -> Non
     assert one["slot"] == 0
     assert one["state"] == "ready"
     assert one["private_ip"].startswith("127.")
+    assert {"name", "private_ip", "public_ip", "public_dns"} <= set(one)
 
 
 def test_down_leaves_nothing_that_is_tagged(ec2: "Ec2") -> None:

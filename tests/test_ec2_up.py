@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 import pytest
-from ec2cloud import Request, fleet_answer
+from ec2cloud import Request, error_body, fleet_answer
 
 from workflows.ec2 import ground
 from workflows.ec2.api import Aws, instances
@@ -258,6 +258,7 @@ def test_a_quota_is_final_named_and_has_its_exit_code(ec2: "Ec2") -> None:
 
 def test_a_missing_permission_is_final_and_says_what_prints_the_policy(ec2: "Ec2") -> None:
     ec2.cloud.refuse("CreateFleet", "UnauthorizedOperation")
+    ec2.cloud.refuse("RunInstances", "UnauthorizedOperation")
 
     done = ec2.run("up", "--yes")
 
@@ -271,6 +272,94 @@ def test_a_missing_spot_role_says_how_it_is_made(ec2: "Ec2") -> None:
 
     with pytest.raises(NotAllowed, match="aws iam create-service-linked-role"):
         ec2.converge()
+
+
+# -- where CreateFleet is not allowed --------------------------------------------------------------
+
+
+def singles(ec2: "Ec2") -> list[Request]:
+    return ec2.cloud.asked("RunInstances")
+
+
+def test_who_may_not_create_fleets_gets_nodes_one_by_one_over_the_cheapest_pools(
+    ec2: "Ec2",
+) -> None:
+    ec2.write(nodes=3)
+    ec2.cloud.refuse("CreateFleet", "UnauthorizedOperation")
+    prices = {("m7i.large", "a"): 0.03, ("m6i.large", "c"): 0.01, ("m7i.large", "b"): 0.02}
+    ec2.cloud.spot = {(name, f"us-east-1{zone}"): usd for (name, zone), usd in prices.items()}
+
+    up = ec2.run("up", "--yes")
+
+    assert up.code == 0, up
+    assert "CreateFleet is not allowed here; launching by RunInstances" in up.err
+    assert ec2.slots() == ["0", "1", "2"]
+    zones = dict(zip("abc", ec2.region.subnets, strict=True))
+    cheapest = sorted(prices, key=lambda where: prices[where])
+    asked = [(one.body["InstanceType"], one.body["SubnetId"]) for one in singles(ec2)]
+    assert asked == [(name, zones[zone]) for name, zone in cheapest]
+    assert len({one.body["ClientToken"] for one in singles(ec2)}) == 3
+    for one in singles(ec2):
+        assert one.body["InstanceMarketOptions.MarketType"] == "spot"
+        assert one.body["InstanceMarketOptions.SpotOptions.SpotInstanceType"] == "one-time"
+        assert one.body["MinCount"] == one.body["MaxCount"] == "1"
+        kinds = one.listed(r"TagSpecification\.\d\.ResourceType")
+        assert sorted(kinds) == [
+            *("instance", "network-interface", "spot-instances-request", "volume"),
+        ]
+
+
+def test_one_by_one_a_pool_without_capacity_is_left_out_and_the_rest_is_bought_on_demand(
+    ec2: "Ec2",
+) -> None:
+    ec2.write(nodes=3, zones=["a"])
+    ec2.cloud.refuse("CreateFleet", "UnauthorizedOperation")
+    came = []
+
+    def one_spot_only(request: Request) -> bytes | None:
+        is_spot = "InstanceMarketOptions.MarketType" in request.body
+        if request.action != "RunInstances" or not is_spot:
+            return None
+        came.append(request)
+        return None if len(came) == 1 else error_body("InsufficientInstanceCapacity", "none left")
+
+    ec2.cloud.faults.append(one_spot_only)
+
+    assert len(ec2.converge()) == 3
+
+    spots = ["InstanceMarketOptions.MarketType" in one.body for one in singles(ec2)]
+    assert spots == [True, True, True, False, False]
+
+
+def test_one_by_one_a_public_node_has_its_subnet_where_its_address_is_asked_for(
+    ec2: "Ec2",
+) -> None:
+    ec2.write(nodes=1, access={**ec2.top["access"], "address": "public"})
+    ec2.cloud.refuse("CreateFleet", "UnauthorizedOperation")
+
+    ec2.converge()
+
+    (request,) = singles(ec2)
+    assert "SubnetId" not in request.body
+    assert request.body["NetworkInterface.1.SubnetId"] in ec2.region.subnets
+    assert request.body["NetworkInterface.1.AssociatePublicIpAddress"] == "true"
+    assert request.body["NetworkInterface.1.SecurityGroupId.1"].startswith("sg-")
+
+
+def test_one_by_one_a_lost_answer_launches_nothing_twice(ec2: "Ec2") -> None:
+    ec2.cloud.refuse("CreateFleet", "UnauthorizedOperation")
+    lost: list[Request] = []
+
+    def lose(request: Request) -> None:
+        if request.action == "RunInstances" and not lost:
+            lost.append(request)
+            raise ConnectionResetError("the answer is lost")
+
+    ec2.cloud.answered.append(lose)
+
+    assert len(ec2.converge()) == 2
+    assert len(singles(ec2)) == 3
+    assert len(ec2.live()) == 2
 
 
 def test_throttling_is_waited_out(ec2: "Ec2") -> None:

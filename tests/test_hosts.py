@@ -88,6 +88,8 @@ def test_everything_that_is_wrong_is_named_with_the_near_match(tmp_path: pathlib
         ("hosts: [{address: a, port: 70000}]", "port must be a number from 1 to 65535"),
         ("hosts: [{address: a, port: true}]", "port must be a number"),
         ("hosts: [{address: 7}]", "address must be text"),
+        ("hosts: [{address: a, limits: {files: 1}}]", "'files'; did you mean 'open_files'?"),
+        ("hosts: [{address: a, limits: {open_files: 9}}]", "open_files must be a number from 1024"),
         ("hosts: [{address: a, packages: git}]", "packages must be a list of names"),
         ("hosts: [{address: a, packages: [git, --force]}]", "packages must be a list of names"),
         ("hosts: [{address: a, post_int: x}]", "no such key 'post_int'; did you mean 'post_init'?"),

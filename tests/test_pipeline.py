@@ -305,6 +305,12 @@ def test_a_fused_run_gives_the_same_bytes_keeps_nothing_in_between_and_shows_eve
         "Shuffle.pieces",
         "MergeCounts",
     }
+    compared = taxi.run("workflows", "report", "--compare").out.splitlines()
+    keys = taxi.run("workflows", "report", "--keys").out
+    assert [line.split()[:4] for line in compared[1:]] == [
+        [report.out.split(":")[0], "local:3", "49", "0"],
+    ]
+    assert re.search(r"^GroupCount +12 +[\d.]+ +[\d.]+ +[\d.]+ +yellow_tripdata_\S+$", keys, re.M)
     for shown in (run.err, report.out):
         rows = [re.split(r"  +", line) for line in shown.splitlines()]
         stages = {row[0]: row for row in rows if len(row) == 8}

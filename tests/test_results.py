@@ -1,6 +1,8 @@
 """What a run leaves its reader with: the result, or why there is none."""
 
 import pathlib
+import subprocess
+import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -149,3 +151,41 @@ def test_fewer_workers_than_nodes_are_spoken_of_once(place: "Place") -> None:
     assert (few.code, enough.code) == (0, 0), (few, enough)
     assert few.err.count("1 workers cannot keep 2 nodes busy; add --workers 4") == 1
     assert "workers" not in enough.err
+
+
+# -- one file --------------------------------------------------------------------------------------
+
+
+def test_a_result_is_fetched_as_one_file_with_its_checksum(counted: "Place") -> None:
+    plain = counted.run("workflows", "results", "--to", "rides.csv")
+    packed = counted.run("workflows", "results", "--to", "rides.tgz")
+    again = counted.run("workflows", "results", "--to", "rides.tgz")
+
+    assert (plain.code, packed.code) == (0, 0), (plain, packed)
+    assert packed.out == again.out
+    assert (counted.path / "rides.csv").read_bytes() == result(counted).read_bytes()
+    with tarfile.open(counted.path / "rides.tgz") as archive:
+        assert archive.getnames() == ["results"]
+    checked = subprocess.run(
+        ["sha256sum", "-c"], input=plain.out + packed.out, cwd=counted.path, text=True
+    )
+    assert checked.returncode == 0
+
+
+def test_several_outputs_need_an_archive(place: "Place") -> None:
+    place.key("a", b"one\n")
+    place.key("b", b"two\n")
+    place.module(
+        "from workflows.steps import Map\nclass Kept(Map):\n    command = 'xargs cat'\n"
+        "    durable = True\n"
+    )
+    assert place.luigi("Kept").code == 0
+
+    refused = place.run("workflows", "results", "Kept", "--to", "all")
+    packed = place.run("workflows", "results", "Kept", "--to", "all.tgz")
+
+    assert refused.code == 2
+    assert "Kept has 2 outputs: name a file that ends in .tgz" in refused.err
+    assert packed.code == 0, packed
+    with tarfile.open(place.path / "all.tgz") as archive:
+        assert archive.getnames() == ["a", "b"]

@@ -533,3 +533,58 @@ def test_a_fresh_clone_makes_its_environment_whatever_python_lacks(
     assert imported.stdout == f"{root}/workflows/__init__.py\n"
     for name in ["luigi", "luigid", "workflows"]:
         assert os.access(root / ".venv/bin" / name, os.X_OK)
+
+
+# -- whoever has to know ---------------------------------------------------------------------------
+
+WORD = (
+    'printf "%s %s %s\\n" "$WORKFLOWS_TASK" "$WORKFLOWS_EXIT" "$(wc -l < "$WORKFLOWS_LOG")" >> word'
+)
+
+
+def words(clone: Clone) -> list[str]:
+    path = clone.root / "word"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.mark.parametrize("code", [0, 30])
+def test_one_word_is_sent_after_each_run_with_its_exit_code_and_log(
+    clone: Clone, code: int
+) -> None:
+    clone.luigi(f"echo result; exit {code}")
+
+    done = clone.run("--notify", f"cat > said; {WORD}")
+
+    assert done.returncode == code
+    (line,) = words(clone)
+    assert line.split()[:2] == ["MergeCounts", str(code)]
+    said = (clone.root / "said").read_text()
+    assert "result\n" in said
+    assert f"exit {code} after" in said
+
+
+def test_word_is_sent_of_a_run_that_is_stopped_or_takes_too_long(clone: Clone) -> None:
+    clone.luigi("touch started; sleep 300")
+    process = clone.start(WORKFLOWS_NOTIFY=WORD, WORKFLOWS_GRACE="1")
+    wait_until((clone.root / "started").exists, 60)
+
+    os.kill(process.pid, signal.SIGTERM)
+    process.communicate(timeout=60)
+    late = clone.run("--timeout", "1", WORKFLOWS_NOTIFY=WORD, WORKFLOWS_GRACE="1")
+
+    assert (process.returncode, late.returncode) == (143, 124)
+    assert [line.split()[1] for line in words(clone)] == ["143", "124"]
+
+
+def test_a_hook_that_fails_is_said_and_changes_nothing(clone: Clone) -> None:
+    done = clone.run("--notify=exit 9")
+
+    assert done.returncode == 0
+    assert done.stderr == "run_pipeline.sh: --notify exited 9: exit 9\n"
+
+
+def test_no_word_is_sent_where_nothing_was_run(clone: Clone) -> None:
+    for arguments in (["--task", "1", "--notify", WORD], ["--setup", "--notify", WORD]):
+        clone.run(*arguments)
+
+    assert words(clone) == []

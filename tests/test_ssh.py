@@ -1,5 +1,6 @@
 """Pipelines on ssh nodes: the same answers as on local ones, and what a lost disk costs."""
 
+import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -159,3 +160,18 @@ def test_a_disk_lost_within_a_run_costs_its_own_keys_and_the_result_is_the_same(
     assert twice == {f"{step} {key}" for step in ("First", "Second", "Third") for key in lost}
     place.run("luigi", "--module", "mine", "Together", *arguments[:4], "--fleet", "local:3")
     assert hosts.outputs("Together") == place.outputs("Together")
+
+
+def test_a_node_has_as_many_slots_for_each_core_as_it_is_told(
+    place: "Place", hosts: "Hosts"
+) -> None:
+    cores = len(os.sched_getaffinity(0))
+    hosts.add()
+
+    found = []
+    for about in ({"slots_per_core": 1.5}, {"slots_per_core": 0.01}, {"slots": 7}, {}):
+        hosts.write(**{"slots": 0, **about})
+        done = place.run("workflows", "health", "--fleet", hosts.spec, WORKFLOWS_SLOTS="3")
+        found.append(int(done.out.partition(" slots")[0].split()[-1]))
+
+    assert found == [round(1.5 * cores), 1, 7, 3]

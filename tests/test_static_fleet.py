@@ -1,9 +1,12 @@
 """`workflows up` and `workflows ssh` over hosts that one already has."""
 
+import os
 import pathlib
+import resource
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sshd import OWN_LIMITS
 
 if TYPE_CHECKING:
     from conftest import Done, Place
@@ -70,6 +73,19 @@ def test_a_scratch_directory_that_is_gone_is_made_again_and_nothing_else(
     assert runs(hosts) == [1]
 
 
+def test_a_scratch_directory_that_cannot_be_made_is_named_with_the_reason(
+    place: "Place", hosts: "Hosts"
+) -> None:
+    hosts.add(1)
+    hosts.write(scratch="/proc/none/here")
+
+    run = up(place, hosts)
+
+    assert run.code == 1, run
+    assert "scratch exited" in run.err
+    assert "install: cannot create directory" in run.err
+
+
 def test_a_script_that_fails_names_its_node_and_the_others_are_done(
     place: "Place", hosts: "Hosts"
 ) -> None:
@@ -89,6 +105,39 @@ def test_a_script_that_fails_names_its_node_and_the_others_are_done(
     assert "nothing has changed" not in up(place, hosts).err
     assert runs(hosts) == [1, 2, 1]
     assert script.exists()
+
+
+def test_a_host_that_its_own_script_reboots_is_waited_for_and_goes_on(
+    place: "Place", hosts: "Hosts"
+) -> None:
+    hosts.add(2)
+    scripted(hosts, LOG + '[ -e "$HOME/again" ] || { touch "$HOME/again"; sleep 300; }\n')
+
+    with place.start("workflows", "up", "--fleet", hosts.spec) as run:
+        run.wait_for(lambda: all((node.home / "again").exists() for node in hosts.nodes), 60)
+        for node in hosts.nodes:
+            node.kill()
+            node.start()
+        code = run.end(60)
+
+    assert code == 0, run.said
+    assert run.said.count("hung up; waiting 30 s for it to come back (patience)") == 2
+    assert "2 of 2 ready" in run.said
+    assert runs(hosts) == [2, 2]
+
+
+def test_a_host_that_does_not_come_back_is_lost(place: "Place", hosts: "Hosts") -> None:
+    hosts.top["patience"] = 1
+    hosts.add(1)
+    scripted(hosts, LOG + "sleep 300\n")
+
+    with place.start("workflows", "up", "--fleet", hosts.spec) as run:
+        run.wait_for(lambda: runs(hosts) == [1], 60)
+        hosts.nodes[0].kill()
+        code = run.end(60)
+
+    assert code == 3, run.said
+    assert "is lost: cannot connect" in run.said
 
 
 def test_a_dead_host_is_lost_and_the_others_are_done(place: "Place", hosts: "Hosts") -> None:
@@ -131,6 +180,66 @@ def test_up_refuses_what_is_no_ssh_fleet_and_a_script_that_is_not_there(
     assert "none.sh: No such file" in missing.err
     assert "local:2 is no ssh fleet" in local.err
     assert "workflows fleet up mine" in ec2.err
+
+
+# -- limits ----------------------------------------------------------------------------------------
+
+ROOT_ONLY = pytest.mark.skipif(os.getuid() != 0, reason="only root can set limits")
+LIMITS = {"open_files": 4321, "processes": 3210}
+
+
+@ROOT_ONLY
+def test_limits_are_those_of_every_login_after_up_and_are_set_once(
+    place: "Place", hosts: "Hosts"
+) -> None:
+    hosts.add(2, pam=True, prefix=OWN_LIMITS)
+    scripted(hosts, LOG, limits=LIMITS)
+
+    first = up(place, hosts)
+    second = up(place, hosts)
+    shown = place.run("workflows", "exec", "ulimit -n; ulimit -u", "--fleet", hosts.spec)
+    scripted(hosts, LOG, limits={**LIMITS, "open_files": 5432})
+    third = up(place, hosts)
+
+    assert first.code == second.code == third.code == 0, (first, second, third)
+    assert first.err.count("== limits") == 2
+    assert "nothing has changed, nothing was run" in second.err
+    numbers = sorted(line.split()[-1] for line in shown.out.splitlines())
+    assert numbers == ["3210", "3210", "4321", "4321"], shown
+    assert third.err.count("== limits") == 2
+
+
+def test_a_login_that_does_not_get_the_limits_is_named(place: "Place", hosts: "Hosts") -> None:
+    """Without PAM nobody reads what was written."""
+    hosts.add(1, prefix=OWN_LIMITS if os.getuid() == 0 else [])
+    has, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    scripted(hosts, LOG, limits={"open_files": has + 1})
+    if has >= int(pathlib.Path("/proc/sys/fs/nr_open").read_text()) or os.getuid() != 0:
+        pytest.skip("every login has what the kernel allows")
+
+    run = up(place, hosts)
+
+    assert run.code == 1, run
+    assert f"limits: a new login has open_files {has}, not {has + 1}" in run.err
+    assert "UsePAM yes" in run.err
+    assert "0 of 1 ready, 1 failed, 0 lost" in run.err
+
+
+@ROOT_ONLY
+def test_limits_that_would_lock_everybody_out_are_refused_and_not_written(
+    place: "Place", hosts: "Hosts"
+) -> None:
+    hosts.add(1, pam=True, prefix=OWN_LIMITS)
+    scripted(hosts, LOG, limits={"open_files": 1 << 30})
+
+    run = up(place, hosts)
+    hosts.top["defaults"] = {}
+    hosts.write()
+    there = place.run("workflows", "ssh", "--fleet", hosts.spec, "0", "ls /etc/security/limits.d")
+
+    assert run.code == 1, run
+    assert "open_files 1073741824 is more than this host allows: fs.nr_open is " in run.err
+    assert (there.code, there.out) == (0, ""), there
 
 
 # -- ssh -------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ VERBS = {
     "map": "run a command over many keys: each makes one key of the same name",
     "map-to-n": "run a command over many keys: each makes the files whose names it prints",
     "map-from-n": "run a command over the keys of equal names, or equal numeric prefixes",
-    "up": "make the hosts of an ssh fleet ready: packages, pip, a script of your own",
+    "up": "make the hosts of an ssh fleet ready: packages, pip, limits, a script of your own",
     "ssh": "log in to a node with the system's ssh, or run a command there",
     "health": "say whether every node can work",
     "status": "print the nodes, and what they hold",

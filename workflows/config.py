@@ -10,6 +10,7 @@ import difflib
 import functools
 import math
 import os
+import re
 from collections.abc import Mapping
 
 from workflows.errors import ConfigError
@@ -19,7 +20,13 @@ _PATHS = ("/etc/luigi/client.cfg", "/etc/luigi/luigi.cfg", "client.cfg", "luigi.
 _ADDRESSING = ("auto", "path", "virtual")
 _COMPRESS = ("none", "zstd", "gzip")
 _NODES = ("signed", "role")
+_DURATION = re.compile(r"(\d{1,6})([smhd]?)")
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+class Duration(int):
+    """Seconds, written as `duration_s` reads them."""
 
 
 def _setting(
@@ -46,6 +53,8 @@ class Settings:
     state: str = _setting("run", "state", ".workflows")  # type: ignore[assignment]
     key_tasks: int = _setting("run", "key_tasks", 32, least=0)  # type: ignore[assignment]
     shards: int = _setting("run", "shards", 12, least=1)  # type: ignore[assignment]
+    deadline_s: int = _setting("run", "deadline", Duration(0))  # type: ignore[assignment]
+    strict: bool = _setting("run", "strict", default=False)  # type: ignore[assignment]
     retries: int = _setting("run", "retries", 2, least=0)  # type: ignore[assignment]
     log_url: str = _setting("run", "log_url", "")  # type: ignore[assignment]
     slots: int = _setting("node", "slots", 0, least=0)  # type: ignore[assignment]
@@ -129,10 +138,10 @@ def _take(
 
 def _converted(field: dataclasses.Field[object], text: str) -> object:
     kind = type(field.default)
+    if kind is Duration:
+        return Duration(duration_s(text))
     if kind is bool:
-        if text.lower() not in _TRUE + _FALSE:
-            raise ValueError("must be true or false")
-        return text.lower() in _TRUE
+        return _flag(text)
     if kind is str:
         choices = field.metadata["choices"]
         if choices and text not in choices:
@@ -147,3 +156,24 @@ def _converted(field: dataclasses.Field[object], text: str) -> object:
     if value < field.metadata["least"]:
         raise ValueError(f"must be at least {field.metadata['least']}")
     return value
+
+
+def _flag(text: str) -> bool:
+    if text.lower() not in _TRUE + _FALSE:
+        raise ValueError("must be true or false")
+    return text.lower() in _TRUE
+
+
+def duration_s(text: object) -> int:
+    """Return the seconds of ``90``, ``90s``, ``30m``, ``2h`` or ``1d``.
+
+    >>> duration_s("2h"), duration_s(90)
+    (7200, 90)
+
+    Raises:
+        ValueError: it is no duration.
+    """
+    match = _DURATION.fullmatch(str(text))
+    if match is None or isinstance(text, bool):
+        raise ValueError("must be a duration: 90, 90s, 30m, 2h or 1d")
+    return int(match[1]) * _UNITS[match[2]]

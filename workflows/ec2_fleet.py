@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from workflows.ec2 import accounts, ground, prices, provision, sessions, teardown
-from workflows.ec2.api import EXPIRES, READY, Aws, Instance, set_tags
+from workflows.ec2.api import EXPIRES, READY, Aws, Instance, label_of, set_tags
 from workflows.ec2.bootstrap import Recipe, recipe
 from workflows.ec2.config import Spec, find_spec, has_spec
 from workflows.ec2.launch import pinned_image
@@ -45,6 +45,7 @@ class Plan:
     surplus: tuple[Instance, ...]
     unready: tuple[Instance, ...]
     drift: str
+    results: str
     cost: prices.Cost
 
     def __str__(self) -> str:
@@ -60,8 +61,10 @@ class Plan:
         if self.surplus:
             lines.append(f"  terminate  {len(self.surplus)}: {_ids(self.surplus)}")
         lines += [f"  {self.drift}"] if self.drift else []
-        each = cost.expected / spec.nodes
-        lines.append(f"  {spec.nodes} x ${each:.4f} = ${cost.expected:.4f} an hour expected")
+        lines += [f"  {self.results}"] if self.results else []
+        hosts = spec.nodes + spec.results_host
+        each = cost.expected / hosts
+        lines.append(f"  {hosts} x ${each:.4f} = ${cost.expected:.4f} an hour expected")
         lines.append(f"  at most ${cost.at_most:.4f} an hour ({cost.worst})")
         return "\n".join(lines)
 
@@ -135,7 +138,9 @@ class Ec2Fleet:
         Raises:
             FleetError: it may cost more than `max_hourly_cost`, or AWS refused.
         """
-        live = self.instances()
+        everything = self.instances()
+        live = [one for one in everything if not one.is_results]
+        lacks_host = self.spec.results_host and len(live) == len(everything)
         slots = provision.slots_for(live, self.spec.nodes)
         keep = [one for one in live if slots[one.id] < self.spec.nodes]
         cost = prices.hourly(self.spec, self.pools(), self.spec.nodes)
@@ -147,6 +152,7 @@ class Ec2Fleet:
             tuple(one for one in live if slots[one.id] >= self.spec.nodes),
             tuple(one for one in keep if not self._is_ready(one)),
             self._drift(live),
+            "launch     1 results host, on demand" if lacks_host else "",
             cost,
         )
 
@@ -222,7 +228,9 @@ class Ec2Fleet:
         set_tags(self.aws, [one.id for one in found], {EXPIRES: at.strftime("%Y-%m-%dT%H:%M:%SZ")})
         for result in results:
             if result.status:
-                raise NodeLost(f"node {result.slot}", result.lost or "it could not be told")
+                raise NodeLost(
+                    f"node {label_of(result.slot)}", result.lost or "it could not be told"
+                )
         return at
 
     def cost(self) -> accounts.Cost:
@@ -232,7 +240,7 @@ class Ec2Fleet:
     def size(self, live: Sequence[Instance]) -> int:
         """Return how many slots it has: as it is described, or else those that are filled."""
         least = self.spec.nodes if self.is_described else 0
-        return max([least, *[one.slot + 1 for one in live]])
+        return max([least, *[one.slot + 1 for one in live if not one.is_results]])
 
     # -- for runs ------------------------------------------------------------------------------
 
@@ -253,6 +261,8 @@ class Ec2Fleet:
 def open_ec2(spec: str, *, slots: int, log: str) -> Fleet:
     """Return the fleet that ``ec2:NAME`` names, for the run that is logged in the file `log`.
 
+    Without one its nodes are used and their leases renewed, but no slot is filled again.
+
     Raises:
         UsageError: it has no nodes.
     """
@@ -260,11 +270,11 @@ def open_ec2(spec: str, *, slots: int, log: str) -> Fleet:
 
     name = spec.removeprefix("ec2:")
     fleet = Ec2Fleet.load(name)
-    hosts = [dataclasses.replace(one, slots=one.slots or slots) for one in fleet.hosts()]
+    hosts = [one.with_slots(slots) for one in fleet.hosts()]
     hub = Hub(hosts, ("workflows.ec2.hub", name, log))
     nodes = [SshNode(hub, slot, host, _PATIENCE_S) for slot, host in enumerate(hosts)]
     return Fleet(spec, list(nodes), nodes[0].credential)
 
 
 def _ids(found: Sequence[Instance]) -> str:
-    return ", ".join(f"{one.id} (slot {one.slot})" for one in found)
+    return ", ".join(f"{one.id} (slot {one.label})" for one in found)

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import contextvars
-import dataclasses
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -113,7 +112,7 @@ def _ssh_fleet(spec: str, slots: int, silence_s: float) -> Fleet:
     from workflows.transports.sshnode import Hub, SshNode
 
     found = read_hosts(spec.removeprefix("ssh:"))
-    hosts = [dataclasses.replace(host, slots=host.slots or slots) for host in found.hosts]
+    hosts = [host.with_slots(slots) for host in found.hosts]
     hub = Hub(hosts)
     nodes = [SshNode(hub, slot, host, found.patience, silence_s) for slot, host in enumerate(hosts)]
     return Fleet(spec, list(nodes), nodes[0].credential)

@@ -13,9 +13,9 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
-from workflows.config import settings
 from workflows.errors import KeyNameError, UsageError, WorkflowsError
-from workflows.fleet import Fleet, open_fleet
+from workflows.fleet import Fleet
+from workflows.fleets import open_any
 from workflows.keys import PIECES, check_name, node_for
 
 T = TypeVar("T")
@@ -154,8 +154,7 @@ def parse_pattern(text: str) -> Pattern:
 @contextlib.contextmanager
 def opened(spec: str) -> Iterator[Fleet]:
     """Open a fleet for one verb; nodes are started as they are needed."""
-    chosen = settings()
-    fleet = open_fleet(spec, state=chosen.state, slots=chosen.slots)
+    fleet = open_any(spec)
     try:
         yield fleet
     finally:
@@ -228,8 +227,9 @@ def all_of(fleet: Fleet, slots: Iterable[int], work: Callable[[int], T]) -> dict
 
 
 def names_of(fleet: Fleet) -> list[str]:
-    """Return what tells this fleet from another: the names of its nodes, in the order of slots."""
-    return [node.name for node in fleet.nodes]
+    """Return what tells this fleet from another: what its nodes are called, in order of slots."""
+    is_ec2 = fleet.spec.startswith("ec2:")  # other instances fill its slots now and then
+    return [f"{fleet.spec} {node.slot}" if is_ec2 else node.name for node in fleet.nodes]
 
 
 # -- looking ---------------------------------------------------------------------------------------

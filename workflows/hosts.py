@@ -24,7 +24,15 @@ _DEFAULT_SCRATCH = ".workflows-node"
 # What every login shell (csh and fish too) leaves alone within single quotes.
 _QUOTABLE = re.compile(r"[A-Za-z0-9_@%+=:,./~ -]+")
 _TOP = ("defaults", "hosts", "patience")
-_NUMBERS = {"port": (1, 65535), "slots": (0, 4096), "patience": (0, 86400)}
+_NUMBERS = {
+    "port": (1, 65535),
+    "slots": (0, 4096),
+    "slots_per_core": (0.01, 64),
+    "patience": (0, 86400),
+    # Below these one could hardly log in any more.
+    "open_files": (1024, 1 << 30),
+    "processes": (256, 1 << 22),
+}
 _PATHS = ("identity", "known_hosts", "pip", "post_init")
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._:=~@/-]*")
 
@@ -45,17 +53,32 @@ class Login:
 
 
 @dataclasses.dataclass(frozen=True)
+class Limits:
+    """What each login of the user may have at most; 0 leaves it as it is."""
+
+    open_files: int = 0
+    processes: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Host(Login):
-    """One host of a fleet. `slots` 0 is one for each of its cores."""
+    """One host of a fleet. `slots` 0 is `slots_per_core` for each of its cores."""
 
     scratch: str = _DEFAULT_SCRATCH
     slots: int = 0
+    slots_per_core: float = 1.0
     python: str = "python3"
     peer: str = ""  # by which other nodes reach it, if not by its address
     jump: Login | None = None
-    packages: tuple[str, ...] = ()  # these three are for `workflows up`
+    packages: tuple[str, ...] = ()  # these four are for `workflows up`
     pip: str = ""
+    limits: Limits = Limits()
     post_init: str = ""
+
+    def with_slots(self, slots: int) -> "Host":
+        """Return the host with `slots`, unless it says how many itself."""
+        says = self.slots or self.slots_per_core != 1.0
+        return self if says else dataclasses.replace(self, slots=slots)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,10 +142,10 @@ def from_json(data: dict[str, Any]) -> Host:
     """Return the host that `to_json` wrote."""
     jump = data["jump"] and Login(**{**data["jump"], "host_key": tuple(data["jump"]["host_key"])})
     lists = {name: tuple(data[name]) for name in ("host_key", "packages")}
-    return Host(**{**data, **lists, "jump": jump})
+    return Host(**{**data, **lists, "jump": jump, "limits": Limits(**data["limits"])})
 
 
-def _names(kind: type[Login]) -> tuple[str, ...]:
+def _names(kind: type[Login | Limits]) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(kind))
 
 
@@ -154,7 +177,7 @@ class _Checked:
             return value and self.login(
                 Login, self.mapping(value, f"{where} jump", _names(Login)), f"{where} jump"
             )
-        if name in ("host_key", "packages"):
+        if name in ("host_key", "packages", "limits"):
             return getattr(self, f"_{name}")(value, where)
         if name in _NUMBERS:
             return self._number(name, value, where)
@@ -171,11 +194,15 @@ class _Checked:
 
     def _number(self, name: str, value: Any, where: str) -> Any:
         low, high = _NUMBERS[name]
-        kinds = (int, float) if name == "patience" else int
+        kinds = (int, float) if name in ("patience", "slots_per_core") else int
         if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
             self.problems.append(f"{where}: {name} must be a number from {low} to {high}")
             return low
         return value
+
+    def _limits(self, found: Any, where: str) -> Limits:
+        given = self.mapping(found, where, _names(Limits))
+        return Limits(**{name: self._number(name, value, where) for name, value in given.items()})
 
     def _packages(self, value: Any, where: str) -> tuple[str, ...]:
         names = value if isinstance(value, list) else [None]

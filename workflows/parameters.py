@@ -40,6 +40,13 @@ class StepParameters(luigi.Task):
         description="run neighbouring 1:1 steps of a key as one pipe",
         visibility=ParameterVisibility.HIDDEN,
     )
+    strict = luigi.BoolParameter(
+        default=settings().strict,
+        parsing=luigi.BoolParameter.EXPLICIT_PARSING,
+        significant=False,
+        description="refuse a bucket in another region than the EC2 fleet",
+        visibility=ParameterVisibility.HIDDEN,
+    )
     dataset = luigi.Parameter(
         default="",
         description="set by workflows: what the source held",

@@ -1,12 +1,16 @@
 """Results as a person reads them: where they are, and a table."""
 
 import csv
+import gzip
+import hashlib
 import io
 import os
 import sys
+import tarfile
 from collections.abc import Callable
 from typing import TextIO
 
+from workflows.errors import UsageError
 from workflows.targets import CheckpointTarget
 
 _FEW, _SHORT = 20, 1 << 16  # outputs that are named one by one, and bytes that are shown
@@ -83,3 +87,42 @@ def announce(show_it: Callable[[], None]) -> None:
         show_it()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def write_to(target: CheckpointTarget, path: str) -> str:
+    """Write a result into one file, whole or not at all; return its SHA-256.
+
+    A .tgz holds every output by its name, and is the same for the same outputs.
+
+    Raises:
+        CheckpointError: an output is missing or damaged.
+        UsageError: there are several, and `path` is no .tgz; or it cannot be written.
+    """
+    parts = list(target.read())
+    if path.endswith((".tgz", ".tar.gz")):
+        data = _archive(parts)
+    elif len(parts) == 1:
+        data = parts[0][1]
+    else:
+        raise UsageError(f"{target.step} has {len(parts)} outputs: name a file that ends in .tgz")
+    tmp = f"{path}.{os.getpid()}.part"
+    try:
+        with open(tmp, "wb") as file:
+            file.write(data)
+        os.replace(tmp, path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    return hashlib.sha256(data).hexdigest()
+
+
+def _archive(parts: list[tuple[str, bytes]]) -> bytes:
+    packed = io.BytesIO()
+    with (
+        gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as zipped,
+        tarfile.open(fileobj=zipped, mode="w") as archive,
+    ):
+        for name, data in sorted(parts):
+            about = tarfile.TarInfo(name)
+            about.size = len(data)
+            archive.addfile(about, io.BytesIO(data))
+    return packed.getvalue()

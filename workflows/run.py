@@ -22,8 +22,10 @@ from workflows import console
 from workflows.channel import is_in_task
 from workflows.config import settings
 from workflows.dataset import Dataset, load
-from workflows.errors import WorkflowsError
-from workflows.fleet import Fleet, open_fleet
+from workflows.deadline import Deadline
+from workflows.errors import UsageError, WorkflowsError
+from workflows.fleet import Fleet
+from workflows.fleets import open_any
 from workflows.progress import Progress
 from workflows.runlog import RunLog, Totals, read_lines, refills
 from workflows.s3 import SCHEME, S3Store
@@ -53,14 +55,10 @@ def fleet(spec: str) -> Fleet:
 
 
 def _opened(spec: str) -> Fleet:
-    chosen = settings()
+    opened = open_any(spec, os.path.abspath(log().path))
     if spec.startswith("ec2:"):
-        from workflows.ec2_fleet import open_ec2
-
-        opened = open_ec2(spec, slots=chosen.slots, log=os.path.abspath(log().path))
         log().add(what="fleet", spec=spec, nodes=len(opened))
-        return opened
-    return open_fleet(spec, state=chosen.state, slots=chosen.slots, silence_s=chosen.silence_s)
+    return opened
 
 
 @functools.cache
@@ -80,7 +78,32 @@ def store(url: str) -> Store:
 @functools.cache
 def dataset(source: str, pattern: str, slots: int, checkpoint: str) -> Dataset:
     """Return the dataset of a source, listed once in this run."""
-    return load(source, pattern, slots, store(checkpoint))
+    found = load(source, pattern, slots, store(checkpoint))
+    size = sum(key.size or 0 for key in found.keys)
+    for opened in _fleets:
+        for sentence in _far(opened.spec, source, size, checkpoint):
+            if _is_strict():
+                raise UsageError(f"{sentence}; refused, since --strict is given")
+            logger.warning("%s", sentence)
+    return found
+
+
+def _far(spec: str, source: str, size: int, checkpoint: str) -> list[str]:
+    """Return what is to be said of buckets in another region than an EC2 fleet."""
+    urls = (source, checkpoint)
+    in_s3 = any(url.startswith(SCHEME) for url in urls) and not settings().s3_endpoint_url
+    if not spec.startswith("ec2:") or not in_s3:
+        return []
+    from workflows.ec2 import regions
+    from workflows.ec2_fleet import Ec2Fleet
+
+    aws = Ec2Fleet.load(spec.removeprefix("ec2:")).aws
+    return regions.far(aws, source, size, checkpoint)
+
+
+def _is_strict() -> bool:
+    parser = CmdlineParser.get_instance()
+    return bool(getattr(parser.get_task_obj(), "strict", False) if parser else settings().strict)
 
 
 @functools.lru_cache(maxsize=1)
@@ -107,9 +130,10 @@ def watch(root: luigi.Task) -> None:
     begin()
     _driver[0], _root[0] = os.getpid(), root.task_id
     console.explain_interrupts()
-    progress = Progress(log())
+    progress, deadline = Progress(log()), Deadline(log(), settings().deadline_s)
     progress.start()
-    atexit.register(_end, progress, root, os.getpid())
+    deadline.start()
+    atexit.register(_end, progress, deadline, root, os.getpid())
     _advise(root)
 
 
@@ -212,9 +236,10 @@ def _close_fleets(opener: int) -> None:
             opened.close()
 
 
-def _end(progress: Progress, root: luigi.Task, driver: int) -> None:
+def _end(progress: Progress, deadline: Deadline, root: luigi.Task, driver: int) -> None:
     if os.getpid() != driver:
         return
+    late = deadline.stop()
     progress.stop()
     totals = Totals()
     totals.update(log().path)
@@ -222,6 +247,8 @@ def _end(progress: Progress, root: luigi.Task, driver: int) -> None:
         print(totals.table(), file=sys.stderr)
     for line in refills(log().path):
         print(line, file=sys.stderr)
+    if late:
+        print(late, file=sys.stderr)
     last_words = _last_words(totals, root)
     if last_words:
         print(last_words, file=sys.stderr)

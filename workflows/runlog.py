@@ -140,16 +140,17 @@ def refills(path: str) -> Iterator[str]:
     """Yield a line for each slot that a new node had to fill during a run: what that cost."""
     totals = Totals()
     totals.update(path)
-    again = sum(
-        max(0, total["keys"] - totals.planned.get(step, total["keys"]))
-        for step, total in totals.steps.items()
-    )
+    again, busy = 0, 0.0
+    for step, total in totals.steps.items():
+        more = max(0, total["keys"] - totals.planned.get(step, total["keys"]))
+        again += more
+        busy += more * total["wall"] / max(1, total["keys"])
     lines = [line for _, line in read_lines(path) if line["what"] == "refilled"]
     for line in lines:
         yield f"slot {line['slot']} was lost and filled by {line['id']} after {line['seconds']} s"
     if lines:
         keys = "1 key" if again == 1 else f"{again} keys"
-        yield f"what the lost nodes had done ran again: {keys}"
+        yield f"what the lost nodes had done ran again: {keys}, {busy:.1f} s of their commands"
 
 
 def aligned(rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> str:

@@ -20,14 +20,15 @@ from workflows.ec2.api import (
     instances,
     set_tags,
 )
-from workflows.ec2.bootstrap import Recipe, make_ready
+from workflows.ec2.bootstrap import Recipe, check_limits, make_ready
 from workflows.ec2.config import Spec
 from workflows.ec2.launch import Say
-from workflows.ec2.sessions import each, host_of, name_of
+from workflows.ec2.sessions import each, host_of, name_of, renewing
 from workflows.errors import NodeLost, NodeRefused
 from workflows.transports.ssh import Connection, connect
 
 _LOOK_S = 3.0
+_REBOOTS = 3
 _NODE = "sudo /usr/local/sbin/workflows-node"
 _PAUSE_S = 0.3
 _NEW_KEY_S = 20.0
@@ -63,15 +64,21 @@ def adopt(
 ) -> dict[int, "str | NodeLost | NodeRefused"]:
     """Make instances ready, side by side; return slot -> "" or how the node failed to become so."""
     watched = Watched(aws, spec.name)
-    deadline = time.monotonic() + spec.boot_timeout
 
     def one_node(one: Instance) -> str:
-        with first_contact(aws, spec, one, watched, deadline) as connection:
-            say(f"{name_of(one)} is reached")
-            make_ready(
-                connection, name_of(one), recipe, lambda text: say(f"{name_of(one)}: {text}")
-            )
-            connection.run("touch .workflows/lease")
+        for _ in range(_REBOOTS):
+            with first_contact(aws, spec, one, watched) as connection:
+                say(f"{name_of(one)} is reached")
+                one = _pinned(one, connection)
+                try:
+                    _set_up(spec, one, connection, recipe, say)
+                    break
+                except NodeLost as error:  # its own script may have rebooted it
+                    say(f"{error.node} hung up within its set-up; waiting for it to come back")
+        else:
+            raise NodeLost(name_of(one), f"it hung up {_REBOOTS} times within its set-up")
+        host = host_of(spec, watched.look(one), one.tags[HOST_KEY])
+        check_limits(lambda: connect(name_of(one), host), name_of(one), spec.limits)
         set_tags(aws, [one.id], {READY: f"{recipe.digest} {time.time():.0f}"})
         say(f"{name_of(one)} is ready")
         return ""
@@ -79,15 +86,26 @@ def adopt(
     return each(found, one_node)
 
 
-def first_contact(
-    aws: Aws, spec: Spec, one: Instance, watched: Watched, deadline: float
-) -> Connection:
+def _set_up(spec: Spec, one: Instance, connection: Connection, recipe: Recipe, say: Say) -> None:
+    with renewing(spec, connection):
+        make_ready(connection, name_of(one), recipe, lambda text: say(f"{name_of(one)}: {text}"))
+        _run(connection, one, "touch .workflows/lease")
+
+
+def _pinned(one: Instance, connection: Connection) -> Instance:
+    """Return an instance as its tags are after the first contact."""
+    tags = {name: value for name, value in one.tags.items() if name != BOOT_KEY}
+    return dataclasses.replace(one, tags={**tags, HOST_KEY: connection.host_key})
+
+
+def first_contact(aws: Aws, spec: Spec, one: Instance, watched: Watched) -> Connection:
     """Return a connection to a node whose host key is its own, and pinned in its tag.
 
     Raises:
         NodeLost: it ended, or it was not reached in time with a key that it may show.
         NodeRefused: it was reached, but could not be set up.
     """
+    deadline = time.monotonic() + spec.boot_timeout
     one = _with_address(spec, one, watched, deadline)
     if HOST_KEY in one.tags and BOOT_KEY not in one.tags:
         return _patiently(spec, one, watched, deadline, one.tags[HOST_KEY])

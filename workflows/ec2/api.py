@@ -15,7 +15,9 @@ FLEET, SLOT, LAUNCH = "workflows:fleet", "workflows:slot", "workflows:launch"
 BOOT_KEY, HOST_KEY = "workflows:bootkey", "workflows:hostkey"
 AMI, EXPIRES = "workflows:ami", "workflows:expires"
 REACHED, READY, LEAVING = "workflows:reached", "workflows:ready", "workflows:leaving"
-ACCESS = "workflows:access"
+ACCESS, ROLE = "workflows:access", "workflows:role"
+RESULTS = "results"  # the role of a host that holds no keys; all others are nodes
+RESULTS_SLOT = 1 << 20  # above all on which keys are placed
 LIVE = ("pending", "running")
 QUOTA = {
     "InstanceLimitExceeded",
@@ -143,17 +145,25 @@ class Instance:
     launched: dt.datetime
     ended: dt.datetime | None
     tags: Mapping[str, str]
-
-    @property
-    def is_live(self) -> bool:
-        """Tell whether it is there or about to be."""
-        return self.state in LIVE
+    public_dns: str = ""
 
     @property
     def slot(self) -> int:
         """Return the slot it fills, or -1 for none yet."""
+        if self.is_results:
+            return RESULTS_SLOT
         text = self.tags.get(SLOT, "")
         return int(text) if text.isdigit() else -1
+
+    @property
+    def is_results(self) -> bool:
+        """Tell whether it is the fleet's results host, on which no keys are placed."""
+        return self.tags.get(ROLE) == RESULTS
+
+    @property
+    def label(self) -> str:
+        """Return what people call it: its slot, or its role."""
+        return label_of(self.slot)
 
     @property
     def fleet(self) -> str:
@@ -163,6 +173,11 @@ class Instance:
     def address(self, which: str) -> str:
         """Return its public or private address; empty while it has none."""
         return self.private_ip if which == "private" else self.public_ip
+
+
+def label_of(slot: int) -> str:
+    """Return what people call what fills a slot."""
+    return RESULTS if slot == RESULTS_SLOT else "?" if slot < 0 else str(slot)
 
 
 def instances(aws: Aws, fleet: str = "", *, states: Iterable[str] = LIVE) -> list[Instance]:
@@ -195,6 +210,7 @@ def _instance(raw: Mapping[str, Any]) -> Instance:
         launched=raw["LaunchTime"],
         ended=_ended(raw),
         tags=tags_of(raw),
+        public_dns=raw.get("PublicDnsName") or "",
     )
 
 

@@ -1,4 +1,4 @@
-"""Making a node ready over ssh: scratch disk, packages, pip, then the user's own script as root.
+"""Making a node ready over ssh: scratch disk, packages, pip, limits, then the user's own script.
 
 It needs a connection and a recipe: hosts of a static ssh fleet are made ready the same way. Each
 stage is known by the digest of its content and of the stages before it: what is unchanged is not
@@ -9,18 +9,19 @@ import base64
 import dataclasses
 import hashlib
 import shlex
+from collections.abc import Callable
 
 from workflows.ec2.config import Spec
 from workflows.ec2.sessions import OnLine, streamed
-from workflows.errors import NodeRefused, UsageError
-from workflows.hosts import Host
+from workflows.errors import NodeLost, NodeRefused, UsageError
+from workflows.hosts import Host, Limits
 from workflows.transports.ssh import Connection
 
 _KEPT_LINES = 15
 # Package managers are busy for a while after a first boot: they are waited for, not fought.
-# A static host may have no sudo, if one logs in as root.
+# A static host may have no sudo, if one logs in as root. `command`: `install` is a function here.
 _INSTALL = """\
-command -v sudo >/dev/null || [ "$(id -u)" != 0 ] || sudo() { "$@"; }
+command -v sudo >/dev/null || [ "$(id -u)" != 0 ] || sudo() { command "$@"; }
 install() {
   if command -v apt-get >/dev/null; then
     sudo env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -qq update
@@ -45,6 +46,25 @@ if [ -n "$disks" ] && ! mountpoint -q {mount}; then
   sudo mkfs.xfs -q -f -K "$disk"
   sudo mkdir -p {mount}
   sudo mount -o noatime "$disk" {mount}
+fi
+"""
+
+_LIMITS_FILE = '"/etc/security/limits.d/90-workflows-$(id -un).conf"'
+# More than the kernel allows would be refused at every login: nobody could undo it.
+_OPEN_FILES = """\
+most=$(cat /proc/sys/fs/nr_open)
+[ {count} -le "$most" ] || {{
+  echo "open_files {count} is more than this host allows: fs.nr_open is $most (sysctl raises it)"
+  exit 1
+}}
+"""
+# PAM's limit of processes is for each user; systemd has another one, of processes and threads.
+_PROCESSES = """\
+if [ -d /run/systemd/system ]; then
+  unit="/etc/systemd/system/user-$(id -u).slice.d"
+  sudo mkdir -p "$unit"
+  printf '[Slice]\\nTasksMax={count}\\n' | sudo tee "$unit/90-workflows.conf" >/dev/null
+  sudo systemctl daemon-reload
 fi
 """
 
@@ -85,7 +105,7 @@ class Recipe:
 
 
 def recipe(spec: Spec) -> Recipe:
-    """Return what a fleet's nodes are made ready with: packages, then pip, then post_init."""
+    """Return what a fleet's nodes are made ready with: packages, pip, limits, then post_init."""
     return _recipe(_scratch(spec.scratch), "true", spec)
 
 
@@ -101,18 +121,21 @@ def host_recipe(host: Host) -> Recipe:
 
 
 def _recipe(scratch: str, holds: str, what: Spec | Host) -> Recipe:
-    scripts = [("scratch", scratch)]
+    scripts = [("scratch", scratch, holds)]
     if what.packages:
-        scripts.append(("packages", "install " + shlex.join(what.packages)))
+        scripts.append(("packages", "install " + shlex.join(what.packages), "true"))
     if what.pip:
-        scripts.append(("pip", _pip(_content(what.pip))))
+        scripts.append(("pip", _pip(_content(what.pip)), "true"))
+    if what.limits != Limits():
+        scripts.append(("limits", _limits(what.limits), f"[ -e {_LIMITS_FILE} ]"))
     if what.post_init:
-        scripts.append(("post_init", f"{_decoded(_content(what.post_init))} | sudo bash -eu"))
+        own = f"{_decoded(_content(what.post_init))} | sudo bash -eu"
+        scripts.append(("post_init", own, "true"))
     stages: list[Stage] = []
-    for name, script in scripts:
+    for name, script, still in scripts:
         before = stages[-1].digest if stages else ""
         digest = hashlib.sha256(f"{before}\n{name}\n{script}".encode()).hexdigest()[:16]
-        stages.append(Stage(name, script, digest, "true" if stages else holds))
+        stages.append(Stage(name, script, digest, still))
     return Recipe(tuple(stages))
 
 
@@ -138,6 +161,47 @@ def make_ready(
         tail = "\n    ".join(said[-_KEPT_LINES:])
         raise NodeRefused(name, f"{stage} exited {status}\n    {tail}")
     return [stage.name for stage in what.stages if f"== {stage.name}" in said]
+
+
+def check_limits(login: Callable[[], Connection], name: str, wanted: Limits) -> None:
+    """Make sure that a new login has the limits: those of connections that are open stay.
+
+    Raises:
+        NodeRefused: it has others.
+        NodeLost: the connection broke.
+    """
+    if wanted == Limits():
+        return
+    with login() as connection:
+        try:
+            ran = connection.run("exec bash -c 'echo; ulimit -Sn; ulimit -Su'")
+        except OSError as error:
+            raise NodeLost(name, str(error) or type(error).__name__) from error
+    if ran.status < 0:
+        raise NodeLost(name, "it hung up while its limits were looked at")
+    found = ["?", "?", *ran.out.decode("ascii", "replace").split()][-2:]
+    for what, has, needs in zip(
+        ("open_files", "processes"), found, (wanted.open_files, wanted.processes), strict=True
+    ):
+        if needs and has != "unlimited" and (not has.isdigit() or int(has) < needs):
+            raise NodeRefused(
+                name,
+                f"limits: a new login has {what} {has}, not {needs}: sshd there needs UsePAM yes,"
+                " and pam_limits.so in /etc/pam.d/sshd; or take limits out of the file",
+            )
+
+
+def _limits(limits: Limits) -> str:
+    lines = []
+    parts = []
+    if limits.open_files:
+        parts.append(_OPEN_FILES.format(count=limits.open_files))
+        lines.append(f"$(id -un) - nofile {limits.open_files}")
+    if limits.processes:
+        parts.append(_PROCESSES.format(count=limits.processes))
+        lines.append(f"$(id -un) - nproc {limits.processes}")
+    wanted = " ".join(f'"{line}"' for line in lines)
+    return "".join(parts) + f"printf '%s\\n' {wanted} | sudo tee {_LIMITS_FILE} >/dev/null"
 
 
 def _scratch(scratch: str) -> str:

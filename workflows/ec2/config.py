@@ -11,8 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from workflows.config import duration_s
 from workflows.errors import ConfigError, UsageError
-from workflows.hosts import Login
+from workflows.hosts import Limits, Login
 
 STRATEGIES = ("price-capacity-optimized", "capacity-optimized", "diversified", "lowest-price")
 # Public parameters of Systems Manager; {arch} is as each vendor spells it.
@@ -24,8 +25,6 @@ AMIS = {
     "debian-13": "/aws/service/debian/release/13/latest/{arch}",
 }
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
-_DURATION = re.compile(r"(\d{1,6})([smhd]?)")
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 # What is quoted for a shell on the node, or goes into a systemd unit: no quoting needed there.
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./~-]+")
 
@@ -69,6 +68,7 @@ class Spec:
     region: str = "us-east-1"
     nodes: int = 3
     min_nodes: int = 0  # 0: all of them
+    results_host: bool = False
     types: tuple[str, ...] = ("m7i.large", "m6i.large", "m7a.large", "m6a.large", "m5.large")
     zones: tuple[str, ...] = ()  # empty: any
     subnets: tuple[str, ...] = ()
@@ -79,13 +79,15 @@ class Spec:
     scratch: str = "/mnt"
     packages: tuple[str, ...] = ()
     pip: str = ""
+    limits: Limits = dataclasses.field(default_factory=Limits)
     post_init: str = ""
     profile: str = ""
     access: Access = Access()
     ttl: Ttl = Ttl()
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     max_hourly_cost: float | None = None
-    slots: int = 0  # 0: one for each core
+    slots: int = 0  # 0: by its cores
+    slots_per_core: float = 1.0
     boot_timeout: int = 300
 
     @property
@@ -166,21 +168,6 @@ def parse_spec(found: Any, where: str, base: str) -> Spec:
     return Spec(**values)
 
 
-def duration_s(text: object) -> int:
-    """Return the seconds of ``90``, ``90s``, ``30m``, ``2h`` or ``1d``.
-
-    >>> duration_s("2h"), duration_s(90)
-    (7200, 90)
-
-    Raises:
-        ValueError: it is no duration.
-    """
-    match = _DURATION.fullmatch(str(text))
-    if match is None or isinstance(text, bool):
-        raise ValueError("must be a duration: 90, 90s, 30m, 2h or 1d")
-    return int(match[1]) * _UNITS[match[2]]
-
-
 def _loaded(path: str) -> Any:
     import yaml
 
@@ -209,43 +196,23 @@ def _luigi_section(name: str) -> dict[str, Any] | None:
         raise ConfigError([f"luigi.cfg: {' '.join(str(error).split())}"]) from error
 
 
-SAMPLE = """\
-# An EC2 fleet. Durations: 90s, 30m, 12h. Only name is needed; the rest shows the defaults.
-name: crawl
-region: us-east-1
-nodes: 3
-min_nodes: 0            # fewer than so many come: none is kept; 0: all of them
-types: [m7i.large, m6i.large, m7a.large, m6a.large, m5.large]
-zones: any              # or [a, b]; subnets: [subnet-...] or vpc: vpc-... choose otherwise
-spot: {strategy: price-capacity-optimized, on_demand_base: 0, fallback: true, max_price: null}
-ami: ssm:al2023         # ssm:ubuntu-24.04, ssm:debian-13, ssm:/path, ami-...; pinned at first up
-disk_gb: 30
-scratch: /mnt           # instance-store disks are formatted and mounted here
-packages: []
-# pip: requirements.txt
-# post_init: init.sh    # run as root, last; again when it changes
-# profile: name         # an instance profile; none by default
-access: {from: [me], address: public, ssh_port: 22, user: workflows}
-ttl: {idle: 30m, max: 12h}
-tags: {}
-max_hourly_cost: null   # dollars; plan and up refuse more
-slots: 0                # keys a node runs at once; 0: one for each core
-boot_timeout: 5m
-"""
-
 # How each key is checked: its kind, and for numbers the bounds.
 _KINDS: dict[str, tuple[Any, ...]] = {
     "nodes": ("number", 1, 1000),
     "min_nodes": ("number", 0, 1000),
     "disk_gb": ("number", 8, 16000),
     "slots": ("number", 0, 4096),
+    "slots_per_core": ("ratio", 0.01, 64),
     "boot_timeout": ("seconds", 5, 3600),
     "on_demand_base": ("number", 0, 1000),
+    "open_files": ("number", 1024, 1 << 30),
+    "processes": ("number", 256, 1 << 22),
     "ssh_port": ("number", 1, 65535),
     "port": ("number", 1, 65535),
     "max_price": ("price",),
     "max_hourly_cost": ("price",),
     "fallback": ("flag",),
+    "results_host": ("flag",),
     "idle": ("seconds", 1, 30 * 86400),
     "max": ("seconds", 1, 30 * 86400),
     "types": ("list",),
@@ -262,6 +229,7 @@ _KINDS: dict[str, tuple[Any, ...]] = {
     "spot": ("part", Spot),
     "access": ("part", Access),
     "ttl": ("part", Ttl),
+    "limits": ("part", Limits),
     "jump": ("part", Login),
 }
 # `from` is a word of Python's; in the file it is what one would write.
@@ -330,6 +298,12 @@ class _Checked:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise ValueError(f"must be a whole number from {low} to {high}")
         return value
+
+    def _ratio(self, value: Any, where: str, low: float, high: float) -> float:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not low <= value <= high:
+            raise ValueError(f"must be a number from {low:g} to {high:g}")
+        return float(value)
 
     def _seconds(self, value: Any, where: str, low: int, high: int) -> int:
         return self._number(duration_s(value), where, low, high)

@@ -98,7 +98,7 @@ def _quotas(aws: Aws, spec: Spec) -> str:
     said = []
     for kind, code, nodes in (
         ("spot", _SPOT_QUOTA, spec.nodes - spec.spot.on_demand_base),
-        ("on-demand", _DEMAND_QUOTA, spec.spot.on_demand_base),
+        ("on-demand", _DEMAND_QUOTA, spec.spot.on_demand_base + spec.results_host),
     ):
         answer = aws.call(
             "get_service_quota", service="service-quotas", ServiceCode="ec2", QuotaCode=code

@@ -1,13 +1,13 @@
-"""Launching: one tagged template, one CreateFleet, one more on demand for what is missing."""
+"""Launching: one tagged template, one CreateFleet, one more on demand for what is missing.
 
-import base64
+Who may not call CreateFleet launches one node a call: `singly`.
+"""
+
 import collections
 import dataclasses
-import hashlib
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 from workflows.ec2 import ground
 from workflows.ec2.api import (
@@ -15,29 +15,22 @@ from workflows.ec2.api import (
     AMI,
     BOOT_KEY,
     LAUNCH,
+    RESULTS,
+    ROLE,
     Aws,
     Instance,
-    canonical,
     instances,
     refusal,
 )
-from workflows.ec2.config import Spec
+from workflows.ec2.config import Spec, Ttl
+from workflows.ec2.request import Request, Site, template_data
+from workflows.ec2.singly import FORBIDDEN, is_final, one_by_one
 from workflows.ec2.userdata import user_data
 from workflows.errors import FleetError, NoCapacity, NotAllowed, OverQuota
 
 Say = Callable[[str], None]
 _VISIBLE_S = 30.0  # until DescribeInstances shows what CreateFleet has returned
 PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Site:
-    """What launches of a fleet have in common."""
-
-    image: ground.Image
-    network: ground.Network
-    group: str
-    login_key: str
 
 
 def site(aws: Aws, spec: Spec, live: Sequence[Instance], *, refresh_ami: bool = False) -> Site:
@@ -61,6 +54,40 @@ def launch(aws: Aws, spec: Spec, stand: Site, count: int, say: Say) -> list[str]
     Raises:
         NoCapacity, OverQuota, NotAllowed, FleetError: none of them came, for this reason.
     """
+    base = max(0, spec.spot.on_demand_base - _on_demand_count(aws, spec))
+    first = _request(aws, spec, stand, spot=count - min(base, count), demand=min(base, count))
+    ids, refusals = _launched(aws, first, say)
+    left = count - len(ids)
+    if left and spec.spot.fallback and not is_final(refusals):
+        say(f"{len(ids)} of {count} came; trying on-demand for {left}: {summary(refusals)}")
+        second = dataclasses.replace(first, spot=0, demand=left)
+        more, others = _launched(aws, second, say)
+        ids, refusals = ids + more, refusals + others
+    if not ids:
+        raise _refused(refusals, spec)
+    if len(ids) < count:
+        say(f"only {len(ids)} of {count} came: {summary(refusals)}")
+    _await_visible(aws, spec, ids)
+    return ids
+
+
+def launch_results_host(aws: Aws, spec: Spec, stand: Site, say: Say) -> None:
+    """Launch the host without keys: on demand, and to live until `down`, or as long as it may.
+
+    Raises:
+        NoCapacity, OverQuota, NotAllowed, FleetError: it did not come, for this reason.
+    """
+    lasting = dataclasses.replace(spec, ttl=Ttl(spec.ttl.max, spec.ttl.max))
+    request = _request(aws, lasting, stand, spot=0, demand=1)
+    request = dataclasses.replace(request, tags={**request.tags, ROLE: RESULTS})
+    ids, refusals = _launched(aws, request, say)
+    if not ids:
+        raise _refused(refusals, spec)
+    say(f"the results host is {ids[0]}")
+    _await_visible(aws, spec, ids)
+
+
+def _request(aws: Aws, spec: Spec, stand: Site, *, spot: int, demand: int) -> Request:
     boot_key = ground.key_pair()
     template = _template(aws, spec, stand, boot_key)
     tags = {
@@ -69,24 +96,9 @@ def launch(aws: Aws, spec: Spec, stand: Site, count: int, say: Say) -> list[str]
         AMI: stand.image.id,
         BOOT_KEY: boot_key[1],
         ACCESS: f"{spec.access.user} {spec.access.ssh_port} {spec.access.address}",
+        ROLE: "node",
     }
-    base = max(0, spec.spot.on_demand_base - _on_demand_count(aws, spec))
-    first = Request(
-        spec, stand, template, tags, spot=count - min(base, count), demand=min(base, count)
-    )
-    ids, refusals = _create_fleet(aws, first, say)
-    left = count - len(ids)
-    if left and spec.spot.fallback and not _is_final(refusals):
-        say(f"{len(ids)} of {count} came; trying on-demand for {left}: {summary(refusals)}")
-        second = dataclasses.replace(first, spot=0, demand=left)
-        more, others = _create_fleet(aws, second, say)
-        ids, refusals = ids + more, refusals + others
-    if not ids:
-        raise _refused(refusals, spec)
-    if len(ids) < count:
-        say(f"only {len(ids)} of {count} came: {summary(refusals)}")
-    _await_visible(aws, spec, ids)
-    return ids
+    return Request(spec, stand, template, tags, spot=spot, demand=demand)
 
 
 def _template(aws: Aws, spec: Spec, stand: Site, boot_key: tuple[str, str]) -> str:
@@ -103,108 +115,15 @@ def _template(aws: Aws, spec: Spec, stand: Site, boot_key: tuple[str, str]) -> s
     return name
 
 
-def template_data(spec: Spec, stand: Site, text: str) -> dict[str, Any]:
-    """Return what all instances of a launch have in common, as EC2 wants it."""
-    data: dict[str, Any] = {
-        "ImageId": stand.image.id,
-        "KeyName": f"workflows-{spec.name}",
-        "UserData": base64.b64encode(text.encode()).decode(),
-        "InstanceInitiatedShutdownBehavior": "terminate",
-        "MetadataOptions": {
-            "HttpTokens": "required",
-            "HttpEndpoint": "enabled",
-            "HttpPutResponseHopLimit": 1,
-        },
-        "BlockDeviceMappings": [
-            {
-                "DeviceName": stand.image.root,
-                "Ebs": {
-                    "VolumeSize": spec.disk_gb,
-                    "VolumeType": "gp3",
-                    "Encrypted": True,
-                    "DeleteOnTermination": True,
-                },
-            }
-        ],
-    }
-    if spec.access.address == "public":
-        data["NetworkInterfaces"] = [
-            {
-                "DeviceIndex": 0,
-                "AssociatePublicIpAddress": True,
-                "DeleteOnTermination": True,
-                "Groups": [stand.group],
-            }
-        ]
-    else:
-        data["SecurityGroupIds"] = [stand.group]
-    if spec.profile:
-        data["IamInstanceProfile"] = {"Name": spec.profile}
-    return data
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """One CreateFleet: how many, of what, tagged how."""
-
-    spec: Spec
-    stand: Site
-    template: str
-    tags: Mapping[str, str]
-    spot: int
-    demand: int
-
-    def body(self) -> dict[str, Any]:
-        """Return the request as EC2 wants it. The same request has the same token."""
-        spec = self.spec
-        kinds = ("instance", "volume", "network-interface", "fleet")
-        body: dict[str, Any] = {
-            "Type": "instant",
-            "LaunchTemplateConfigs": [
-                {
-                    "LaunchTemplateSpecification": {
-                        "LaunchTemplateName": self.template,
-                        "Version": "$Latest",
-                    },
-                    "Overrides": self._overrides(),
-                }
-            ],
-            "TargetCapacitySpecification": {
-                "TotalTargetCapacity": self.spot + self.demand,
-                "SpotTargetCapacity": self.spot,
-                "OnDemandTargetCapacity": self.demand,
-                "DefaultTargetCapacityType": "spot" if self.spot else "on-demand",
-            },
-            "OnDemandOptions": {"AllocationStrategy": "lowest-price"},
-            "TagSpecifications": [one for kind in kinds for one in ground.tagged(kind, self.tags)],
-        }
-        if self.spot:
-            strategy = spec.spot.strategy
-            body["SpotOptions"] = {
-                "AllocationStrategy": strategy,
-                "InstanceInterruptionBehavior": "terminate",
-            }
-        digest = hashlib.sha256(canonical(body).encode()).hexdigest()
-        return {**body, "ClientToken": digest[:32]}
-
-    def _overrides(self) -> list[dict[str, Any]]:
-        limit = self.spec.spot.max_price
-        price = {"MaxPrice": f"{limit:g}"} if limit is not None and self.spot else {}
-        network = self.stand.network
-        return [
-            {"InstanceType": name, "SubnetId": network.subnets[zone], **price}
-            for name in self.spec.types
-            for zone, offered in network.offered.items()
-            if name in offered
-        ]
-
-
-def _create_fleet(aws: Aws, request: Request, say: Say) -> tuple[list[str], list[FleetError]]:
+def _launched(aws: Aws, request: Request, say: Say) -> tuple[list[str], list[FleetError]]:
     """Return the ids of what came, and why the rest did not."""
     try:
-        answer = aws.call("create_fleet", **request.body())
+        answer = aws.call("create_fleet", **request.fleet())
     except FleetError as error:
-        return [], [error]
+        if error.code not in FORBIDDEN:
+            return [], [error]
+        say("CreateFleet is not allowed here; launching by RunInstances, one node a call")
+        return one_by_one(aws, request, say)
     ids = [one for group in answer.get("Instances", []) for one in group["InstanceIds"]]
     refusals = []
     for row in answer.get("Errors", []):
@@ -237,11 +156,6 @@ def summary(refusals: Iterable[FleetError]) -> str:
     )
 
 
-def _is_final(refusals: Sequence[FleetError]) -> bool:
-    """Tell whether trying elsewhere cannot help: a quota, or no permission."""
-    return any(isinstance(one, (OverQuota, NotAllowed)) for one in refusals)
-
-
 def _refused(refusals: list[FleetError], spec: Spec) -> FleetError:
     for kind in (NotAllowed, OverQuota):
         for one in refusals:
@@ -253,9 +167,9 @@ def _refused(refusals: list[FleetError], spec: Spec) -> FleetError:
 
 
 def _on_demand_count(aws: Aws, spec: Spec) -> int:
-    return (
-        sum(not one.is_spot for one in instances(aws, spec.name)) if spec.spot.on_demand_base else 0
-    )
+    if not spec.spot.on_demand_base:
+        return 0
+    return sum(not (one.is_spot or one.is_results) for one in instances(aws, spec.name))
 
 
 def _await_visible(aws: Aws, spec: Spec, ids: Sequence[str]) -> None:

@@ -75,7 +75,7 @@ class Keeper:
             one = self._at.get(remote.slot)
             if one is not None and answer:
                 self._noticed(remote, one, str(answer.get("what")), str(answer.get("says")))
-        may_try = self.is_described and time.monotonic() - self._tried > _AGAIN_S
+        may_try = self.log and self.is_described and time.monotonic() - self._tried > _AGAIN_S
         if self._has_empty() and may_try:
             self._fill()
             if self._has_empty():

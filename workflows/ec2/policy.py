@@ -14,6 +14,7 @@ _MADE = (
     "launch-template",
     "key-pair",
     "security-group",
+    "spot-instances-request",  # of RunInstances, where CreateFleet is not allowed
 )
 
 

@@ -163,11 +163,12 @@ def hourly(spec: Spec, found: Sequence[Pool], nodes: int) -> Cost:
         )
     demands = [pool.on_demand for pool in found if pool.on_demand]
     base = min(spec.spot.on_demand_base, nodes)
+    bought = (base + spec.results_host) * min(demands, default=0.0)
     cheapest, dearest = min(spots, default=0.0), limit or max(spots, default=0.0)
     fallback = min(demands, default=0.0) if spec.spot.fallback else 0.0
-    expected = (nodes - base) * cheapest + base * min(demands, default=0.0)
+    expected = (nodes - base) * cheapest + bought
     worst_each = max(dearest, fallback)
-    at_most = (nodes - base) * worst_each + base * min(demands, default=0.0)
+    at_most = (nodes - base) * worst_each + bought
     what = "the on-demand fallback" if fallback >= dearest else "the dearest spot pool"
     return Cost(expected, at_most, f"{what} at ${worst_each:.4f} each")
 

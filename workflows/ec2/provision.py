@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from workflows.ec2 import ground
 from workflows.ec2.api import LEAVING, SLOT, Aws, Instance, instances, set_tags
 from workflows.ec2.config import Spec
-from workflows.ec2.launch import Say, launch, site
+from workflows.ec2.launch import Say, launch, launch_results_host, site
 from workflows.ec2.teardown import clear_templates, terminate
 from workflows.errors import NoCapacity
 
@@ -24,19 +24,27 @@ def converge(aws: Aws, spec: Spec, *, say: Say, refresh_ami: bool = False) -> li
         FleetError: AWS refused.
     """
     live = _without_surplus(aws, spec, say)
-    missing = spec.nodes - len(live)
-    if not missing:
+    missing = spec.nodes - len(_workers(live))
+    lacks_host = spec.results_host and len(_workers(live)) == len(live)
+    if not missing and not lacks_host:
         ground.security_group(aws, spec, ground.network(aws, spec).vpc)
         clear_templates(aws, spec.name)
         return live
-    say(f"{len(live)} of {spec.nodes} nodes are there, launching {missing}")
+    if missing:
+        say(f"{spec.nodes - missing} of {spec.nodes} nodes are there, launching {missing}")
     before = {one.id for one in live}
     try:
-        launch(aws, spec, site(aws, spec, live, refresh_ami=refresh_ami), missing, say)
+        stand = site(aws, spec, live, refresh_ami=refresh_ami)
+        if missing:
+            launch(aws, spec, stand, missing, say)
+        if lacks_host:
+            launch_results_host(aws, spec, stand, say)
         # Again: what an earlier call launched that was cut off may only show now.
         live = _without_surplus(aws, spec, say)
-        if len(live) < spec.least:
-            raise NoCapacity(f"only {len(live)} of at least {spec.least} nodes could be had")
+        if len(_workers(live)) < spec.least:
+            raise NoCapacity(
+                f"only {len(_workers(live))} of at least {spec.least} nodes could be had"
+            )
     except BaseException as error:
         _undo(aws, spec, before, error, say)
         raise
@@ -46,18 +54,23 @@ def converge(aws: Aws, spec: Spec, *, say: Say, refresh_ami: bool = False) -> li
 
 def _without_surplus(aws: Aws, spec: Spec, say: Say) -> list[Instance]:
     live = slotted(aws, spec)
-    surplus = [one.id for one in live if one.slot >= spec.nodes]
+    surplus = [one.id for one in _workers(live) if one.slot >= spec.nodes]
     if surplus:
         say(f"terminating {len(surplus)} above {spec.nodes} nodes: {', '.join(surplus)}")
         terminate(aws, surplus)
-    return [one for one in live if one.slot < spec.nodes]
+    return [one for one in live if one.id not in surplus]
+
+
+def _workers(live: Sequence[Instance]) -> list[Instance]:
+    """Return those on which keys are placed: not the results host, which only `down` removes."""
+    return [one for one in live if not one.is_results]
 
 
 def _undo(aws: Aws, spec: Spec, before: set[str], error: BaseException, say: Say) -> None:
     """After a launch that broke: terminate what came, unless it is enough to be of use."""
     live = instances(aws, spec.name)
     came = [one.id for one in live if one.id not in before]
-    if came and (len(live) < spec.least or isinstance(error, NoCapacity)):
+    if came and (len(_workers(live)) < spec.least or isinstance(error, NoCapacity)):
         say(f"terminating the {len(came)} that came: {', '.join(came)}")
         terminate(aws, came)
     clear_templates(aws, spec.name)
@@ -71,13 +84,12 @@ def slotted(aws: Aws, spec: Spec) -> list[Instance]:
     keeps it.
     """
     live = [one for one in instances(aws, spec.name) if LEAVING not in one.tags]
-    given = slots_for(live, spec.nodes)
-    for one in live:
+    given = slots_for(_workers(live), spec.nodes)
+    changed = [one for one in live if one.is_results]
+    for one in _workers(live):
         if given[one.id] != one.slot:
             set_tags(aws, [one.id], {SLOT: str(given[one.id])})
-    changed = [
-        dataclasses.replace(one, tags={**one.tags, SLOT: str(given[one.id])}) for one in live
-    ]
+        changed.append(dataclasses.replace(one, tags={**one.tags, SLOT: str(given[one.id])}))
     return sorted(changed, key=lambda one: one.slot)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from workflows.ec2 import provision
 from workflows.ec2.adopt import adopt
-from workflows.ec2.api import LEAVING, READY, Aws, Instance, instances
+from workflows.ec2.api import LEAVING, READY, RESULTS_SLOT, Aws, Instance, instances
 from workflows.ec2.bootstrap import Recipe, recipe
 from workflows.ec2.config import Spec
 from workflows.ec2.launch import Say
@@ -38,7 +38,7 @@ def bring_up(
         _dismiss(aws, lost, failed, say)
     for error in failed.values():
         say(str(error))
-    if spec.nodes - len(failed) < spec.least:
+    if spec.nodes - len(failed.keys() - {RESULTS_SLOT}) < spec.least:
         why = "\n".join(str(error) for error in failed.values())
         raise FleetError(
             f"{len(failed)} nodes could not be made ready:\n{why}\nmend the cause, then:"

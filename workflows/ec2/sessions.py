@@ -1,20 +1,24 @@
 """Nodes at work by hand: log in to many at once, run, stream, copy; lost is told from failed."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import os
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from workflows.ec2.api import ACCESS, HOST_KEY, Instance
 from workflows.ec2.config import Spec
-from workflows.errors import NodeLost, NodeRefused, UsageError
+from workflows.errors import NodeLost, NodeRefused, UsageError, WorkflowsError
 from workflows.hosts import Host
 from workflows.transports.ssh import BROKEN, Connection, connect
 
 _AT_ONCE = 32
 _SILENCE_S = 3600.0
+_RENEW = "touch .workflows/lease"
+_RENEW_S = 60.0  # at the latest
 OnLine = Callable[[str], None]
 T = TypeVar("T")
 
@@ -49,6 +53,7 @@ def host_of(spec: Spec, one: Instance, *keys: str) -> Host:
         host_key=known,
         scratch=node_scratch(spec),
         slots=spec.slots,
+        slots_per_core=spec.slots_per_core,
         jump=spec.access.jump,
         # The security group lets its members reach each other, by these addresses alone.
         peer=one.private_ip,
@@ -62,7 +67,7 @@ def node_scratch(spec: Spec) -> str:
 
 def name_of(one: Instance) -> str:
     """Return what messages call an instance."""
-    return f"node {one.slot if one.slot >= 0 else '?'} ({one.id})"
+    return f"{'' if one.is_results else 'node '}{one.label} ({one.id})"
 
 
 def login(spec: Spec, one: Instance) -> Connection:
@@ -79,6 +84,51 @@ def login(spec: Spec, one: Instance) -> Connection:
     connection = connect(name_of(one), host_of(spec, one))
     connection.transport.set_keepalive(5)  # with TCP_USER_TIMEOUT it ends a dead connection
     return connection
+
+
+@contextlib.contextmanager
+def used(spec: Spec, one: Instance) -> Iterator[Connection]:
+    """Log in to a node that is set up; it does not end itself while the context lasts.
+
+    Raises:
+        NodeLost, NodeRefused: it cannot be reached, or is not who it should be.
+    """
+    with login(spec, one) as connection, renewing(spec, connection):
+        yield connection
+
+
+@contextlib.contextmanager
+def renewing(spec: Spec, connection: Connection) -> Iterator[None]:
+    """Renew a node's lease now and then, for as long as the context lasts."""
+    over = threading.Event()
+    threading.Thread(target=_renew, args=(spec, connection, over), daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _renew(spec: Spec, connection: Connection, over: threading.Event) -> None:
+    while not over.is_set():
+        with contextlib.suppress(OSError):  # whoever works there notices
+            connection.run(_RENEW, timeout_s=_RENEW_S)
+        over.wait(min(_RENEW_S, spec.ttl.idle / 4))
+
+
+@contextlib.contextmanager
+def used_by_others(spec: Spec, one: Instance) -> Iterator[None]:
+    """Keep a node from ending itself while programs of the system use it; ask nothing of it."""
+    over = threading.Event()
+
+    def keep() -> None:
+        with contextlib.suppress(WorkflowsError), used(spec, one):
+            over.wait()
+
+    threading.Thread(target=keep, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def streamed(
@@ -131,13 +181,13 @@ def each(
 
 
 def run_everywhere(
-    spec: Spec, found: Iterable[Instance], line: str, say: Callable[[int, str], None]
+    spec: Spec, found: Iterable[Instance], line: str, say: Callable[[str, str], None]
 ) -> list[Outcome]:
-    """Run a command on several nodes at once; `say` gets (slot, line) as lines come."""
+    """Run a command on several nodes at once; `say` gets (label, line) as lines come."""
 
     def one_node(one: Instance) -> int:
-        with login(spec, one) as connection:
-            return streamed(connection, name_of(one), line, lambda text: say(one.slot, text))
+        with used(spec, one) as connection:
+            return streamed(connection, name_of(one), line, lambda text: say(one.label, text))
 
     return outcomes(each(found, one_node))
 
@@ -153,7 +203,7 @@ def outcomes(results: Mapping[int, Any]) -> list[Outcome]:
 def touch(spec: Spec, one: Instance) -> int:
     """Renew a node's lease; return the status."""
     with login(spec, one) as connection:
-        return streamed(connection, name_of(one), "touch .workflows/lease", lambda _: None)
+        return streamed(connection, name_of(one), _RENEW, lambda _: None)
 
 
 def put(spec: Spec, one: Instance, source: str, target: str) -> int:
@@ -165,7 +215,7 @@ def put(spec: Spec, one: Instance, source: str, target: str) -> int:
         f" chmod {os.stat(source).st_mode & 0o777:o} {shlex.quote(tmp)} &&"
         f" mv -f {shlex.quote(tmp)} {shlex.quote(target)}"
     )
-    with login(spec, one) as connection:
+    with used(spec, one) as connection:
         try:
             channel = connection.command(line)
             channel.settimeout(_SILENCE_S)
@@ -181,7 +231,7 @@ def put(spec: Spec, one: Instance, source: str, target: str) -> int:
 def get(spec: Spec, one: Instance, source: str, target: str) -> int:
     """Copy a file of a node to this machine, whole or not at all; return the status."""
     tmp = f"{target}.{os.getpid()}.part"
-    with login(spec, one) as connection:
+    with used(spec, one) as connection:
         try:
             channel = connection.command(f"cat -- {shlex.quote(source)}")
             channel.settimeout(_SILENCE_S)
@@ -204,23 +254,3 @@ def _status(name: str, channel: Any) -> int:
     if status < 0:
         raise NodeLost(name, "it hung up in the middle of a copy")
     return status
-
-
-def ssh_words(spec: Spec, host: Host, known_hosts: str) -> list[str]:
-    """Return the words of the system's ssh for a node, as strict as our own logins.
-
-    `known_hosts` is a file that this writes.
-    """
-    name = host.address if host.port == 22 else f"[{host.address}]:{host.port}"
-    lines = [f"{name} {key}" for key in host.host_key]
-    words = ["ssh", "-o", f"UserKnownHostsFile={known_hosts}", "-o", "StrictHostKeyChecking=yes"]
-    words += ["-o", "GlobalKnownHostsFile=/dev/null", "-o", "IdentitiesOnly=yes"]
-    words += ["-o", "ServerAliveInterval=5", "-i", spec.identity, "-p", str(host.port)]
-    if host.jump is not None:
-        jump = host.jump
-        lines += [f"[{jump.address}]:{jump.port} {key}" for key in jump.host_key]
-        lines += [f"{jump.address} {key}" for key in jump.host_key]
-        words += ["-J", f"{jump.user}@{jump.address}:{jump.port}"]
-    with open(known_hosts, "w", encoding="ascii") as file:
-        file.write("".join(line + "\n" for line in lines))
-    return [*words, "-l", host.user]

@@ -2,7 +2,7 @@
 
 It says hello on stdout, serves its own stdin and stdout as one session (and the socket, if named,
 as many more), and ends when stdin does, or has said nothing for LEASE seconds. SLOTS 0 is one for
-each core.
+each core, x1.5 one and a half.
 """
 
 import os
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
         wire.send({"event": "refused", "why": str(error)})
         return 1
     watchdog = Watchdog(mark, storage.tmp)
-    count = int(slots) or len(os.sched_getaffinity(0))
+    count = slots_of(slots, len(os.sched_getaffinity(0)))
     env = environment(slot, nodes, **{MARK: mark})
     runtime = Runtime(storage, Slots(count), env, Senders(storage), Workplaces(storage))
     session = Session(runtime, wire)
@@ -61,6 +61,17 @@ def main(arguments: list[str]) -> int:
     finally:
         if _end(mark, runtime):
             watchdog.dismiss()
+
+
+def slots_of(text: str, cores: int) -> int:
+    """Return how many slots ``4``, ``0`` or ``x1.5`` are on so many cores.
+
+    >>> slots_of("4", 2), slots_of("0", 2), slots_of("x1.5", 2), slots_of("x0.1", 2)
+    (4, 2, 3, 1)
+    """
+    if text.startswith("x"):
+        return max(1, round(cores * float(text[1:])))
+    return int(text) or cores
 
 
 def _ignore(*_: object) -> None:

@@ -11,6 +11,7 @@ from workflows.errors import NodeRefused, UsageError
 from workflows.hosts import Host, Login
 from workflows.transports.ssh import known_keys
 
+NODE = "node"  # what ssh calls the host, whatever its address
 _ALWAYS = """\
 Host *
   StrictHostKeyChecking yes
@@ -24,7 +25,7 @@ Host *
 
 
 def write_config(node: str, host: Host, folder: str) -> str:
-    """Write what ``ssh -F`` needs for a host, which it knows as ``node``; return the file's path.
+    """Write what ``ssh -F`` needs for a host, which it knows as `NODE`; return the file's path.
 
     It is named by its content: what is there already is right, also for one that runs now.
 
@@ -32,7 +33,7 @@ def write_config(node: str, host: Host, folder: str) -> str:
         NodeRefused: a host key is not known.
         UsageError: nothing can be written to `folder`.
     """
-    logins: dict[str, Login] = {"node": host}
+    logins: dict[str, Login] = {NODE: host}
     if host.jump is not None:
         logins["jump"] = host.jump
     keys = [f"{alias} {key}\n" for alias, one in logins.items() for key in _keys(node, one)]

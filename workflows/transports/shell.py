@@ -12,7 +12,8 @@ NOT_SHIPPED = "workflows-runtime-is-not-here"
 
 def start(host: Host, slot: int, nodes: int, socket: str, lease_s: float) -> str:
     """Return the line that starts the runtime of a slot, or says `NOT_SHIPPED`."""
-    arguments = f'"{host.scratch}/{slot}" {slot} {nodes} {host.slots} {socket} {lease_s:g}'
+    slots = host.slots or f"x{host.slots_per_core:g}"
+    arguments = f'"{host.scratch}/{slot}" {slot} {nodes} {slots} {socket} {lease_s:g}'
     return _sh(
         f'test -f "{_program(host)}" || {{ echo; echo {NOT_SHIPPED}; exit 0; }}; '
         f'exec "{host.python}" -I -S "{_program(host)}" {arguments}'

@@ -66,6 +66,11 @@ class Connection:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def host_key(self) -> str:
+        """Return the key that the host has shown, and that was checked."""
+        return _shown(self.transport.get_remote_server_key())
+
     def command(self, line: str) -> paramiko.Channel:
         """Start a command; `line` goes to whatever login shell the user has.
 
@@ -225,8 +230,12 @@ def known_keys(node: str, login: Login) -> list[str]:
     return [f"{kind} {key.get_base64()}" for kind, key in found.items()]
 
 
+def _shown(key: paramiko.PKey) -> str:
+    return f"{key.get_name()} {key.get_base64()}"
+
+
 def _check_host_key(node: str, login: Login, key: paramiko.PKey, known: list[str]) -> None:
-    shown = f"{key.get_name()} {key.get_base64()}"
+    shown = _shown(key)
     if shown in known:
         return
     if not known:

@@ -3,7 +3,7 @@
 import argparse
 
 from workflows.config import Settings, settings
-from workflows.fleet import open_fleet
+from workflows.fleets import open_any
 from workflows.verbs.onfleet import add_fleet
 
 
@@ -23,6 +23,6 @@ def run(arguments: argparse.Namespace) -> int:
         value = arguments.fleet if field.name == "fleet" else getattr(chosen, field.name)
         print(f"{key} = {str(value).lower() if isinstance(value, bool) else value}")
     print(f"# the nodes of {arguments.fleet}; a key's name leads to one of them")
-    for node in open_fleet(arguments.fleet, state=chosen.state, slots=chosen.slots).nodes:
+    for node in open_any(arguments.fleet).nodes:
         print(f"# {node.slot}: {node.name}, {node.slots} slots, {node.root}")
     return 0

@@ -1,19 +1,22 @@
 """``workflows fleet``: disposable EC2 fleets, from their prices to their end."""
 
 import argparse
+import dataclasses
 import datetime as dt
 import json
 import os
+import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 
-from workflows.ec2 import doctor, policy, prices, sessions, sweep
-from workflows.ec2.api import EXPIRES, HOST_KEY, LEAVING, READY, Aws, Instance, instances
-from workflows.ec2.config import SAMPLE, duration_s
+from workflows.config import duration_s, settings
+from workflows.ec2 import doctor, policy, prices, sessions, shown, sweep
+from workflows.ec2.api import LEAVING, Aws, Instance, instances, label_of
+from workflows.ec2.sample import SAMPLE
 from workflows.ec2_fleet import Ec2Fleet
 from workflows.errors import UsageError
 from workflows.runlog import aligned
+from workflows.transports.openssh import NODE, write_config
 
 _FAILED, _LOST = 1, 3
 
@@ -74,7 +77,7 @@ def _up(arguments: argparse.Namespace) -> int:
     fleet = _fleet(arguments)
     plan = fleet.plan()
     _say(str(plan))
-    if plan.launch or plan.surplus:
+    if plan.launch or plan.surplus or plan.results:
         _confirm(arguments, "go on")
     _print_nodes(fleet, fleet.up(refresh_ami=arguments.refresh_ami))
     return 0
@@ -149,13 +152,15 @@ def _status(arguments: argparse.Namespace) -> int:
     found = instances(fleet.aws, fleet.spec.name)
     found.sort(key=lambda one: (one.slot, one.id))
     if arguments.json:
-        print(json.dumps([_as_json(one) for one in found], indent=2))
+        print(json.dumps([shown.as_json(one) for one in found], indent=2))
         return 0
     _print_nodes(fleet, found)
     slots = {one.slot for one in found if LEAVING not in one.tags}
     missing = [slot for slot in range(fleet.size(found)) if slot not in slots]
     if missing:
         print(f"missing: slots {', '.join(map(str, missing))}; workflows fleet up {arguments.name}")
+    if fleet.spec.results_host and not any(one.is_results for one in found):
+        print(f"missing: the results host; workflows fleet up {arguments.name}")
     for line in _cost_lines(fleet):
         print(line)
     return 0
@@ -171,50 +176,8 @@ def _cost_lines(fleet: Ec2Fleet) -> list[str]:
     return fleet.cost().lines()
 
 
-def _state(one: Instance) -> str:
-    if LEAVING in one.tags:
-        return "leaving"
-    if one.state != "running":
-        return one.state
-    if READY in one.tags:
-        return "ready"
-    return "bootstrapping" if HOST_KEY in one.tags else "booting"
-
-
-def _as_json(one: Instance) -> dict[str, object]:
-    return {
-        "name": f"{one.fleet}-{one.slot}",
-        "slot": one.slot,
-        "id": one.id,
-        "state": _state(one),
-        "type": one.type,
-        "zone": one.zone,
-        "spot": one.is_spot,
-        "private_ip": one.private_ip,
-        "public_ip": one.public_ip,
-        "launched": one.launched.isoformat(),
-        "expires": one.tags.get(EXPIRES, ""),
-    }
-
-
 def _print_nodes(fleet: Ec2Fleet, found: Sequence[Instance]) -> None:
-    now = dt.datetime.now(dt.timezone.utc)
-    rows = [("slot", "id", "state", "type", "zone", "bought", "address", "age", "expires")]
-    for one in found:
-        rows.append(
-            (
-                str(one.slot) if one.slot >= 0 else "-",
-                one.id,
-                _state(one),
-                one.type,
-                one.zone,
-                "spot" if one.is_spot else "on-demand",
-                one.address(fleet.spec.access.address) or "-",
-                f"{(now - one.launched).total_seconds() / 60:.0f} min",
-                one.tags.get(EXPIRES, "-"),
-            )
-        )
-    print(aligned(rows, left=range(9)))
+    print(shown.table(found, fleet.spec.access.address))
 
 
 # -- work by hand ----------------------------------------------------------------------------------
@@ -222,10 +185,10 @@ def _print_nodes(fleet: Ec2Fleet, found: Sequence[Instance]) -> None:
 
 def _exec(arguments: argparse.Namespace) -> int:
     fleet = _fleet(arguments)
-    line = " ".join(arguments.command)
+    line = " ".join(_command(arguments))
     found = _chosen(fleet.nodes(), arguments.on)
     results = sessions.run_everywhere(
-        fleet.spec, found, line, lambda slot, text: print(f"{slot}: {text}", flush=True)
+        fleet.spec, found, line, lambda label, text: print(f"{label}: {text}", flush=True)
     )
     return _summary(results)
 
@@ -246,7 +209,7 @@ def _get(arguments: argparse.Namespace) -> int:
     os.makedirs(folder, exist_ok=True)
 
     def one_node(one: Instance) -> int:
-        target = os.path.join(folder, f"{one.slot}-{os.path.basename(arguments.source)}")
+        target = os.path.join(folder, f"{one.label}-{os.path.basename(arguments.source)}")
         return sessions.get(fleet.spec, one, arguments.source, target)
 
     return _copied(fleet, arguments, one_node)
@@ -263,7 +226,7 @@ def _summary(results: Sequence[sessions.Outcome]) -> int:
     for one in lost:
         _say(one.lost)
     for one in failed:
-        _say(f"node {one.slot}: exited {one.status}")
+        _say(f"node {label_of(one.slot)}: exited {one.status}")
     good = len(results) - len(lost) - len(failed)
     _say(f"{good} of {len(results)} ok, {len(failed)} failed, {len(lost)} lost")
     return _LOST if lost else _FAILED if failed else 0
@@ -271,37 +234,43 @@ def _summary(results: Sequence[sessions.Outcome]) -> int:
 
 def _ssh(arguments: argparse.Namespace) -> int:
     fleet = _fleet(arguments)
+    command = _command(arguments)
     (one,) = _chosen(fleet.nodes(), arguments.on or "0")[:1]
-    return _system(fleet, one, lambda ssh, host: [*ssh, host, *arguments.command])
+    with sessions.used_by_others(fleet.spec, one):
+        return _system(["ssh", "-F", _ssh_config(fleet, one), NODE, *command])
 
 
 def _rsync(arguments: argparse.Namespace) -> int:
     """Run the system's rsync for each node; ``:path`` is the node's side."""
     fleet = _fleet(arguments)
+    both = [arguments.source, arguments.target]
+    if not any(word.startswith(":") for word in both):
+        raise UsageError("write the nodes' side as :PATH")
     code = 0
     for one in _chosen(fleet.nodes(), arguments.on):
-
-        def words(ssh: list[str], host: str, one: Instance = one) -> list[str]:
-            both = [arguments.source, arguments.target]
-            if not any(word.startswith(":") for word in both):
-                raise UsageError("write the nodes' side as :PATH")
-            sides = [
-                host + word if word.startswith(":") else word.replace("{slot}", str(one.slot))
-                for word in both
-            ]
-            return ["rsync", "-a", "-e", " ".join(ssh), *sides]
-
-        code = max(code, _system(fleet, one, words))
+        sides = [
+            NODE + word if word.startswith(":") else word.replace("{slot}", one.label)
+            for word in both
+        ]
+        ssh = shlex.join(["ssh", "-F", _ssh_config(fleet, one)])  # rsync takes quotes as a shell
+        with sessions.used_by_others(fleet.spec, one):
+            code = max(code, _system(["rsync", "-a", "-e", ssh, *sides]))
     return code
 
 
-def _system(fleet: Ec2Fleet, one: Instance, words: Callable[[list[str], str], list[str]]) -> int:
+def _ssh_config(fleet: Ec2Fleet, one: Instance) -> str:
+    """Return the configuration with which the system's ssh is as strict as our own logins."""
+    folder = os.path.abspath(os.path.join(settings().state, "ssh"))
+    return write_config(sessions.name_of(one), sessions.host_of(fleet.spec, one), folder)
+
+
+def _system(words: Sequence[str]) -> int:
     import subprocess
 
-    host = sessions.host_of(fleet.spec, one)
-    with tempfile.NamedTemporaryFile(prefix="workflows-known-hosts-") as known:
-        ssh = sessions.ssh_words(fleet.spec, host, known.name)
-        return subprocess.run(words(ssh, host.address), check=False).returncode
+    try:
+        return subprocess.run(words, check=False).returncode
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no {words[0]} here: install it (apt-get, dnf)") from error
 
 
 # -- shared ----------------------------------------------------------------------------------------
@@ -309,9 +278,24 @@ def _system(fleet: Ec2Fleet, one: Instance, words: Callable[[list[str], str], li
 
 def _fleet(arguments: argparse.Namespace) -> Ec2Fleet:
     fleet = Ec2Fleet.load(arguments.name, arguments.region, say=_say)
-    if arguments.action == "up" and arguments.nodes:
-        fleet.spec = fleet.spec.resized(arguments.nodes)
+    if arguments.action == "up":
+        fleet.spec = fleet.spec.resized(arguments.nodes or fleet.spec.nodes)
+        asked = arguments.results_host or fleet.spec.results_host
+        fleet.spec = dataclasses.replace(fleet.spec, results_host=asked)
     return fleet
+
+
+def _command(arguments: argparse.Namespace) -> list[str]:
+    """Return what is to run on the nodes; an option right before it is still for us."""
+    words = list(arguments.command)
+    while words and words[0].startswith("--"):
+        name, has_value, value = words.pop(0).partition("=")
+        if name == "--":
+            break
+        if name != "--on" or not (has_value or words):
+            raise UsageError(f"{name} is no option of {arguments.action}; write -- before CMD")
+        arguments.on = value if has_value else words.pop(0)
+    return words
 
 
 def _chosen(found: Sequence[Instance], on: str) -> list[Instance]:
@@ -320,9 +304,9 @@ def _chosen(found: Sequence[Instance], on: str) -> list[Instance]:
         return list(found)
     chosen = []
     for word in on.split(","):
-        match = [one for one in found if word in (str(one.slot), one.id)]
+        match = [one for one in found if word in (one.label, one.id)]
         if not match:
-            there = ", ".join(f"{one.slot} {one.id}" for one in found)
+            there = ", ".join(f"{one.label} {one.id}" for one in found)
             raise UsageError(f"--on: no node {word!r}; there are {there}")
         chosen += match
     return chosen
@@ -344,12 +328,16 @@ def _say(text: str) -> None:
 _OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, object]]] = {
     "yes": (("--yes",), {"action": "store_true", "help": "do not ask"}),
     "nodes": (("--nodes",), {"type": int, "default": 0, "help": "instead of what the file says"}),
+    "results": (
+        ("--results-host",),
+        {"action": "store_true", "help": "one more host, without keys; down removes it"},
+    ),
     "count": (("nodes",), {"type": int, "metavar": "N", "help": "how many nodes"}),
     "ami": (
         ("--refresh-ami",),
         {"action": "store_true", "help": "new nodes get the newest image, not the others'"},
     ),
-    "on": (("--on",), {"default": "", "help": "slots or instance ids, such as 0,2 (all)"}),
+    "on": (("--on",), {"default": "", "help": "slots, instance ids, or results: 0,2 (all)"}),
     "json": (("--json",), {"action": "store_true", "help": "as JSON, for other programs"}),
     "command": (("command",), {"nargs": argparse.REMAINDER, "help": "what to run"}),
     "source": (("source",), {"metavar": "SOURCE"}),
@@ -363,7 +351,11 @@ _ACTIONS: dict[str, _Action] = {
     "init": (_init, "Print a fleet.yaml to begin with", ()),
     "prices": (_prices, "Print what the fleet's types cost in its zones, and what spot saves", ()),
     "plan": (_plan, "Say what up would launch and terminate, and dollars an hour", ()),
-    "up": (_up, "Bring the fleet to what its file says; run it any time", ("nodes", "ami", "yes")),
+    "up": (
+        _up,
+        "Bring the fleet to what its file says; run it any time",
+        ("nodes", "results", "ami", "yes"),
+    ),
     "status": (_status, "Print the nodes, what is missing, and the cost so far", ("json",)),
     "ssh": (_ssh, "Log in to a node, or run a command there", ("on", "command")),
     "exec": (_exec, "Run a command on all nodes at once", ("on", "command")),

@@ -8,7 +8,7 @@ from workflows import fleetkeys
 from workflows.config import settings
 from workflows.errors import NodeLost, UsageError, WorkflowsError
 from workflows.fleet import Fleet
-from workflows.hosts import Host, read_hosts
+from workflows.hosts import Host, Hosts, read_hosts
 from workflows.store import Store, open_store
 
 
@@ -66,8 +66,17 @@ def static_hosts(spec: str, verb: str) -> tuple[Host, ...]:
     Raises:
         UsageError: it is another kind of fleet, or its file is wrong.
     """
+    return static_fleet(spec, verb).hosts
+
+
+def static_fleet(spec: str, verb: str) -> Hosts:
+    """Return what the file of an ssh fleet says; `verb` asks.
+
+    Raises:
+        UsageError: it is another kind of fleet, or its file is wrong.
+    """
     if spec.startswith("ssh:"):
-        return read_hosts(spec.removeprefix("ssh:")).hosts
+        return read_hosts(spec.removeprefix("ssh:"))
     if spec.startswith("ec2:"):
         raise UsageError(f"{spec} is on EC2: workflows fleet {verb} {spec.removeprefix('ec2:')}")
     raise UsageError(f"{spec} is no ssh fleet: workflows {verb} --fleet ssh:hosts.yaml")

@@ -1,17 +1,29 @@
-"""``workflows report``: what a run did, stage by stage."""
+"""``workflows report``: what a run did, by stages and keys; or many runs side by side."""
 
 import argparse
+import glob
 import os
+import re
+from collections.abc import Iterable, Sequence
 
 from workflows.config import settings
 from workflows.errors import UsageError
-from workflows.runlog import Totals
+from workflows.runlog import Totals, aligned, read_lines
 from workflows.verbs.pipeline import run_logs
+
+_DONE = re.compile(r"\d\d:\d\d:\d\d (.*) done: \d+ bytes, ([\d.]+) s")
+_COMPARED = 20
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("run", nargs="?", help="name of a run (the last one)")
+    parser.add_argument(
+        "--keys", action="store_true", help="how long keys took: median, 95 in 100, the longest"
+    )
+    parser.add_argument(
+        "--compare", action="store_true", help=f"the last {_COMPARED} runs, a line each"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -19,12 +31,85 @@ def run(arguments: argparse.Namespace) -> int:
     paths = list(run_logs())
     if arguments.run:
         paths = [path for path in paths if os.path.basename(os.path.dirname(path)) == arguments.run]
-    for path in paths:
-        totals = Totals()
-        totals.update(path)
-        if totals.steps:
-            took = totals.last - totals.first
-            print(f"{os.path.basename(os.path.dirname(path))}: {took:.1f} s, log {path}")
-            print(totals.table())
-            return 0
-    raise UsageError(f"no such run in {settings().state}/runs")
+    found = [(path, totals) for path in paths if (totals := _totals(path)).steps]
+    if not found:
+        raise UsageError(f"no such run in {settings().state}/runs")
+    if arguments.compare:
+        print(_compared(found[:_COMPARED]))
+        return 0
+    path, totals = found[0]
+    print(f"{_name(path)}: {totals.last - totals.first:.1f} s, log {path}")
+    print(totals.table())
+    if arguments.keys:
+        print(_keys(os.path.dirname(path), totals))
+    return 0
+
+
+def _totals(path: str) -> Totals:
+    totals = Totals()
+    totals.update(path)
+    return totals
+
+
+def _name(path: str) -> str:
+    return os.path.basename(os.path.dirname(path))
+
+
+def _keys(folder: str, totals: Totals) -> str:
+    """Return how long the keys of each step took, from the logs of its tasks."""
+    rows: list[tuple[str, ...]] = [("step", "keys", "p50 s", "p95 s", "max s", "longest key")]
+    for step in totals.steps:
+        took = sorted(_times(folder, step))
+        if took:
+            seconds = [each for each, _ in took]
+            numbers = [f"{each:.3f}" for each in (*_shares(seconds), seconds[-1])]
+            rows.append((step, str(len(took)), *numbers, took[-1][1]))
+    return aligned(rows, left=(0, 5))
+
+
+def _times(folder: str, step: str) -> Iterable[tuple[float, str]]:
+    for path in glob.glob(os.path.join(glob.escape(folder), glob.escape(step) + " *.txt")):
+        with open(path, encoding="utf-8", errors="backslashreplace") as file:
+            for line in file:
+                if match := _DONE.fullmatch(line.rstrip("\n")):
+                    yield float(match[2]), match[1]
+
+
+def _shares(seconds: Sequence[float]) -> tuple[float, float]:
+    """Return what half of the keys, and 95 in 100, took at most; `seconds` are sorted.
+
+    >>> _shares([1.0, 2.0, 3.0, 4.0])
+    (2.0, 4.0)
+    """
+    count = len(seconds)
+    return seconds[(count + 1) // 2 - 1], seconds[-(-count * 95 // 100) - 1]
+
+
+def _compared(found: Iterable[tuple[str, Totals]]) -> str:
+    """Return runs as a table, the newest first."""
+    rows = [("run", "fleet", "keys", "failed", "s", "busy s", "cpu s", "MB in", "MB/s")]
+    for path, totals in found:
+        took = totals.last - totals.first
+        steps = totals.steps.values()
+        moved = sum(step["bytes_in"] for step in steps) / 1e6
+        rows.append(
+            (
+                _name(path),
+                _fleet(path),
+                str(sum(step["keys"] for step in steps)),
+                str(sum(step["failed"] for step in steps)),
+                f"{took:.1f}",
+                f"{sum(step['wall'] for step in steps):.1f}",
+                f"{sum(step['cpu'] for step in steps):.1f}",
+                f"{moved:.1f}",
+                f"{moved / took:.1f}" if took else "-",
+            )
+        )
+    return aligned(rows, left=(0, 1))
+
+
+def _fleet(path: str) -> str:
+    for _, line in read_lines(path):
+        if line["what"] == "planned":
+            return str(line.get("params", {}).get("fleet", "-"))
+    return "-"

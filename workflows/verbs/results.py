@@ -5,7 +5,7 @@ import argparse
 from workflows import run as runs
 from workflows.config import settings
 from workflows.errors import UsageError
-from workflows.results import show
+from workflows.results import show, write_to
 from workflows.targets import CheckpointTarget
 from workflows.verbs.pipeline import last_line
 
@@ -14,11 +14,18 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("task", nargs="?", default="MergeCounts", help="whose result (MergeCounts)")
     parser.add_argument("--top", type=int, metavar="N", help="only the first N rows")
+    parser.add_argument(
+        "--to", metavar="FILE", help="write it into FILE, all of it if FILE ends in .tgz"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the path and the table of the last result."""
-    show(last_result(arguments.task), arguments.top)
+    result = last_result(arguments.task)
+    if arguments.to:
+        print(f"{write_to(result, arguments.to)}  {arguments.to}")  # as sha256sum -c reads it
+    else:
+        show(result, arguments.top)
     return 0
 
 

@@ -5,7 +5,7 @@ import os
 
 from workflows.config import settings
 from workflows.errors import UsageError
-from workflows.transports.openssh import write_config
+from workflows.transports.openssh import NODE, write_config
 from workflows.verbs.onfleet import add_fleet, static_hosts
 
 
@@ -29,6 +29,6 @@ def run(arguments: argparse.Namespace) -> int:
     folder = os.path.abspath(os.path.join(settings().state, "ssh"))
     config = write_config(f"node {slot} ({hosts[slot]})", hosts[slot], folder)
     try:
-        os.execvp("ssh", ["ssh", "-F", config, "node", *command])  # noqa: S606 - no shell
+        os.execvp("ssh", ["ssh", "-F", config, NODE, *command])  # noqa: S606 - no shell
     except FileNotFoundError as error:
         raise UsageError("there is no ssh here: apt-get install openssh-client") from error

@@ -6,14 +6,16 @@ import contextlib
 import functools
 import sys
 import threading
+import time
 
-from workflows.ec2.bootstrap import Recipe, host_recipe, make_ready
+from workflows.ec2.bootstrap import Recipe, check_limits, host_recipe, make_ready
 from workflows.errors import NodeLost, NodeRefused, WorkflowsError
 from workflows.hosts import Host
 from workflows.transports.ssh import Connection, connect
-from workflows.verbs.onfleet import add_fleet, exit_code, say, static_hosts
+from workflows.verbs.onfleet import add_fleet, exit_code, say, static_fleet
 
 _AT_ONCE = 64
+_AGAIN_S = 1.0
 _KEEPALIVE_S = 5  # with TCP_USER_TIMEOUT it ends a dead connection
 
 
@@ -24,10 +26,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Return 0 if all hosts are ready, 1 if something failed on one, 3 if hosts are lost."""
-    hosts = static_hosts(arguments.fleet, "up")
-    wanted = [(f"node {slot} ({host})", host, host_recipe(host)) for slot, host in enumerate(hosts)]
+    fleet = static_fleet(arguments.fleet, "up")
+    wanted = [
+        (f"node {slot} ({host})", host, host_recipe(host)) for slot, host in enumerate(fleet.hosts)
+    ]
     with (
-        contextlib.closing(_Work()) as work,
+        contextlib.closing(_Work(fleet.patience)) as work,
         concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool,
     ):
         futures = [pool.submit(work.on, *one) for one in wanted]
@@ -47,22 +51,49 @@ def run(arguments: argparse.Namespace) -> int:
 class _Work:
     """What is done on the hosts, side by side; closing it ends their connections."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._over = threading.Event()
         self._screen = threading.Lock()
         self._connections: list[Connection] = []
 
     def on(self, name: str, host: Host, recipe: Recipe) -> list[str] | WorkflowsError:
         """Return which stages ran on a host, or why it is not ready."""
         try:
-            connection = connect(name, host)
-            self._connections.append(connection)
-            connection.transport.set_keepalive(_KEEPALIVE_S)
-            return make_ready(connection, name, recipe, functools.partial(self._show, name))
+            stages = self._stages(name, host, recipe)
+            check_limits(lambda: self._login(name, host), name, host.limits)
+            return stages
         except (NodeLost, NodeRefused) as error:
             return error
 
+    def _stages(self, name: str, host: Host, recipe: Recipe) -> list[str]:
+        connection = self._login(name, host)
+        show = functools.partial(self._show, name)
+        try:
+            return make_ready(connection, name, recipe, show)
+        except NodeLost:  # its own script may have rebooted it
+            show(f"hung up; waiting {self._patience_s:g} s for it to come back (patience)")
+        return ["reboot", *make_ready(self._returned(name, host), name, recipe, show)]
+
+    def _returned(self, name: str, host: Host) -> Connection:
+        """Wait for a host to come back."""
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return self._login(name, host)
+            except NodeLost:
+                if time.monotonic() > deadline or self._over.wait(_AGAIN_S):
+                    raise
+
+    def _login(self, name: str, host: Host) -> Connection:
+        connection = connect(name, host)
+        self._connections.append(connection)
+        connection.transport.set_keepalive(_KEEPALIVE_S)
+        return connection
+
     def close(self) -> None:
         """Close all connections."""
+        self._over.set()
         for connection in self._connections:
             connection.close()
 
