@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from conftest import Keys, Place
     from sshd import Hosts
 
@@ -181,15 +183,29 @@ def test_a_run_with_nothing_to_do_keeps_its_pipeline_current(mine: "Place") -> N
     assert kept(mine) == before
 
 
-def test_of_a_pipeline_whose_source_is_gone_all_outputs_stay(mine: "Place") -> None:
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda place: place.source.rename(place.path / "elsewhere"), "there is no source source"),
+        (lambda place: (place.path / "mine.py").unlink(), "ModuleNotFoundError: No module named"),
+        (
+            lambda place: place.module(MINE.replace("return f", "return 1 / 0 or f")),
+            "ZeroDivisionError: division by zero",
+        ),
+        (lambda place: (place.path / "mark.sh").unlink(), "Marked ships mark.sh, but No such file"),
+    ],
+)
+def test_of_a_pipeline_that_cannot_be_asked_all_outputs_stay(
+    mine: "Place", change: "Callable[[Place], object]", why: str
+) -> None:
     assert mine.luigi("Last").code == 0
-    mine.source.rename(mine.path / "elsewhere")
+    change(mine)
     before = kept(mine)
 
     said = gc(mine, "--yes")
 
     assert "kept: all outputs of Fetch, Marked, Spread, Last, for it cannot be told what" in said
-    assert "there is no source source" in said
+    assert why in said
     assert kept(mine) == before
 
 

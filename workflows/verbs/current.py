@@ -6,6 +6,7 @@ the same on any number of nodes.
 
 import contextlib
 import importlib
+import itertools
 import os
 import re
 import shlex
@@ -65,7 +66,12 @@ def recorded() -> list[Pipeline]:
     """Return every pipeline on record, by its newest run; the newest first."""
     found: dict[tuple[Any, ...], Pipeline] = {}
     for path in run_logs():
-        lines = [line for _, line in read_lines(path)]
+        # All that is asked for is written down before the first key is done.
+        lines = list(
+            itertools.takewhile(
+                lambda line: line["what"] != "keys", (line for _, line in read_lines(path))
+            )
+        )
         # Runs of earlier versions wrote down only what they planned.
         asked = [line for line in lines if line["what"] == "asked"]
         for line in asked or [line for line in lines if line["what"] == "planned"]:
@@ -102,6 +108,14 @@ class Referred:
         Raises:
             WorkflowsError: it cannot be told what it refers to.
         """
+        try:
+            self._add(last)
+        except WorkflowsError:
+            raise
+        except Exception as error:  # what a user's step states may raise anything
+            raise WorkflowsError(f"{type(error).__name__}: {error}") from error
+
+    def _add(self, last: Step) -> None:
         for step in last.lineage:
             kept: list[Key] = [*(step.keys() or []), *(step.outputs() or [])]
             self.identities.update(key.identity for key in kept)
