@@ -140,9 +140,14 @@ def watch(root: luigi.Task) -> None:
 
 
 def _advise(root: luigi.Task) -> None:
-    """Say so if there are fewer tasks in flight than nodes that could work."""
+    """Say where to watch a run, and whether fewer tasks are in flight than nodes could work."""
+    if CmdlineParser.get_instance() is None:
+        return
+    if not core().local_scheduler:
+        url = core().scheduler_url or f"http://{core().scheduler_host}:{core().scheduler_port}"
+        logger.info("to watch it: %s", url)
     spec = getattr(root, "fleet", "")
-    if spec and CmdlineParser.get_instance() is not None:
+    if spec:
         workers, nodes = core().workers, len(fleet(spec))
         if workers < nodes:
             logger.warning(
