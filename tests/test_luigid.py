@@ -384,7 +384,7 @@ def test_a_run_under_luigid_fails_and_says_so_as_it_does_without(
     _, luigid, run = seen
 
     assert run.code == 30
-    assert f"to watch it: http://127.0.0.1:{luigid.port}\n" in run.err
+    assert f"luigid shows it: http://127.0.0.1:{luigid.port}\n" in run.err
     assert f"Select of {BAD} on node" in run.err
     assert run.err.splitlines()[-1].startswith("1 key failed, what is done is kept")
     assert "Warning" not in run.err

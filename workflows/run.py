@@ -140,14 +140,9 @@ def watch(root: luigi.Task) -> None:
 
 
 def _advise(root: luigi.Task) -> None:
-    """Say where to watch a run, and whether fewer tasks are in flight than nodes could work."""
-    if CmdlineParser.get_instance() is None:
-        return
-    if not core().local_scheduler:
-        url = core().scheduler_url or f"http://{core().scheduler_host}:{core().scheduler_port}"
-        logger.info("to watch it: %s", url)
+    """Say so if there are fewer tasks in flight than nodes that could work."""
     spec = getattr(root, "fleet", "")
-    if spec:
+    if spec and CmdlineParser.get_instance() is not None:
         workers, nodes = core().workers, len(fleet(spec))
         if workers < nodes:
             logger.warning(
@@ -258,6 +253,9 @@ def _end(progress: Progress, deadline: Deadline, root: luigi.Task, driver: int) 
     totals.update(log().path)
     if totals.steps:
         print(totals.table(), file=sys.stderr)
+        if not core().local_scheduler:
+            url = core().scheduler_url or f"http://{core().scheduler_host}:{core().scheduler_port}"
+            print(f"luigid shows it: {url}", file=sys.stderr)
     for line in refills(log().path):
         print(line, file=sys.stderr)
     if late:
