@@ -159,6 +159,49 @@ def test_nodes_are_bootstrapped_side_by_side(ec2: "Ec2") -> None:
     assert len(ec2.fleet.up()) == 3
 
 
+DISKS = {
+    "lsblk": 'cat <<"EOF"\n'
+    "/dev/nvme0n1 Amazon Elastic Block Store\n"
+    "/dev/nvme2n1 Amazon EC2 NVMe Instance Storage\n"
+    "/dev/nvme1n1 Amazon EC2 NVMe Instance Storage\n"
+    "EOF",
+    "mountpoint": "test -e {home}/mounted",
+    "mount": 'echo "disk mount $*" >> {home}/log; case $* in *LABEL=*) test -e {home}/formatted;;'
+    " *) touch {home}/mounted;; esac",
+    "mdadm": 'echo "disk mdadm $*" >> {home}/log',
+    "mkfs.xfs": 'echo "disk mkfs $*" >> {home}/log; touch {home}/formatted',
+}
+
+
+def disks_of(one: Ec2Node) -> list[str]:
+    """Return what was done with the node's disks."""
+    lines = (one.home / "log").read_text().splitlines()
+    return [line.removeprefix("disk ") for line in lines if line.startswith("disk ")]
+
+
+def test_instance_store_disks_are_found_by_model_striped_formatted_and_mounted_once(
+    ec2: "Ec2",
+) -> None:
+    ec2.region.programs.update(DISKS)
+    scratch = ec2.place.path / "disk"
+    ec2.write(nodes=1, scratch=str(scratch))
+    ec2.fleet.up()
+    one = node(ec2)
+    first = disks_of(one)
+    (one.home / "mounted").unlink()  # as after a reboot
+    ec2.write(packages=["git"])
+    ec2.fleet.up()
+
+    assert first == [
+        f"mount -o noatime LABEL=workflows {scratch}",
+        "mdadm --create /dev/md/scratch --run --level=0 --raid-devices=2 /dev/nvme2n1 /dev/nvme1n1",
+        "mkfs -q -f -K -L workflows /dev/md/scratch",
+        f"mount -o noatime /dev/md/scratch {scratch}",
+    ]
+    assert disks_of(one)[len(first) :] == [f"mount -o noatime LABEL=workflows {scratch}"]
+    assert (scratch / "workflows").is_dir()
+
+
 def test_a_node_that_its_own_script_reboots_is_waited_for_and_goes_on(ec2: "Ec2") -> None:
     ec2.write(nodes=2, packages=["git"], post_init="init.sh")
     (ec2.place.path / "init.sh").write_text(

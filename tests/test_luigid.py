@@ -358,9 +358,16 @@ def test_the_graph_shows_what_the_result_is_made_from(page: Page) -> None:
     link = row.find_element("css selector", "a.btn-info").get_attribute("href") or ""
 
     page.open(link.partition("#")[2].replace("hideDone=1", "hideDone=0"))
-    until(lambda: len(page.all("#graphPlaceholder .graph-node-a")) >= 53, "the graph is drawn")
 
-    nodes = [node.text for node in page.all("#graphPlaceholder .graph-node-a")]
+    def drawn() -> list[str]:
+        from selenium.common.exceptions import StaleElementReferenceException
+
+        with contextlib.suppress(StaleElementReferenceException):  # drawn anew meanwhile
+            texts = [node.text for node in page.all("#graphPlaceholder .graph-node-a")]
+            return texts if len(texts) >= 53 else []
+        return []
+
+    nodes = until(drawn, "the graph is drawn")
     keys = dict.fromkeys(("Fetch", "Select", "GroupCount"), 12)
     assert {step: nodes.count(step) for step in STEPS} == {**keys, "Shuffle": 13, "MergeCounts": 4}
     assert page.one("#dependencyTitle").text == f"MergeCounts({COLUMNS}, shard=, source=source)"
@@ -380,9 +387,10 @@ def test_the_result_s_message_says_where_it_is(seen: "tuple[Place, Luigid, Done]
 def test_a_run_under_luigid_fails_and_says_so_as_it_does_without(
     seen: "tuple[Place, Luigid, Done]",
 ) -> None:
-    _, _, run = seen
+    _, luigid, run = seen
 
     assert run.code == 30
+    assert f"luigid shows it: http://127.0.0.1:{luigid.port}\n" in run.err
     assert f"Select of {BAD} on node" in run.err
     assert run.err.splitlines()[-1].startswith("1 key failed, what is done is kept")
     assert "Warning" not in run.err

@@ -245,6 +245,9 @@ def _end(progress: Progress, deadline: Deadline, root: luigi.Task, driver: int) 
     totals.update(log().path)
     if totals.steps:
         print(totals.table(), file=sys.stderr)
+        if not core().local_scheduler:
+            url = core().scheduler_url or f"http://{core().scheduler_host}:{core().scheduler_port}"
+            print(f"luigid shows it: {url}", file=sys.stderr)
     for line in refills(log().path):
         print(line, file=sys.stderr)
     if late:

@@ -35,19 +35,26 @@ install() {
 _SCRATCH = """\
 disks=$(lsblk -dnpo NAME,MODEL 2>/dev/null | awk '/Instance Storage/ {{print $1}}')
 if [ -n "$disks" ] && ! mountpoint -q {mount}; then
-  set -- $disks
-  disk=$1
-  command -v mkfs.xfs >/dev/null || install xfsprogs
-  if [ $# -gt 1 ]; then
-    command -v mdadm >/dev/null || install mdadm
-    disk=/dev/md/scratch
-    [ -e $disk ] || sudo mdadm --create $disk --run --level=0 --raid-devices=$# "$@"
-  fi
-  sudo mkfs.xfs -q -f -K "$disk"
   sudo mkdir -p {mount}
-  sudo mount -o noatime "$disk" {mount}
+  if ! sudo mount -o noatime LABEL=workflows {mount} 2>/dev/null; then
+    set -- $disks
+    disk=$1
+    command -v mkfs.xfs >/dev/null || install xfsprogs
+    if [ $# -gt 1 ]; then
+      command -v mdadm >/dev/null || install mdadm
+      disk=/dev/md/scratch
+      [ -e $disk ] || sudo mdadm --create $disk --run --level=0 --raid-devices=$# "$@"
+    fi
+    sudo mkfs.xfs -q -f -K -L workflows "$disk"
+    sudo mount -o noatime "$disk" {mount}
+  fi
 fi
 """
+# A node that has rebooted has its disks, but nobody has mounted them.
+_MOUNTED = (
+    "{{ mountpoint -q {mount} ||"
+    " [ -z \"$(lsblk -dno MODEL 2>/dev/null | grep 'Instance Storage')\" ]; }}"
+)
 
 _LIMITS_FILE = '"/etc/security/limits.d/90-workflows-$(id -un).conf"'
 # More than the kernel allows would be refused at every login: nobody could undo it.
@@ -106,7 +113,9 @@ class Recipe:
 
 def recipe(spec: Spec) -> Recipe:
     """Return what a fleet's nodes are made ready with: packages, pip, limits, then post_init."""
-    return _recipe(_scratch(spec.scratch), "true", spec)
+    mount = spec.scratch.rstrip("/") or "/"
+    holds = _MOUNTED.format(mount=mount) if mount.startswith("/") else "true"
+    return _recipe(_scratch(mount), holds, spec)
 
 
 def host_recipe(host: Host) -> Recipe:
