@@ -377,11 +377,23 @@ start_guard() {
   eval "exec ${GUARD[0]}<&- ${GUARD[1]}>&-"  # numbers
 }
 
+# Whether the result is there, which depends on no fleet. Where that cannot be told, it is not.
+is_done() {
+  local planned
+  planned=$(.venv/bin/workflows plan --module "$module" "$task" "${luigi_args[@]}" --fleet local:1 \
+    </dev/null 2>/dev/null 6>&- 7>&- 8>&- 9>&-) && [[ $planned == *$'\nnothing to run: '* ]]
+}
+
 # It tells the guard itself, before it becomes luigi: there is no moment when nobody watches it.
 run_luigi() {
   echo "$BASHPID" >&7
   if [[ -n $fleet ]]; then
-    .venv/bin/workflows fleet up "$fleet" --yes </dev/null >&2 6>&- 7>&- 8>&- 9>&- || exit
+    if is_done; then
+      say "the result is there already, so no node of $fleet is launched"
+      luigi_args+=(--fleet local:1)
+    else
+      .venv/bin/workflows fleet up "$fleet" --yes </dev/null >&2 6>&- 7>&- 8>&- 9>&- || exit
+    fi
   fi
   exec .venv/bin/luigi --module "$module" "$task" "${luigi_args[@]}" </dev/null >&6 6>&- 7>&- 8>&- 9>&-
 }

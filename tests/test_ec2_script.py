@@ -9,11 +9,15 @@ from test_run_pipeline import Clone, clone, wait_until
 __all__ = ["clone"]  # a fixture
 
 
-def stub(clone: Clone, *, up: int = 0, down: int = 0) -> None:
+PLAN = "plan --module workflows.tasks MergeCounts"
+
+
+def stub(clone: Clone, *, up: int = 0, down: int = 0, plan: str = "step keys") -> None:
     """Let `workflows` write down what it is asked, and end as told."""
     path = clone.root / ".venv/bin/workflows"
     path.write_text(
         '#!/bin/bash\necho "$*" >> calls\necho "says $2"\n'
+        f"case $1 in plan) echo '{plan}' ;; esac\n"
         f"case $2 in up) exit {up} ;; down) exit {down} ;; esac\n"
     )
     path.chmod(0o755)
@@ -34,6 +38,7 @@ def test_an_ec2_fleet_is_brought_up_used_and_taken_down(clone: Clone) -> None:
     assert "says up" in done.stderr
     assert "says down" in done.stderr
     assert calls(clone) == [
+        f"{PLAN} --fleet ec2:crawl --source x --fleet local:1",
         "fleet up crawl --yes",
         "luigi --module workflows.tasks MergeCounts --fleet ec2:crawl --source x",
         "fleet down crawl --yes",
@@ -45,7 +50,22 @@ def test_the_environment_names_the_fleet_as_well(clone: Clone) -> None:
 
     clone.run(WORKFLOWS_FLEET="ec2:crawl")
 
-    assert [line.split()[0] for line in calls(clone)] == ["fleet", "luigi", "fleet"]
+    assert [line.split()[0] for line in calls(clone)] == ["plan", "fleet", "luigi", "fleet"]
+
+
+def test_for_a_result_that_is_there_no_node_is_launched(clone: Clone) -> None:
+    stub(clone, plan="nothing to run: it is there")
+
+    done = clone.run("--fleet", "ec2:crawl")
+
+    assert done.returncode == 0, done
+    assert done.stdout == "result\n"
+    assert "the result is there already, so no node of crawl is launched" in done.stderr
+    assert calls(clone) == [
+        f"{PLAN} --fleet ec2:crawl --fleet local:1",
+        "luigi --module workflows.tasks MergeCounts --fleet ec2:crawl --fleet local:1",
+        "fleet down crawl --yes",
+    ]
 
 
 def test_a_run_that_fails_takes_its_fleet_down_and_keeps_its_exit_code(clone: Clone) -> None:
@@ -64,7 +84,7 @@ def test_a_fleet_that_does_not_come_up_is_taken_down_and_luigi_is_not_run(clone:
     done = clone.run("--fleet", "ec2:crawl")
 
     assert done.returncode == 4
-    assert calls(clone) == ["fleet up crawl --yes", "fleet down crawl --yes"]
+    assert calls(clone)[1:] == ["fleet up crawl --yes", "fleet down crawl --yes"]
 
 
 def test_a_fleet_that_does_not_go_down_is_an_error_that_says_what_to_type(clone: Clone) -> None:
