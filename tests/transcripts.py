@@ -58,12 +58,19 @@ def is_run(block: Block, on: str = "") -> bool:
     return block.about == f"on={on}" if on else block.about.removeprefix("needs=") in ("", *VERBS)
 
 
+_COLUMNS = re.compile(r"(\\ ){2,}|^(\\ )+")
+
+
 def matches(shown: str, printed: str) -> bool:
-    """Tell whether a command printed what the page shows, blanks at the ends of lines aside."""
+    """Tell whether a command printed what the page shows.
+
+    Blanks at the ends of lines do not count, nor how many there are between columns: that depends
+    on the longest number in a column, which may be this machine's load.
+    """
     pattern = "".join(
         r"(?:.*\n)*"
         if line.strip() == "..."
-        else re.escape(line.rstrip()).replace(r"\.\.\.", ".*") + r" *\n"
+        else _COLUMNS.sub(" +", re.escape(line.rstrip()).replace(r"\.\.\.", ".*")) + r" *\n"
         for line in shown.rstrip("\n").splitlines()
     )
     return re.fullmatch(pattern, re.sub(r"[ \t]+$", "", printed, flags=re.MULTILINE)) is not None
