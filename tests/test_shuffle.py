@@ -1,9 +1,12 @@
 """Shuffles between ssh nodes: the local run's bytes, whatever dies, and nothing by the driver."""
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
+import subprocess
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -136,14 +139,32 @@ def listeners(node: "Sshd") -> list[str]:
     return [port for port in ports if int(port.split(":")[1], 16) != node.port]
 
 
+@contextlib.contextmanager
+def stalled(node: "Sshd") -> Iterator[None]:
+    """Let no more than 4 MB pass that a node sends, but by ssh, until this ends."""
+    sent = ["INPUT", "-s", node.address, "-p", "tcp", "!", "--sport", str(node.port)]
+    rules = [[*sent, "-m", "quota", "--quota", "4000000", "-j", "ACCEPT"], [*sent, "-j", "DROP"]]
+    for rule in rules:
+        subprocess.run(["iptables", "-w", "-A", *rule], check=True)
+    try:
+        yield
+    finally:
+        for rule in rules:
+            subprocess.run(["iptables", "-w", "-D", *rule], check=True)
+
+
+def has_half_a_piece(node: "Sshd") -> bool:
+    return any(path.stat().st_size > 1e6 for path in node.scratch.glob("*/tmp/*/*/*"))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can drop packets")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.parametrize("role", ["sender", "receiver"])
 def test_a_node_that_dies_within_a_shuffle_loses_nothing(
     place: "Place", hosts: "Hosts", role: str, number: int
 ) -> None:
-    # One key of 120 MB on node 0, all of whose pieces belong to node 1; the others have tiny ones.
-    # The shuffle is to last long enough to be seen: a part of a second at the least.
-    make = 'if test "$filename" = 000_key; then for n in 1 4 7; do head -c 40000000 /dev/zero |'
+    # One key of 24 MB on node 0, all of whose pieces belong to node 1; the others have tiny ones.
+    make = 'if test "$filename" = 000_key; then for n in 1 4 7; do head -c 8000000 /dev/zero |'
     make += ' tr "\\\\0" x > 00${n}_big; done; else cat > "small.$filename"; fi; ls'
     prepare(
         place,
@@ -152,16 +173,20 @@ def test_a_node_that_dies_within_a_shuffle_loses_nothing(
         ),
     )
     hosts.add(3)
-    victim = hosts.nodes[{"sender": 0, "receiver": 1}[role]]
+    sender, receiver = hosts.nodes[:2]
+    victim = {"sender": sender, "receiver": receiver}[role]
     arguments = ["--source", "source", "--pattern", "*", "--fleet", hosts.spec, "--workers", "4"]
 
     with place.start("luigi", "--module", "mine", "Count", *arguments) as run:
-        run.wait_for(lambda: any(map(listeners, hosts.nodes)), 60, every_s=0.002)
-        hit = [
-            pid for pid, line in victim.ours().items() if ".pyz" in line and "attach" not in line
-        ]
-        for pid in hit:
-            os.kill(pid, number)
+        with stalled(sender):
+            run.wait_for(lambda: has_half_a_piece(receiver), 60)
+            hit = [
+                pid
+                for pid, line in victim.ours().items()
+                if ".pyz" in line and "attach" not in line
+            ]
+            for pid in hit:
+                os.kill(pid, number)
         code = run.end(120)
 
     assert hit

@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from test_run_pipeline import SCRIPT_FILES, write_fingerprint
 from transcripts import ROOT, SAMPLES, Checkout, blocks, commands, matches
 
 if TYPE_CHECKING:
+    from ec2cloud import Cloud
     from ec2fleets import Ec2
     from sshd import Hosts
 
@@ -75,6 +77,14 @@ def test_every_command_about_hosts_prints_what_it_shows(
     assert len(checkout.ran) == 3
 
 
+@pytest.fixture
+def empty_cloud(cloud: "Cloud") -> None:
+    """Remove what other tests left: `sweep` shows it all."""
+    reset = urllib.request.Request(f"{cloud.url}/moto-api/reset", method="POST")
+    urllib.request.urlopen(reset, timeout=30).close()
+
+
+@pytest.mark.usefixtures("empty_cloud")
 def test_every_command_about_spot_nodes_prints_what_it_shows_and_nothing_is_left(
     checkout: Checkout, ec2: "Ec2", weed: Weed
 ) -> None:
