@@ -101,6 +101,20 @@ def test_extend_moves_lease_deadline_and_tag(ec2: "Ec2") -> None:
     assert ec2.tags()[name][EXPIRES].startswith(f"{until:%Y-%m-%d}")
 
 
+def test_work_on_a_node_that_was_extended_does_not_shorten_its_lease(ec2: "Ec2") -> None:
+    ec2.write(nodes=1)
+    ec2.fleet.up()
+    (name,) = ec2.tags()
+    ec2.run("extend", "2d")
+    lease = ec2.node_home(name) / ".workflows" / "lease"
+    before = lease.stat().st_mtime
+
+    done = ec2.run("exec", "true")
+
+    assert done.code == 0, done
+    assert lease.stat().st_mtime == before
+
+
 # -- sweep -----------------------------------------------------------------------------------------
 
 

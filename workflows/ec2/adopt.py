@@ -23,7 +23,7 @@ from workflows.ec2.api import (
 from workflows.ec2.bootstrap import Recipe, check_limits, make_ready
 from workflows.ec2.config import Spec
 from workflows.ec2.launch import Say
-from workflows.ec2.sessions import each, host_of, name_of, renewing
+from workflows.ec2.sessions import RENEW, each, host_of, name_of, renewing
 from workflows.errors import NodeLost, NodeRefused
 from workflows.transports.ssh import Connection, connect
 
@@ -89,7 +89,7 @@ def adopt(
 def _set_up(spec: Spec, one: Instance, connection: Connection, recipe: Recipe, say: Say) -> None:
     with renewing(spec, connection):
         make_ready(connection, name_of(one), recipe, lambda text: say(f"{name_of(one)}: {text}"))
-        _run(connection, one, "touch .workflows/lease")
+        _run(connection, one, RENEW)
 
 
 def _pinned(one: Instance, connection: Connection) -> Instance:

@@ -17,13 +17,13 @@ from typing import Any
 from workflows.ec2.api import LEAVING, READY, Aws, Instance, set_tags
 from workflows.ec2.config import Spec, find_spec, has_spec
 from workflows.ec2.raising import bring_up, dismiss_leaving, present
-from workflows.ec2.sessions import host_of, name_of
+from workflows.ec2.sessions import RENEW, host_of, name_of
 from workflows.errors import NodeLost, WorkflowsError
 from workflows.runlog import append
 from workflows.transports.remote import Remote
 
 BEAT_S = 3.0
-BEAT = "touch .workflows/lease; cat .workflows/notice 2>/dev/null"
+BEAT = f"{RENEW}; cat .workflows/notice 2>/dev/null"
 _TAKEN = "spot/instance-action"
 _ANSWER_S = 10.0
 _LOOK_S = 10.0  # how often EC2 is asked about nodes that do not answer
