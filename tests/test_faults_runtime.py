@@ -1,5 +1,6 @@
 """Runtimes that are killed or stopped; commands that leave something running, or are ended."""
 
+import os
 import pathlib
 import signal
 import sys
@@ -292,3 +293,51 @@ def test_a_command_starts_with_every_signal_as_it_should_be(marked: Trial) -> No
         said = b"".join(channel.read("Step", "key", "key"))
 
     assert said.split() == [b"130", b"129", b"143", b"141"]
+
+
+ESCAPE = """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.closerange(0, 1024)
+    code = "import time\\nend = time.time() + 3\\nwhile time.time() < end:\\n"
+    code += " for name in ('junk', '../0.metrics'):\\n"
+    code += "  try: open(name, 'a').write('rows=666\\\\n')\\n  except OSError: pass\\n"
+    code += " time.sleep(0.001)"
+    os.execve(PYTHON, ["python3", "-ISc", code], {})
+os.wait()
+while not os.path.exists("junk"):
+    time.sleep(0.001)
+"""
+
+
+def test_a_daemon_that_carries_nothing_writes_to_no_other_key(marked: Trial) -> None:
+    script = marked.place.path / "escape.py"
+    script.write_text(ESCAPE.replace("PYTHON", repr(sys.executable)))
+    with runtime(marked.place.path / "nodes") as (_, channel):
+        first = list(channel.ask(asked(["a"], f"{sys.executable} {script}"), "ran"))
+        others = list(channel.ask(asked("bcdef", "sleep 0.05; ls -A | wc -l"), "ran"))
+        outputs = [path.read_text() for path in marked.place.path.glob("nodes/0/data/Step/[b-f]/*")]
+
+    done = [event for event in others if event["event"] == "done"]
+    assert [event["event"] for event in first] == ["running", "done", "ran"]
+    assert len(done) == 5
+    assert [event["metrics"].get("rows") for event in done] == [None] * 5
+    assert [text.strip() for text in outputs] == ["0"] * 5
+
+
+def test_a_process_that_luigi_forks_while_a_node_is_revived_reaches_it(
+    tmp_path: pathlib.Path,
+) -> None:
+    with runtime(tmp_path) as (node, _):
+        with node._mutex:  # as a task holds it that revives the node
+            child = os.fork()
+            if child == 0:
+                signal.alarm(30)
+                node.connect()
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+
+    assert status == 0

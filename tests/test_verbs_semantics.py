@@ -73,6 +73,13 @@ class Bench:
         """Return the files that a 1:n key made."""
         return {path.name: path.read_bytes() for path in self.output(name).iterdir()}
 
+    def ship(self, data: bytes) -> pathlib.Path:
+        """Put a file where a step's files are."""
+        path = pathlib.Path(self.storage.root) / "files" / file_digest(data)
+        path.write_bytes(data)
+        path.chmod(0o555)
+        return path
+
     def is_published(self, name: str = "key") -> bool:
         """Tell whether a key has an output, or a line in the ledger."""
         return self.output(name).exists() or bool(self.storage.ledger("S0").history())
@@ -192,14 +199,21 @@ def test_a_command_runs_in_an_empty_directory_of_its_own(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["chmod 700 .", "rm words", "mv words x", "cp words x; mv -f x words", "cd ..; rm -r 0.cwd"],
+    [
+        "chmod 700 .",
+        "rm words",
+        "mv words x",
+        "cp words x; mv -f x words",
+        "cd ..; rm -r 0.cwd",
+        "cd ..; rm -r 0.cwd; ln -s /tmp 0.cwd",
+        "ln -sf /dev/null ../0.err",
+        "rm ../0.err; mkdir ../0.err",
+        "rm ../0.err; mkfifo ../0.err",
+        "ln ../0.err ../other",
+    ],
 )
 def test_a_directory_that_a_command_changed_is_not_used_again(bench: Bench, command: str) -> None:
-    digest = file_digest(b"a\nb\n")
-    shipped = pathlib.Path(bench.storage.root) / "files" / digest
-    shipped.write_bytes(b"a\nb\n")
-    os.chmod(shipped, 0o444)
-    files = {"words": digest}
+    files = {"words": bench.ship(b"a\nb\n").name}
     bench.run(f"pwd; {command}", bench.put("k0", b""), files=files)
     bench.run("pwd; ls -A; cat words", bench.put("k1", b""), files=files)
 
@@ -211,15 +225,35 @@ def test_a_directory_that_a_command_changed_is_not_used_again(bench: Bench, comm
 
 
 def test_a_key_that_counts_nothing_has_none_of_the_counts_of_the_one_before(bench: Bench) -> None:
-    first = bench.run('echo rows=3 > "$WORKFLOWS_METRICS"', bench.put("k0", b""))
-    other = 'cat "$WORKFLOWS_METRICS"; ln -sf /dev/null "$WORKFLOWS_METRICS"'
-    second = bench.run(other, bench.put("k1", b""))
-    third = bench.run('test ! -L "$WORKFLOWS_METRICS"', bench.put("k2", b""))
+    count = 'set -o noclobber; umask 277; echo rows=3 > "$WORKFLOWS_METRICS"'
+    first = bench.run(count, bench.put("k0", b""))
+    second = bench.run('test ! -e "$WORKFLOWS_METRICS"', bench.put("k1", b""))
+    third = bench.run(count, bench.put("k2", b""))
 
-    assert first["metrics"]["rows"] == 3
-    assert bench.output("k1").read_bytes() == b""
+    assert first["metrics"]["rows"] == third["metrics"]["rows"] == 3
     assert "rows" not in second["metrics"]
-    assert "rows" not in third["metrics"]
+
+
+def test_nothing_is_removed_where_a_command_let_its_directory_point_to(bench: Bench) -> None:
+    other = bench.path / "other"
+    other.mkdir()
+    (other / "file").touch()
+
+    bench.run(f"cd ..; rmdir 0.cwd; ln -s {other} 0.cwd", bench.put("k0", b""))
+
+    assert (other / "file").exists()
+
+
+def test_a_key_that_changes_a_file_of_its_step_fails_and_the_file_is_shipped_anew(
+    bench: Bench,
+) -> None:
+    shipped = bench.ship(b"echo hello")
+
+    with pytest.raises(KeyFailed, match=r"it changed helper\.sh, which its step ships"):
+        bench.run("chmod u+w helper.sh; echo >> helper.sh", files={"helper.sh": shipped.name})
+
+    assert not shipped.exists()
+    assert not bench.is_published()
 
 
 def test_what_a_failed_key_left_is_removed(bench: Bench) -> None:

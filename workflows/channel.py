@@ -271,9 +271,11 @@ class Conversations:
 
     def __enter__(self) -> "Self":
         _of_task.set(self)
+        _going_on.add(self)
         return self
 
     def __exit__(self, *_: object) -> None:
+        _going_on.discard(self)
         for node in list(self._channels):
             self.drop(node)
 
@@ -326,11 +328,18 @@ class Conversations:
 
 _of_task: ContextVar[Conversations | None] = ContextVar("conversations", default=None)
 _of_process = Conversations()
+_going_on: set[Conversations] = set()
 
 
 def conversations() -> Conversations:
     """Return those of the task that asks, or of the process."""
     return _of_task.get() or _of_process
+
+
+def interrupt_all() -> None:
+    """Let all tasks go no further, at once."""
+    for one in _going_on.copy():
+        one.interrupt()
 
 
 def is_in_task() -> bool:

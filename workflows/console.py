@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import warnings
 from types import TracebackType
 
@@ -13,6 +14,7 @@ from luigi.parameter import UnconsumedParameterWarning
 from luigi.rpc import RPCError
 from luigi.task_register import TaskClassException
 
+from workflows.channel import interrupt_all
 from workflows.errors import WorkflowsError
 from workflows.progress import CLEAR
 from workflows.runlog import on_terminal
@@ -27,6 +29,8 @@ _AWAY = re.compile(r"Failed (connecting to remote scheduler|pinging scheduler)")
 _BACK = "what is done is kept: run the same again to go on"
 _said: set[str] = set()
 _errors: list[str] = []
+_interrupts: list[int] = []
+_SOON_S = 2.0  # within which an interrupted run usually ends
 
 
 def has_complained() -> bool:
@@ -55,7 +59,19 @@ def explain_interrupts() -> None:
 def _interrupt(*_: object) -> None:
     if multiprocessing.parent_process() is not None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - the driver says it, without a traceback
+        raise KeyboardInterrupt
+    interrupt_all()  # at once, though Luigi may still wait for its scheduler
+    if not _interrupts:
+        later = threading.Timer(_SOON_S, _explain_wait)
+        later.daemon = True
+        later.start()
+    _interrupts.append(1)
     raise KeyboardInterrupt
+
+
+def _explain_wait() -> None:
+    clear_line()
+    print("interrupted: waiting for Luigi to end; Ctrl-C again leaves at once", file=sys.stderr)
 
 
 def _interrupt_again(dropped: "sys.UnraisableHookArgs") -> None:
@@ -66,10 +82,18 @@ def _interrupt_again(dropped: "sys.UnraisableHookArgs") -> None:
         sys.__unraisablehook__(dropped)
 
 
+def end_interrupts() -> None:
+    """Raise no dropped interrupt any more: the run has ended anyway."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    if signal.getsignal(signal.SIGALRM) is _interrupt:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+
+
 def _interrupted(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     if issubclass(kind, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, 0)  # once is enough
         _errors.append("interrupted")
         clear_line()
         print(f"interrupted: {_BACK}", file=sys.stderr)

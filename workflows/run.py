@@ -9,6 +9,7 @@ import contextlib
 import functools
 import logging
 import os
+import resource
 import sys
 from typing import Any
 
@@ -38,6 +39,7 @@ logger = logging.getLogger("luigi-interface.workflows")
 logger.addFilter(console.clear_line)
 
 _fleets: list[Fleet] = []
+_OPEN_FILES = 65_536
 _driver, _exit_code = [0], [0]
 _root = [""]
 _read_on: set[str] = set()
@@ -116,12 +118,21 @@ def log() -> RunLog:
 def begin() -> None:
     """Prepare this process to use nodes, for a run or for a verb; called once."""
     logger.setLevel(logging.INFO)
+    _raise_open_files()
     path = os.environ.get("WORKFLOWS_LOG")
     if path:
         handler = logging.FileHandler(path)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("luigi-interface").addHandler(handler)
     atexit.register(_close_fleets, os.getpid())
+
+
+def _raise_open_files() -> None:
+    """Let this process open as many files as it may: each task in flight has two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @functools.lru_cache(maxsize=1)
@@ -239,6 +250,7 @@ def _close_fleets(opener: int) -> None:
 def _end(progress: Progress, deadline: Deadline, root: luigi.Task, driver: int) -> None:
     if os.getpid() != driver:
         return
+    console.end_interrupts()
     late = deadline.stop()
     progress.stop()
     totals = Totals()

@@ -134,8 +134,9 @@ class TaskReport:
             self._later.start()
 
     def _show(self) -> None:
-        if self._later is not None:
-            self._later.cancel()
+        later = self._later
+        if later is not None:
+            later.cancel()
         with self._talking:
             self._shown, self._later = time.monotonic(), None
             percentage = 100 * self.tally.done // self.total if self.total else 100

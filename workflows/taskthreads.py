@@ -16,7 +16,7 @@ from luigi.worker import TaskProcess, Worker
 from workflows.channel import Conversations
 
 _END_S = 5.0
-_patience_until = [0.0]
+_patience_until = [-_END_S]
 
 
 class TaskThread:
@@ -50,8 +50,10 @@ class TaskThread:
         """Let it go no further: its conversations end, and with them what it runs on its node."""
         self._conversations.interrupt()
         # Those of a run are terminated one after the other, and end side by side.
-        _patience_until[0] = _patience_until[0] or time.monotonic() + _END_S
-        self._thread.join(max(0.0, _patience_until[0] - time.monotonic()))
+        now = time.monotonic()
+        if now > _patience_until[0] + _END_S:
+            _patience_until[0] = now + _END_S
+        self._thread.join(max(0.0, _patience_until[0] - now))
 
     def put(self, result: Any) -> None:
         """Take what came of it for the worker, who asks no more of a task that it terminated."""

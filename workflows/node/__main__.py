@@ -14,6 +14,7 @@ import time
 
 from workflows.node.connections import Pipes, accept, listen
 from workflows.node.environment import environment
+from workflows.node.orphans import Orphans
 from workflows.node.server import Runtime, Session
 from workflows.node.shuffle import Senders
 from workflows.node.slots import Slots
@@ -44,7 +45,8 @@ def main(arguments: list[str]) -> int:
     watchdog = Watchdog(mark, storage.tmp)
     count = slots_of(slots, len(os.sched_getaffinity(0)))
     env = environment(slot, nodes, **{MARK: mark})
-    runtime = Runtime(storage, Slots(count), env, Senders(storage), Workplaces(storage))
+    places = Workplaces(storage, Orphans().are_gone)
+    runtime = Runtime(storage, Slots(count), env, Senders(storage), places)
     session = Session(runtime, wire)
     try:
         if len(arguments) > 4:
@@ -56,7 +58,10 @@ def main(arguments: list[str]) -> int:
             threading.Thread(target=accept, args=(listener, serve), daemon=True).start()
         about = {"pid": os.getpid(), "python": sys.version.split()[0], "root": storage.root}
         wire.send(dict(about, event="hello"))
-        session.serve(lease_s)
+        # Not here: what this thread would start could not be told from orphans.
+        serving = threading.Thread(target=session.serve, args=(lease_s,))
+        serving.start()
+        serving.join()
         return 0
     finally:
         if _end(mark, runtime):

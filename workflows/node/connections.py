@@ -9,7 +9,7 @@ import socket
 import struct
 import threading
 import time
-from typing import Callable, Optional
+from typing import IO, Callable, Optional
 
 _TAKEOVER_S = 10.0
 
@@ -38,6 +38,13 @@ class Pipes:
 
     def close(self) -> None:
         """Do nothing: the process ends."""
+
+
+def is_readable(file: IO[bytes], timeout_s: float) -> bool:
+    """Wait until a pipe has something to read, or has ended; tell whether it does in time."""
+    poll = select.poll()  # select knows no file above number 1023
+    poll.register(file, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
 
 
 def listen(name: str) -> socket.socket:

@@ -194,7 +194,7 @@ class Session(VerbOperations):
     def op_need(self, message: Message) -> None:
         """Say which shipped files are not here yet."""
         missing = [
-            digest for digest in message["digests"] if not os.path.exists(self._file(digest))
+            digest for digest in message["digests"] if not _is_whole(self._file(digest), digest)
         ]
         self.wire.send({"event": "needed", "digests": missing})
 
@@ -212,6 +212,7 @@ class Session(VerbOperations):
                 file.write(data)
             os.chmod(tmp, 0o555)  # noqa: S103 - scripts must be runnable
             os.rename(tmp, self._file(message["digest"]))
+            _digest.cache_clear()
         finally:
             remove(scratch)
 
@@ -393,3 +394,14 @@ class Session(VerbOperations):
 def _summary(record: Message) -> Message:
     """Return what the driver is told of a key that ended: a record without what may be long."""
     return {name: value for name, value in record.items() if name not in _LONG}
+
+
+def _is_whole(path: str, digest: str) -> bool:
+    """Tell whether a shipped file is here, and is what its name says; read once in a runtime."""
+    return os.path.exists(path) and _digest(path) == digest
+
+
+@functools.cache
+def _digest(path: str) -> str:
+    with open(path, "rb") as file:
+        return file_digest(file.read())

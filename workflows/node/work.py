@@ -4,6 +4,7 @@ A key of an ordinary step has one stage. A fused key has several, joined by pipe
 bash of its own, so its CPU time and memory are its own, and what flows between is counted.
 """
 
+import contextlib
 import functools
 import os
 import re
@@ -22,7 +23,7 @@ from workflows.node.ledger import Record
 from workflows.node.meter import Meter
 from workflows.node.processes import Groups, kill_group
 from workflows.node.strays import Strays
-from workflows.node.workplace import Workplaces
+from workflows.node.workplace import Tampered, Workplaces
 
 BASH = ["bash", "--norc", "--noprofile", "-euo", "pipefail", "-c"]
 STDERR_KEPT = 4096
@@ -93,6 +94,7 @@ class KeyRun:
             started = time.time()
             stdin, size_in, inputs = self._input()
             done = self._run_stages(stdin)
+            self._check_shipped()
             record = self._measured(started, size_in, inputs, done)
             by_name = self.item.get("by_name", False)
             line = self.storage.publish(self.work.step, self._output(), record, by_name=by_name)
@@ -102,6 +104,8 @@ class KeyRun:
             remove(self.place.path)
             raise KeyFailed(f"could not be kept: {error}", self.work.step) from error
         except BaseException:
+            with contextlib.suppress(KeyFailed):  # it failed already, but others need the files
+                self._check_shipped()
             remove(self.place.path)
             raise
 
@@ -152,6 +156,13 @@ class KeyRun:
             os.symlink(path, os.path.join(links, name))
             readable.append(os.path.join(shown, name))
         return readable
+
+    def _check_shipped(self) -> None:
+        for number, stage in enumerate(self.work.stages):
+            try:
+                self.place.check(number)
+            except Tampered as error:
+                raise KeyFailed(str(error), stage.step) from error
 
     # -- run -----------------------------------------------------------------------------------
 

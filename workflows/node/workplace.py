@@ -9,11 +9,17 @@ import os
 import stat
 import threading
 from collections.abc import Container, Sequence
+from typing import Callable
 
 from workflows.node.files import place, remove
 from workflows.node.storage import Storage
 
 Shipped = Sequence[dict[str, str]]  # for each stage name -> digest of the files it finds beside it
+_Seen = tuple[int, int, int, int]
+
+
+class Tampered(Exception):
+    """A command changed a file that its step ships, and that other keys have as well."""
 
 
 class Workplace:
@@ -21,19 +27,17 @@ class Workplace:
 
     def __init__(self, storage: Storage, shipped: Shipped) -> None:
         self.path = storage.scratch()
-        self._made: list[tuple[int, dict[str, int]]] = []  # mode and inodes of each stage's
+        self._files = os.path.join(storage.root, "files")
+        self._shipped = shipped
+        self._made: list[tuple[tuple[int, int], dict[str, _Seen]]] = []  # as each stage finds it
         for number, files in enumerate(shipped):
             cwd = self.cwd(number)
             os.mkdir(cwd)
             for name, digest in files.items():
-                place(os.path.join(storage.root, "files", digest), os.path.join(cwd, name))
-            self._made.append((os.lstat(cwd).st_mode, _inodes(cwd)))
-        stages = range(len(shipped))
-        self._kept = {
-            os.path.basename(name(n))
-            for name in (self.cwd, self.stderr, self.metrics)
-            for n in stages
-        }
+                place(os.path.join(self._files, digest), os.path.join(cwd, name))
+            self._made.append((_directory(cwd), {name: _seen(cwd, name) for name in files}))
+        names = [name(number) for name in (self.cwd, self.stderr) for number in range(len(shipped))]
+        self._kept = {os.path.basename(name) for name in names}
 
     def cwd(self, number: int) -> str:
         """Return the working directory of a stage."""
@@ -51,26 +55,49 @@ class Workplace:
         """Return the path of whatever else there is."""
         return os.path.join(self.path, name)
 
+    def check(self, number: int) -> None:
+        """Check that the files a stage was given are as they were; it may have removed its links.
+
+        Raises:
+            Tampered: one has changed, and is shipped anew to whoever needs it next.
+        """
+        cwd = self.cwd(number)
+        for name, seen in self._made[number][1].items():
+            try:
+                now = _seen(cwd, name)
+            except OSError:
+                continue
+            if now[0] == seen[0] and now != seen:
+                remove(os.path.join(self._files, self._shipped[number][name]))
+                raise Tampered(
+                    f"it changed {name}, which its step ships: other keys read the same file; copy"
+                    f" it first"
+                )
+
     def is_tidied(self) -> bool:
         """Remove what a key left, keep what the next one needs; tell whether that is all there."""
         try:
-            for number, made in enumerate(self._made):
+            for number, (directory, files) in enumerate(self._made):
                 cwd = self.cwd(number)
-                _clear(cwd, made[1])
-                if (os.lstat(cwd).st_mode, _inodes(cwd)) != made:
+                if _directory(cwd) != directory or not _is_plain(self.stderr(number)):
+                    return False  # before anything is removed: it may be a link to elsewhere
+                _clear(cwd, files)
+                if {name: _seen(cwd, name) for name in os.listdir(cwd)} != files:
                     return False
-                _empty(self.metrics(number))
             _clear(self.path, self._kept)
+            return set(os.listdir(self.path)) == self._kept
         except OSError:
             return False
-        return True
 
 
 class Workplaces:
-    """The places that are free, by what is shipped to them."""
+    """The places that are free, by what is shipped to them.
 
-    def __init__(self, storage: Storage) -> None:
-        self.storage = storage
+    They are used again only while `is_alone` says that no process can be left in one.
+    """
+
+    def __init__(self, storage: Storage, is_alone: Callable[[], bool] = lambda: True) -> None:
+        self.storage, self._is_alone = storage, is_alone
         self._free: dict[str, list[Workplace]] = {}
         self._mutex = threading.Lock()
 
@@ -83,32 +110,30 @@ class Workplaces:
         return Workplace(self.storage, shipped)
 
     def give_back(self, used: Workplace, shipped: Shipped) -> None:
-        """Let others use a place in which all went well, and no process works any longer."""
-        if used.is_tidied():
+        """Let others use a place in which all went well."""
+        if self._is_alone() and used.is_tidied():
             with self._mutex:
                 self._free.setdefault(repr(shipped), []).append(used)
         else:
             remove(used.path)
 
 
-def _inodes(path: str) -> dict[str, int]:
-    with os.scandir(path) as entries:
-        return {entry.name: entry.inode() for entry in entries}
+def _directory(path: str) -> tuple[int, int]:
+    status = os.lstat(path)
+    return status.st_ino, status.st_mode
 
 
-def _empty(path: str) -> None:
-    """Let nothing be in a file that a command may have written, or may have replaced."""
-    try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-        remove(path)
-    elif status.st_size:
-        os.truncate(path, 0)
+def _seen(folder: str, name: str) -> _Seen:
+    status = os.lstat(os.path.join(folder, name))
+    return status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns
+
+
+def _is_plain(path: str) -> bool:
+    status = os.lstat(path)
+    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1
 
 
 def _clear(path: str, kept: Container[str]) -> None:
-    for name in _inodes(path):
+    for name in os.listdir(path):
         if name not in kept:
             remove(os.path.join(path, name))

@@ -8,7 +8,6 @@ import contextlib
 import fcntl
 import os
 import secrets
-import select
 import signal
 import socket
 import subprocess
@@ -19,7 +18,7 @@ import weakref
 from collections.abc import Iterator
 
 from workflows.errors import NodeLost, NodeRefused
-from workflows.node.connections import peer
+from workflows.node.connections import is_readable, peer
 from workflows.node.wire import Wire
 from workflows.transports.pack import runtime_pack
 
@@ -141,6 +140,7 @@ class LocalNode:
 
     def forget(self) -> None:
         """In a forked child: let go of what keeps the runtimes alive; they end with the driver."""
+        self._mutex = threading.Lock()  # no thread that could hold the other one came along
         if self._hold > 0:
             os.close(self._hold)
             self._hold = -1
@@ -199,7 +199,7 @@ class LocalNode:
         if self._hello or self._process is None or self._launcher != os.getpid():
             return
         stdout = self._process.stdout
-        if stdout is None or not select.select([stdout], [], [], _START_S)[0]:
+        if stdout is None or not is_readable(stdout, _START_S):
             raise NodeLost(self.name, f"its runtime did not start within {_START_S:g} s")
         line = stdout.readline()
         if not line and self._process.wait(_END_S) < 0:

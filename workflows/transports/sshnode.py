@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import secrets
-import select
 import socket
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import IO, Any
 
 from workflows.errors import NodeLost, NodeRefused
 from workflows.hosts import Host, to_json
+from workflows.node.connections import is_readable
 from workflows.node.wire import Wire
 
 _START_S = 20.0
@@ -158,8 +158,7 @@ class Hub:
         if self._process is not None and self._process.stdout is not None:
             with contextlib.suppress(OSError, ValueError):
                 self._listened = bool(
-                    select.select([self._process.stdout], [], [], _START_S)[0]
-                    and self._process.stdout.readline()
+                    is_readable(self._process.stdout, _START_S) and self._process.stdout.readline()
                 )
 
 
