@@ -23,8 +23,8 @@ sys.path.append(str(ROOT / "tests"))
 
 from sshd import Hosts
 
-OVERHEAD_BAR, FIFTY_BAR_S = 1.5, 10.0
-_RUNS = 5
+OVERHEAD_BAR, TYPED_BAR_S, FIFTY_BAR_S = 1.5, 0.4, 10.0
+_RUNS, _TYPED, _FEW = 5, 10, 3
 _COMMAND = 'IFS= read -r path; cat "$path"'
 _MODULE = f"from workflows.steps import Map\n\n\nclass Copy(Map):\n    command = {_COMMAND!r}\n"
 
@@ -54,28 +54,33 @@ def step(folder: pathlib.Path, source: str, fleet: str, workers: int = 8) -> mea
 def floor(folder: pathlib.Path, source: str) -> measure.Took:
     """Run the same command on the same keys under xargs, as many at once as there are slots."""
     folder.mkdir(parents=True)
-    one = f'echo "$PWD/$1" | {{ {_COMMAND}; }} > "$0/$1"'
+    one = f'{{ {_COMMAND}; }} <<< "$PWD/$1" > "$0/$1"'
     argv = ["bash", "--norc", "-c", 'cd "$1"; ls | xargs -P "$2" -n 1 "${@:3}"', "floor"]
     argv += [source, str(NODES), *BASH, one, str(folder)]
     return measure.run(argv, cwd=str(folder.parent), env=dict(os.environ))
 
 
 def overhead(work: pathlib.Path, keys: int) -> dict[str, list[measure.Took]]:
-    """Run local nodes, ssh nodes and the floor in turn."""
-    source = str(work / "source")
+    """Run local nodes, ssh nodes and the floor in turn: over all keys, and over a few."""
+    source, few = str(work / "source"), str(work / "few")
     data.warm(data.write_tiny_keys(source, keys))
-    took: dict[str, list[measure.Took]] = {"local": [], "ssh": [], "floor": []}
+    data.warm(data.write_tiny_keys(few, _FEW))
+    took: dict[str, list[measure.Took]] = {}
     for number in range(_RUNS):
         folder = work / str(number)
-        folder.mkdir()
-        took["local"].append(step(folder / "local", source, f"local:{NODES}"))
-        hosts = Hosts(folder / "hosts")
-        try:
-            hosts.add(NODES).write(slots=1)  # as many as local nodes have on a small machine
-            took["ssh"].append(step(folder / "ssh", source, hosts.spec))
-        finally:
-            hosts.close()
-        took["floor"].append(floor(folder / "floor", source))
+        for name, given in (("", source), (f", {_FEW} keys", few)):
+            here = folder / ("few" if name else "all")
+            here.mkdir(parents=True)
+            hosts = Hosts(here / "hosts")
+            try:
+                hosts.add(NODES).write(slots=1)  # as many as local nodes have on a small machine
+                near = step(here / "local", given, f"local:{NODES}")
+                far = step(here / "ssh", given, hosts.spec)
+            finally:
+                hosts.close()
+            took.setdefault(f"local{name}", []).append(near)
+            took.setdefault(f"ssh{name}", []).append(far)
+        took.setdefault("floor", []).append(floor(folder / "floor", source))
     return took
 
 
@@ -139,34 +144,58 @@ def many(work: pathlib.Path, nodes: int) -> tuple[float, float]:
         hosts.close()
 
 
+def typed(work: pathlib.Path) -> dict[str, float]:
+    """Return the seconds of verbs that a person types, each a process of its own that logs in."""
+    folder = work / "typed"
+    folder.mkdir()
+    (folder / "text").write_text("x\n")
+    hosts = Hosts(work / "typing")
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "LUIGI_CONFIG_PATH": str(ROOT / "luigi.cfg")}
+
+    def verb(*words: str) -> float:
+        argv = [sys.executable, "-m", "workflows", *words, "--fleet", hosts.spec]
+        return measure.run(argv, cwd=str(folder), env=environ).wall_s
+
+    try:
+        hosts.add(NODES)
+        verb("cp", "text", "fleet://texts/text")
+        return {
+            "eval": statistics.median(verb("eval", "texts/text", "cat") for _ in range(_TYPED)),
+            "health": statistics.median(verb("health") for _ in range(_TYPED)),
+        }
+    finally:
+        hosts.close()
+
+
 def measured(keys: int, nodes: int, work: pathlib.Path) -> dict[str, Any]:
     """Run all and return the results."""
     before = table.machine()
     took = overhead(work, keys)
-    # What else the machine does only ever adds: the fastest run is the nearest to the truth.
-    wall = {name: min(one.wall_s for one in runs) for name, runs in took.items()}
-    above = {name: (wall[name] - wall["floor"]) / keys * 1e3 for name in ("local", "ssh")}
-    if min(above.values()) <= 0:
-        raise RuntimeError(f"the machine is too busy to tell: {wall}")
+    wall = {name: statistics.median(one.wall_s for one in runs) for name, runs in took.items()}
+    per_key = {
+        name: (wall[name] - wall[f"{name}, {_FEW} keys"]) / (keys - _FEW) * 1e3
+        for name in ("local", "ssh")
+    }
     listed, whole = many(work, nodes)
-    session = sessions(work)
+    session, verbs = sessions(work), typed(work)
     return {
         "name": "ssh",
         "title": "ssh nodes",
         "about": f"One 1:1 step over {keys} tiny keys on {NODES} nodes with one slot each: sshd"
-        " processes on loopback addresses, or local directories. Overhead is the wall time above"
-        " that of the same commands under xargs, from the start of luigi to its end, of the"
-        f" fastest of {_RUNS} runs in turn.",
+        " processes on loopback addresses, or local directories; the floor is the same commands"
+        " under xargs. Wall times are from the start of luigi to its end, medians of"
+        f" {_RUNS} runs in turn. What a key costs is what a run takes longer than one over {_FEW}"
+        " keys: logging in and starting are not part of it.",
         "run": "python -m " + " ".join(["benchmarks.ssh", *sys.argv[1:]]),
         "machine": before,
         "tables": [
             {
-                "columns": ["nodes", "fastest, s", "overhead ms per key", "all runs, wall s"],
+                "columns": ["nodes", "wall s", "ms per key", "all runs, wall s"],
                 "rows": [
                     [
                         name,
                         f"{wall[name]:.2f}",
-                        f"{above[name]:.2f}" if name in above else "",
+                        f"{per_key[name]:.2f}" if name in per_key else "",
                         ", ".join(f"{one.wall_s:.2f}" for one in runs),
                     ]
                     for name, runs in took.items()
@@ -184,6 +213,11 @@ def measured(keys: int, nodes: int, work: pathlib.Path) -> dict[str, Any]:
                 ],
             },
             {
+                "title": f"Verbs on {NODES} nodes, from a cold start, median of {_TYPED}",
+                "columns": ["", "s"],
+                "rows": [[name, f"{wall_s:.3f}"] for name, wall_s in verbs.items()],
+            },
+            {
                 "title": f"{nodes} nodes",
                 "columns": ["", "s"],
                 "rows": [
@@ -197,11 +231,12 @@ def measured(keys: int, nodes: int, work: pathlib.Path) -> dict[str, Any]:
         ],
         "bars": [
             table.bar(
-                "overhead per key, of local nodes'",
+                "time per key, of local nodes'",
                 OVERHEAD_BAR,
-                above["ssh"] / above["local"],
+                per_key["ssh"] / per_key["local"],
                 "x",
             ),
+            *[table.bar(f"{name}, wall", TYPED_BAR_S, verbs[name], "s") for name in verbs],
             table.bar(f"{nodes} nodes: connect, list, a step", FIFTY_BAR_S, whole, "s"),
         ],
     }
