@@ -259,6 +259,11 @@ class Step(Definition):
         slots = self.nodes.nodes[shard.slot].slots
         return {f"{self.fleet} node {shard.slot}": min(0.5, max(1, len(shard.keys)) / (2 * slots))}
 
+    @property
+    def most_at_once(self) -> int:
+        """Return how many tasks the nodes take at once: see `resources`."""
+        return sum(2 * node.slots for node in self.nodes.nodes)
+
     def on_failure(self, exception: BaseException) -> str:
         """Return what the visualizer and the mail show: the message alone if it explains itself."""
         run.log().add(what="failed", step=self.name, shard=self.shard, why=repr(exception)[:500])

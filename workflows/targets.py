@@ -1,6 +1,7 @@
 """What Luigi asks for: keys that are done on a node, and steps that are durable in a store."""
 
 import json
+import os
 import secrets
 import subprocess
 import time
@@ -123,6 +124,9 @@ class Listings:
         return listing
 
     def _listing(self, slot: int, step: str, identities: list[str] | None) -> dict[str, int]:
+        node = self._fleet.nodes[slot]
+        if node.is_here and not os.path.exists(os.path.join(node.root, "ledger", f"{step}.jsonl")):
+            return {}  # known without its runtime, which may still be starting
         channel = self._fleet.channel(slot)
         message = {"op": "list", "steps": [step], "ids": identities}
         return dict(channel.one(message, "listing")["steps"][step])
