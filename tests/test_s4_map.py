@@ -46,12 +46,25 @@ def test_another_list_of_nodes_is_refused_and_stores_nothing(six: "Keys") -> Non
         ("cp", "luigi.cfg", "fleet://b/000_x"),
         ("cp", "-r", "source", "fleet://b/"),
         ("map", "in/", "out/", "cat"),
+        ("rm", "-r", "in/"),
+        ("rm", "in/000_f0"),
+        ("ls", "in/"),
+        ("eval", "in/000_f0", "cat"),
     ):
         (six.place.source / "001_y").write_text("y")
         done = six.run(*words, "--fleet", "local:4")
         assert done.code == 1, done
         assert "fleet of 3 nodes" in done.err
     assert six.names("b") == six.names("out") == []
+    assert len(six.names("in")) == 6
+
+
+@pytest.mark.parametrize("text", ["-1", "nan", "inf", "soon"])
+def test_a_timeout_that_is_no_number_of_seconds_is_refused(six: "Keys", text: str) -> None:
+    done = six.run("map", f"--timeout={text}", "in/", "out/", "cat")
+
+    assert done.code == 2
+    assert f"'{text}' is no number of seconds" in done.err
 
 
 def test_map_makes_one_key_of_each_with_its_name(six: "Keys") -> None:

@@ -3,7 +3,10 @@
 import os
 import pathlib
 import shutil
+import signal
+import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -276,3 +279,44 @@ def test_a_host_that_is_not_there_is_lost_not_refused(hosts: "Hosts", opened: Op
 
     with pytest.raises(NodeLost, match=r"cannot connect to .* refused"):
         opened.listing()
+
+
+# -- hosts that hang -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("banner", [b"", b"SSH-2.0-hung\r\n"])
+def test_a_host_that_takes_a_connection_and_then_says_no_more_is_lost(
+    hosts: "Hosts", opened: Opened, banner: bytes
+) -> None:
+    node = hosts.add().nodes[0]
+    taken: list[socket.socket] = []
+
+    def take() -> None:
+        taken.append(hung.accept()[0])
+        taken[0].sendall(banner)
+
+    with socket.create_server((node.address, 0)) as hung:
+        accepting = threading.Thread(target=take)
+        accepting.start()
+        with pytest.raises(NodeLost, match="no handshake with"):
+            opened.listing(port=hung.getsockname()[1])
+        accepting.join()
+    taken[0].close()
+
+
+def test_a_host_that_hangs_while_it_is_made_ready_ends_up_as_lost(
+    place: "Place", hosts: "Hosts"
+) -> None:
+    node = hosts.add(1).nodes[0]
+    started = place.path / "started"
+    (hosts.file.parent / "init.sh").write_text(f"touch {started}; sleep 120\n")
+    hosts.top.update(defaults={"post_init": "init.sh"}, patience=1)
+    hosts.write()
+
+    with place.start("workflows", "up", "--fleet", hosts.spec) as run:
+        run.wait_for(started.exists, 60)
+        node.signal(signal.SIGSTOP)
+        code = run.end(90)
+    node.signal(signal.SIGCONT)
+
+    assert code == 3, run.said

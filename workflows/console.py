@@ -60,6 +60,7 @@ def _interrupt(*_: object) -> None:
     if multiprocessing.parent_process() is not None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - the driver says it, without a traceback
         raise KeyboardInterrupt
+    _errors.append("interrupted")
     interrupt_all()  # at once, though Luigi may still wait for its scheduler
     if not _interrupts:
         later = threading.Timer(_SOON_S, _explain_wait)

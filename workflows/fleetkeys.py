@@ -283,7 +283,7 @@ def find(fleet: Fleet, name: Name) -> tuple[Found, str]:
         UsageError: there is no such key.
         NodeLost: it is not on the others, and a node could not be asked.
     """
-    message = {"op": "find", "step": name.step, "key": name.rest}
+    message = {"op": "find", "step": name.step, "key": name.rest, "fleet": names_of(fleet)}
 
     def look(slot: int) -> dict[str, Any]:
         return fleet.channel(slot).one(message, "found")
@@ -343,7 +343,7 @@ def remove(fleet: Fleet, step: str, chosen: Callable[[str], bool]) -> int:
     Raises:
         WorkflowsError: a node could not be asked; nothing is removed.
     """
-    message = {"op": "keys", "steps": [step]}
+    message = {"op": "keys", "steps": [step], "fleet": names_of(fleet)}
     answers = all_of(
         fleet, range(len(fleet)), lambda slot: fleet.channel(slot).one(message, "keys")
     )

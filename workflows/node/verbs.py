@@ -165,6 +165,7 @@ class VerbOperations:
 
     def op_find(self, message: Message) -> None:
         """Say what is known of one key, if it is here."""
+        check_fleet(self.storage, message.get("fleet"))
         for ledger in (message["step"], message["step"] + PIECES):
             record = self.storage.named(ledger, message["key"])
             if record is not None and "pieces" not in record:

@@ -21,6 +21,7 @@ Host *
   UpdateHostKeys no
   VerifyHostKeyDNS no
   ServerAliveInterval 5
+  ConnectTimeout 8
 """
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 CONNECT_S = 8.0
 USER_TIMEOUT_S = 15.0
+_ASK_S, _SILENCE_S = 5.0, 20.0  # how often a watched host is asked, how long it may take
 _LONGEST_PAUSE_S = 2.0
 _LOGINS = threading.BoundedSemaphore(8)
 _GCM = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
@@ -113,6 +114,24 @@ class Connection:
         except (paramiko.SSHException, EOFError, Full) as error:
             raise ConnectionResetError(str(error)) from error
 
+    def watch(self) -> None:
+        """Close the connection once its host no longer answers, though its kernel does."""
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while self.transport.is_active():
+            answered = threading.Event()
+            threading.Thread(target=self._ask, args=(answered,), daemon=True).start()
+            if not answered.wait(_SILENCE_S):
+                self.transport.close()
+                return
+            time.sleep(_ASK_S)
+
+    def _ask(self, answered: threading.Event) -> None:
+        with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
+            self.transport.global_request("keepalive@openssh.com", wait=True)
+            answered.set()
+
     def close(self) -> None:
         """Close the connection, and with it every command's."""
         self.transport.close()
@@ -199,6 +218,8 @@ def _shake_hands(node: str, login: Login, transport: paramiko.Transport) -> None
         if time.monotonic() - started < CONNECT_S / 2 and "banner" in str(error):
             raise _Again(str(error)) from error
         raise NodeLost(node, f"no handshake with {login}: {error}") from error
+    if not transport.initial_kex_done:  # paramiko says nothing when its time is over
+        raise NodeLost(node, f"no handshake with {login}: it said nothing for {CONNECT_S:g} s")
 
 
 def _first(offered: Any, wanted: tuple[str, ...]) -> tuple[str, ...]:
@@ -270,7 +291,11 @@ def _authenticate(node: str, login: Login, transport: paramiko.Transport) -> Non
         tried.append(name)
         try:
             transport.auth_publickey(login.user, key)
-        except paramiko.AuthenticationException:
+        except paramiko.AuthenticationException as error:
+            if "timeout" in str(error).lower():
+                raise NodeLost(node, f"no login to {login}: {error}") from error
+            if not transport.is_active() and "too many" not in str(error).lower():
+                raise _Again(str(error)) from error
             continue
         except (paramiko.SSHException, *_TRANSIENT) as error:
             if transport.is_active():

@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     with fleetkeys.opened(arguments.fleet) as fleet:
         by_step = "/" not in fleetkeys.bare(prefix) and not arguments.recursive
         every = by_step or not prefix
-        found, errors = fleetkeys.listing(fleet, None if every else name.step)
+        found, errors = fleetkeys.listing(fleet, None if every else name.step, same_fleet=True)
     keys = [one for one in found if not one.is_made]
     if by_step:
         steps = sorted({one.name.step for one in keys if one.name.step.startswith(name.step)})

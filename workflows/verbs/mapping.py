@@ -11,7 +11,7 @@ from workflows.channel import Channel
 from workflows.config import settings
 from workflows.errors import WorkflowsError
 from workflows.keys import node_for
-from workflows.verbs.onfleet import add_fleet, say
+from workflows.verbs.onfleet import add_fleet, say, seconds
 
 if TYPE_CHECKING:
     from workflows.adhoc import Adhoc
@@ -24,7 +24,7 @@ def add_map(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("command", metavar="CMD", help="what bash runs for each key")
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=seconds,
         default=settings().timeout_s,
         metavar="SECONDS",
         help="for one key; 0: as long as it takes (luigi.cfg's)",

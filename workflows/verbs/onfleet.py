@@ -80,3 +80,21 @@ def static_fleet(spec: str, verb: str) -> Hosts:
     if spec.startswith("ec2:"):
         raise UsageError(f"{spec} is on EC2: workflows fleet {verb} {spec.removeprefix('ec2:')}")
     raise UsageError(f"{spec} is no ssh fleet: workflows {verb} --fleet ssh:hosts.yaml")
+
+
+def seconds(text: str) -> float:
+    """Return a number of seconds that a person typed; for `argparse`.
+
+    >>> seconds("1.5")
+    1.5
+
+    Raises:
+        argparse.ArgumentTypeError: it is no number of seconds.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds; 0 is no limit")
+    return value

@@ -48,7 +48,7 @@ def _remove_all(fleet: Fleet, name: Name, *, whole_step: bool) -> None:
         say(f"removed {count} key{'' if count == 1 else 's'} of {name}")
         return
     # A step is named in full: step1 must not take step10 with it.
-    every, _ = fleetkeys.listing(fleet)
+    every, _ = fleetkeys.listing(fleet, same_fleet=True)
     alike = sorted({one.name.step for one in every if one.name.step.startswith(name.step)})
     if alike:
         raise UsageError(

@@ -87,6 +87,7 @@ class _Work:
 
     def _login(self, name: str, host: Host) -> Connection:
         connection = connect(name, host)
+        connection.watch()
         self._connections.append(connection)
         connection.transport.set_keepalive(_KEEPALIVE_S)
         return connection
