@@ -1,5 +1,6 @@
 """Datasets: what a source is found to hold, and which slot each of its keys is placed on."""
 
+import datetime as dt
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import pytest
 from signed_urls import SignedObjects
 
 from workflows import dataset
+from workflows.config import settings
 from workflows.dataset import SourceKey, list_source, load, place
 from workflows.errors import KeyNameError, SourceError, UsageError
 from workflows.store import DirectoryStore
@@ -311,3 +313,34 @@ def test_a_signature_that_has_expired_says_so_and_shows_none(tmp_path: pathlib.P
 @pytest.mark.parametrize("url", ["https://h/k?policy=1&expires=2", "/a/b?Signature", "https://h/k"])
 def test_a_url_that_is_not_signed_is_kept_as_it_is(url: str) -> None:
     assert dataset.unsigned(url) == url
+
+
+@pytest.mark.parametrize(
+    ("ago_s", "lasts_s", "deadline", "said"),
+    [
+        (100, 60, "0", "is over; sign it for longer"),
+        (0, 600, "55m", "before [run] deadline; sign it for longer"),
+    ],
+)
+def test_a_signature_that_does_not_last_is_refused_before_anything_is_asked(
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ago_s: int,
+    lasts_s: int,
+    deadline: str,
+    said: str,
+) -> None:
+    monkeypatch.setenv("WORKFLOWS_DEADLINE_S", deadline)
+    signed = dt.datetime.now(dt.timezone.utc) - dt.timedelta(seconds=ago_s)
+    query = f"X-Amz-Date={signed:%Y%m%dT%H%M%SZ}&X-Amz-Expires={lasts_s}&X-Amz-Signature=ab"
+    listed = tmp_path / "listed"
+    listed.write_text(f"http://127.0.0.1:9/a.gz?{query}\n")
+
+    settings.cache_clear()
+    with pytest.raises(SourceError) as caught:
+        list_source(str(listed), "*")
+    settings.cache_clear()
+
+    assert "the signature of http://127.0.0.1:9/a.gz" in str(caught.value)
+    assert said in str(caught.value)
+    assert "ab" not in str(caught.value).split("a.gz")[1]

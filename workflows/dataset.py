@@ -6,6 +6,7 @@ digest of its content, and kept beside the checkpoints so that the next run plac
 
 import concurrent.futures
 import dataclasses
+import datetime as dt
 import fnmatch
 import functools
 import itertools
@@ -22,6 +23,7 @@ from email.message import Message
 from typing import NamedTuple
 
 from workflows import s3
+from workflows.config import settings
 from workflows.errors import SourceError, UsageError
 from workflows.keys import check_name, digest_of, group_of, numeric_prefix
 from workflows.store import Store
@@ -301,10 +303,24 @@ def _probed(url: str) -> SourceKey:
     name = urllib.parse.unquote(posixpath.basename(urllib.parse.urlsplit(url).path))
     if not name:
         raise SourceError(f"{_shown(url)} has no file name")
+    _check_signature(url)
     headers = _head(url)
     length = headers.get("Content-Length")
     etag = headers.get("ETag") or headers.get("Last-Modified") or ""
     return SourceKey(check_name(name), url, int(length) if length else None, etag)
+
+
+def _check_signature(url: str) -> None:
+    """Refuse a signature that is over, or would be before a run with a deadline is."""
+    query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(url).query))
+    try:
+        signed = dt.datetime.strptime(query["X-Amz-Date"] + "+0000", "%Y%m%dT%H%M%SZ%z")
+        left_s = signed.timestamp() + float(query["X-Amz-Expires"]) - time.time()
+    except (KeyError, ValueError):
+        return  # signed in another way, or not at all
+    if left_s <= settings().deadline_s:
+        until = "is over" if left_s <= 0 else f"ends in {left_s:.0f} s, before [run] deadline"
+        raise SourceError(f"the signature of {_shown(url)} {until}; sign it for longer")
 
 
 def _head(url: str, tries: int = 4) -> Message:
