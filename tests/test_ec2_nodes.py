@@ -350,7 +350,7 @@ def test_ssh_and_rsync_refuse_a_jump_host_that_shows_another_key(
     assert through.out.split()[2] == node(ec2).address
     assert (node(ec2).home / "home/arrived").read_text() == "hello"
     for one in refused:
-        assert one.code == 255, one
+        assert one.code in (255, 12), one  # ssh's own; rsync has one for a stream that ended
         assert "Host key verification failed" in one.err
         assert one.out == ""
     assert (gate.home / "sshd.log").read_text().count("Accepted publickey") == let_in

@@ -52,7 +52,7 @@ def test_rides_are_counted_per_month_on_spot_nodes_as_on_this_machine(ec2: "Ec2"
     assert outputs(ec2, "GroupCount") == ec2.place.outputs("GroupCount")
     assert len(outputs(ec2, "GroupCount")) == 4
     assert ", compute " in cost.out
-    assert ", compute 0.0 node minutes" not in cost.out
+    assert ec2.fleet.cost().phases["compute"] > 0  # hours; as text a short run may be 0.0 minutes
 
 
 def test_the_whole_taxi_pipeline_gives_the_same_result_on_spot_nodes(ec2: "Ec2") -> None:
