@@ -25,6 +25,7 @@ from sshd import Hosts
 
 OVERHEAD_BAR, TYPED_BAR_S, FIFTY_BAR_S = 1.5, 0.4, 10.0
 _RUNS, _TYPED, _FEW = 5, 10, 3
+_HERE = {"PYTHONPATH": str(ROOT), "LUIGI_CONFIG_PATH": str(ROOT / "luigi.cfg")}
 _COMMAND = 'IFS= read -r path; cat "$path"'
 _MODULE = f"from workflows.steps import Map\n\n\nclass Copy(Map):\n    command = {_COMMAND!r}\n"
 
@@ -123,8 +124,8 @@ def _median(work: Callable[[], None]) -> float:
     return statistics.median(took)
 
 
-def many(work: pathlib.Path, nodes: int) -> tuple[float, float]:
-    """Return the seconds until all nodes have said what they have, and those of a whole step."""
+def many(work: pathlib.Path, nodes: int) -> tuple[float, float, float]:
+    """Return the seconds until all nodes have said what they have, of health, and of a step."""
     source = work / "numbers"
     source.mkdir()
     for number in range(nodes):
@@ -139,7 +140,10 @@ def many(work: pathlib.Path, nodes: int) -> tuple[float, float]:
         fleet.each(range(nodes), lambda slot: fleet.channel(slot).one(ask, "listing"))
         listed = time.perf_counter() - started
         fleet.close()
-        return listed, step(work / "step", str(source), hosts.spec, workers=16).wall_s
+        argv = [sys.executable, "-m", "workflows", "health", "--fleet", hosts.spec]
+        healthy = measure.run(argv, cwd=str(work), env={**os.environ, **_HERE}).wall_s
+        whole = step(work / "step", str(source), hosts.spec, workers=16).wall_s
+        return listed, healthy, whole
     finally:
         hosts.close()
 
@@ -150,7 +154,7 @@ def typed(work: pathlib.Path) -> dict[str, float]:
     folder.mkdir()
     (folder / "text").write_text("x\n")
     hosts = Hosts(work / "typing")
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "LUIGI_CONFIG_PATH": str(ROOT / "luigi.cfg")}
+    environ = {**os.environ, **_HERE}
 
     def verb(*words: str) -> float:
         argv = [sys.executable, "-m", "workflows", *words, "--fleet", hosts.spec]
@@ -176,7 +180,8 @@ def measured(keys: int, nodes: int, work: pathlib.Path) -> dict[str, Any]:
         name: (wall[name] - wall[f"{name}, {_FEW} keys"]) / (keys - _FEW) * 1e3
         for name in ("local", "ssh")
     }
-    listed, whole = many(work, nodes)
+    above = {name: (wall[name] - wall["floor"]) / keys * 1e3 for name in per_key}
+    listed, healthy, whole = many(work, nodes)
     session, verbs = sessions(work), typed(work)
     return {
         "name": "ssh",
@@ -184,17 +189,21 @@ def measured(keys: int, nodes: int, work: pathlib.Path) -> dict[str, Any]:
         "about": f"One 1:1 step over {keys} tiny keys on {NODES} nodes with one slot each: sshd"
         " processes on loopback addresses, or local directories; the floor is the same commands"
         " under xargs. Wall times are from the start of luigi to its end, medians of"
-        f" {_RUNS} runs in turn. What a key costs is what a run takes longer than one over {_FEW}"
-        " keys: logging in and starting are not part of it.",
+        f" {_RUNS} runs in turn. Overhead is what is above the floor, the start included; without"
+        f" the start is what a run takes longer than one over {_FEW} keys.",
         "run": "python -m " + " ".join(["benchmarks.ssh", *sys.argv[1:]]),
         "machine": before,
         "tables": [
             {
-                "columns": ["nodes", "wall s", "ms per key", "all runs, wall s"],
+                "columns": [
+                    *("nodes", "wall s", "overhead ms per key", "ms per key without the start"),
+                    "all runs, wall s",
+                ],
                 "rows": [
                     [
                         name,
                         f"{wall[name]:.2f}",
+                        f"{above[name]:.2f}" if name in above else "",
                         f"{per_key[name]:.2f}" if name in per_key else "",
                         ", ".join(f"{one.wall_s:.2f}" for one in runs),
                     ]
@@ -222,6 +231,7 @@ def measured(keys: int, nodes: int, work: pathlib.Path) -> dict[str, Any]:
                 "columns": ["", "s"],
                 "rows": [
                     ["connect, ship, start the runtimes, ask each what it has", f"{listed:.2f}"],
+                    ["health of all, from a cold start", f"{healthy:.2f}"],
                     [
                         "connect, start, list, a step of one key a node: all of a luigi",
                         f"{whole:.2f}",
@@ -231,13 +241,13 @@ def measured(keys: int, nodes: int, work: pathlib.Path) -> dict[str, Any]:
         ],
         "bars": [
             table.bar(
-                "time per key, of local nodes'",
+                "overhead per key, of local nodes'",
                 OVERHEAD_BAR,
-                per_key["ssh"] / per_key["local"],
+                above["ssh"] / above["local"],
                 "x",
             ),
             *[table.bar(f"{name}, wall", TYPED_BAR_S, verbs[name], "s") for name in verbs],
-            table.bar(f"{nodes} nodes: connect, list, a step", FIFTY_BAR_S, whole, "s"),
+            table.bar(f"{nodes} nodes: health, then a step", FIFTY_BAR_S, healthy + whole, "s"),
         ],
     }
 
