@@ -2,7 +2,8 @@
 
 A file system has to think longer about a new file when others were removed a moment ago: ext4 looks
 at every inode freed in the last minute before it takes another one (`recently_deleted` in its
-ialloc.c). To make and remove these for every key was the dearest thing that a runtime did.
+ialloc.c). To make and remove these for every key cost a fifth of what a runtime spends on one: 0.83
+against 0.65 ms of CPU for a command that does nothing.
 """
 
 import os
