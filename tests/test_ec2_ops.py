@@ -2,12 +2,15 @@
 
 import datetime as dt
 import json
+import os
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from ec2cloud import KEYS
 
-from workflows.ec2 import sweep
+from workflows.ec2 import agent, sweep
 from workflows.ec2.api import EXPIRES, Aws, Instance
 from workflows.ec2.prices import integrated, spent
 from workflows.ec2.teardown import leftovers
@@ -86,7 +89,7 @@ def test_resize_changes_the_number_of_nodes_and_disturbs_no_other(ec2: "Ec2") ->
     assert ec2.slots() == ["0", "1", "2"]
 
 
-def test_extend_moves_lease_deadline_and_tag(ec2: "Ec2") -> None:
+def test_extend_moves_end_deadline_and_tag(ec2: "Ec2") -> None:
     ec2.write(nodes=1)
     ec2.fleet.up()
     (name,) = ec2.tags()
@@ -97,22 +100,29 @@ def test_extend_moves_lease_deadline_and_tag(ec2: "Ec2") -> None:
     state = ec2.node_home(name) / ".workflows"
     until = dt.datetime.now(dt.timezone.utc) + dt.timedelta(days=2)
     assert int((state / "deadline").read_text()) == pytest.approx(until.timestamp(), abs=60)
-    assert (state / "lease").stat().st_mtime == pytest.approx(until.timestamp(), abs=60)
+    assert (state / "extended").stat().st_mtime == pytest.approx(until.timestamp(), abs=60)
     assert ec2.tags()[name][EXPIRES].startswith(f"{until:%Y-%m-%d}")
 
 
-def test_work_on_a_node_that_was_extended_does_not_shorten_its_lease(ec2: "Ec2") -> None:
+def test_a_node_that_was_extended_lives_on_while_nobody_renews_its_lease(
+    ec2: "Ec2", tmp_path: Path
+) -> None:
     ec2.write(nodes=1)
     ec2.fleet.up()
     (name,) = ec2.tags()
     ec2.run("extend", "2d")
-    lease = ec2.node_home(name) / ".workflows" / "lease"
-    before = lease.stat().st_mtime
-
     done = ec2.run("exec", "true")
-
     assert done.code == 0, done
-    assert lease.stat().st_mtime == before
+
+    # What the agent looks at, but no lease renewed for long.
+    for file in ("lease", "extended", "deadline"):
+        shutil.copy2(ec2.node_home(name) / ".workflows" / file, tmp_path)
+    os.utime(tmp_path / "lease", (0, 0))
+    lease, deadline = str(tmp_path / "lease"), str(tmp_path / "deadline")
+
+    assert agent.over(lease, deadline, idle=60) == ""
+    (tmp_path / "extended").unlink()
+    assert agent.over(lease, deadline, idle=60) == "nobody has renewed its lease for 60 s"
 
 
 # -- sweep -----------------------------------------------------------------------------------------

@@ -222,16 +222,18 @@ class Ec2Fleet:
         """
         until = time.time() + seconds
         found = self.nodes()
-        line = f"touch -d @{until:.0f} .workflows/lease && echo {until:.0f} > .workflows/deadline"
+        # Not the lease itself: renewals go on, also while this is done, and would set it back.
+        at = f"{until:.0f}"
+        line = f"touch -d @{at} .workflows/extended && echo {at} > .workflows/deadline"
         results = sessions.run_everywhere(self.spec, found, line, lambda *_: None)
-        at = dt.datetime.fromtimestamp(until, dt.timezone.utc)
-        set_tags(self.aws, [one.id for one in found], {EXPIRES: at.strftime("%Y-%m-%dT%H:%M:%SZ")})
+        end = dt.datetime.fromtimestamp(until, dt.timezone.utc)
+        set_tags(self.aws, [one.id for one in found], {EXPIRES: end.strftime("%Y-%m-%dT%H:%M:%SZ")})
         for result in results:
             if result.status:
                 raise NodeLost(
                     f"node {label_of(result.slot)}", result.lost or "it could not be told"
                 )
-        return at
+        return end
 
     def cost(self) -> accounts.Cost:
         """Return what the fleet's instances have cost, as far as EC2 still describes them."""

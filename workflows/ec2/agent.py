@@ -5,8 +5,9 @@
             --max seconds old; notes what EC2 says about taking it back
 ``newkey``  makes a host key of the node's own and prints it; ``usekey`` puts it in use
 
-Standard library, Python 3.9. In HOME/.workflows: `lease` (its time is the last renewal), `deadline`
-(seconds since 1970), `notice` (JSON), `flush` (if it is there, it is run before the end).
+Standard library, Python 3.9. In HOME/.workflows: `lease` (its time is the last renewal), `extended`
+(its time is until when somebody extended it, if so), `deadline` (seconds since 1970), `notice`
+(JSON), `flush` (if it is there, it is run before the end).
 """
 
 import argparse
@@ -52,6 +53,9 @@ def over(lease: str, deadline: str, idle: float) -> str:
         with open(deadline) as file:
             last = int(file.read())
         renewed = os.stat(lease).st_mtime
+        with contextlib.suppress(FileNotFoundError):
+            extended = os.path.join(os.path.dirname(lease), "extended")
+            renewed = max(renewed, os.stat(extended).st_mtime)
     except (OSError, ValueError):
         return ""  # being written just now
     if now > last:
