@@ -16,7 +16,8 @@ import pytest
 from workflows.node.bring import bring
 from workflows.node.files import checksum
 from workflows.node.https import BROKEN, Credential, Gone, Listener, Source, target_of
-from workflows.node.shuffle import Senders, Shuffle
+from workflows.node.senders import Senders
+from workflows.node.shuffle import Shuffle
 from workflows.node.storage import Storage
 from workflows.transports.credential import make_credential
 
@@ -308,7 +309,7 @@ def test_the_key_is_on_no_disk_and_in_no_name(door: Door) -> None:
 
 
 def test_a_runtime_that_shuffles_nothing_does_not_load_what_shuffles_need() -> None:
-    code = "import sys, workflows.node.__main__; print('ssl' in sys.modules, 'http' in sys.modules)"
+    code = "import sys, workflows.node.main; print('ssl' in sys.modules, 'http' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
 
     assert done.stdout == b"False False\n"

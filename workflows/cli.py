@@ -13,7 +13,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from workflows.errors import FleetError, NodeLost, UsageError, WorkflowsError
+from workflows.transports import hubprocess
 
+# Those that need every node; what reaches nodes of ssh is begun before their own modules are loaded.
+ON_NODES = ("ls", "cp", "rm", "eval", "map", "map-to-n", "map-from-n", "health")
 # A verb's module is imported when it is used: Luigi alone would take 0.1 s of every start.
 VERBS = {
     "ls": "list keys on the fleet",
@@ -47,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
+    if arguments and arguments[0] in ON_NODES:
+        hubprocess.begin(arguments)
     try:
         parsed = _parser(arguments[0] if arguments else "").parse_args(arguments)
         module = _module(parsed.verb)

@@ -268,12 +268,13 @@ def open_ec2(spec: str, *, slots: int, log: str) -> Fleet:
     Raises:
         UsageError: it has no nodes.
     """
+    from workflows.transports.hubprocess import HUBS
     from workflows.transports.sshnode import Hub, SshNode
 
     name = spec.removeprefix("ec2:")
     fleet = Ec2Fleet.load(name)
     hosts = [one.with_slots(slots) for one in fleet.hosts()]
-    hub = Hub(hosts, ("workflows.ec2.hub", name, log))
+    hub = Hub(hosts, HUBS["ec2"], (name, log))
     nodes = [SshNode(hub, slot, host, _PATIENCE_S) for slot, host in enumerate(hosts)]
     return Fleet(spec, list(nodes), nodes[0].credential)
 

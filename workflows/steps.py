@@ -14,10 +14,16 @@ its shard only after all its other keys are done, and nothing is ever overwritte
 
 import functools
 import multiprocessing
+import sys
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import luigi
+
+from workflows.transports import hubprocess
+
+if sys.argv[0].endswith(("/luigi", "/luigi/__main__.py")):
+    hubprocess.begin(sys.argv)  # before the rest is loaded, which takes as long as a hub does
 
 from workflows import barriers, checkpoints, execution, results, run
 from workflows.config import settings

@@ -1,12 +1,9 @@
-"""``python -m workflows.ec2.hub FILE SOCKET FLEET LOG``: the hub of a run on an EC2 fleet."""
+"""The hub of a run on an EC2 fleet; it is told the fleet's name and the run's log too."""
 
-import os
-import sys
+from workflows.ec2.lease import keep
+from workflows.transports import hub
 
-from workflows.ec2.lease import keeper
-from workflows.transports.hub import main
 
-if __name__ == "__main__":
-    code = main(keeper(sys.argv[3], sys.argv[4]))
-    sys.stdout.flush()
-    os._exit(code)  # threads that wait for nodes must not hold it back
+def start() -> None:
+    """Be a hub that keeps its fleet."""
+    hub.start(keep)

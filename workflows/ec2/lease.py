@@ -11,7 +11,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from workflows.ec2.api import LEAVING, READY, Aws, Instance, set_tags
@@ -129,15 +129,11 @@ class Keeper:
         print(f"fleet {self.spec.name}: {text}", file=sys.stderr, flush=True)
 
 
-def keeper(name: str, log: str) -> Callable[[list[Remote]], None]:
-    """Return what the hub does beside serving: keep the fleet `name`; `log` is the run's log."""
-
-    def keep(remotes: list[Remote]) -> None:
-        try:
-            kept = Keeper(remotes, name, log)
-        except WorkflowsError as error:
-            print(f"fleet {name}: {error}", file=sys.stderr, flush=True)
-            return
-        kept()
-
-    return keep
+def keep(remotes: list[Remote], name: str, log: str) -> None:
+    """Keep the fleet `name` for as long as the hub lives; `log` is the run's log."""
+    try:
+        kept = Keeper(remotes, name, log)
+    except WorkflowsError as error:
+        print(f"fleet {name}: {error}", file=sys.stderr, flush=True)
+        return
+    kept()

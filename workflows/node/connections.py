@@ -47,6 +47,18 @@ def is_readable(file: IO[bytes], timeout_s: float) -> bool:
     return bool(poll.poll(timeout_s * 1000))
 
 
+def has_ended(file: IO[bytes], timeout_s: float) -> bool:
+    """Wait until a pipe has ended, and read what is left of it; tell whether it does in time.
+
+    So the end of a process is noticed at once. `Popen.wait` with a timeout looks now and then.
+    """
+    deadline = time.monotonic() + timeout_s
+    while is_readable(file, max(0.0, deadline - time.monotonic())):
+        if not os.read(file.fileno(), 1 << 16):
+            return True
+    return False
+
+
 def listen(name: str) -> socket.socket:
     """Return a listening socket in Linux's abstract namespace: it has no file to leave behind.
 

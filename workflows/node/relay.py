@@ -1,13 +1,13 @@
-"""``python3 -I -S runtime.pyz attach SOCKET``: sessions of a runtime over stdin and stdout.
+"""``runtime.pyz attach SOCKET``: sessions of a runtime over stdin and stdout.
 
 This is how tasks reach a runtime on another host: as one more command of the ssh connection. It
 serves one session after the other, since starting it costs more than a session does. Both ways,
 bytes travel in frames: four bytes that say how many follow, and these. None ends the session.
 """
 
+import _socket  # `socket` itself takes longer to load than Python does to start
 import os
 import select
-import socket
 import struct
 import sys
 
@@ -19,26 +19,27 @@ def start() -> None:
     """Serve sessions until stdin ends, or the runtime does."""
     os.write(1, b'\n{"event":"attached"}\n')
     try:
-        with _connected() as life:
-            while True:
-                _await_driver(life)
-                data = _frame()
-                if data:
-                    with _connected() as stream:
-                        _serve(stream, data)
-                _write(b"")
+        life = _connected()
+        while True:
+            _await_driver(life)
+            data = _frame()
+            if data:
+                stream = _connected()
+                _serve(stream, data)
+                stream.close()
+            _write(b"")
     except (OSError, EOFError):
         pass  # either side is gone, and so is what this is for
     os._exit(0)
 
 
-def _connected() -> socket.socket:
-    stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def _connected() -> "_socket.socket":
+    stream = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     stream.connect("\0" + sys.argv[2])
     return stream
 
 
-def _await_driver(life: socket.socket) -> None:
+def _await_driver(life: _socket.socket) -> None:
     """Wait for a session to begin; `life` is one that says nothing, and ends with the runtime.
 
     Raises:
@@ -51,7 +52,7 @@ def _await_driver(life: socket.socket) -> None:
         raise EOFError
 
 
-def _serve(stream: socket.socket, first: bytes) -> None:
+def _serve(stream: _socket.socket, first: bytes) -> None:
     """Copy bytes both ways until the driver ends the session."""
     # One direction blocks the other only while the side that asks does not read its answers.
     stream.sendall(first)

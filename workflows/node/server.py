@@ -41,14 +41,12 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any, Callable, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 from workflows.keys import file_digest
-from workflows.node import bring, packages, push
-from workflows.node.curl import Curl
 from workflows.node.files import checksum, remove, tree_size
 from workflows.node.processes import Groups
-from workflows.node.shuffle import Senders, Shuffle
+from workflows.node.senders import Senders
 from workflows.node.signatures import Signatures
 from workflows.node.slots import Countdown, Slots
 from workflows.node.storage import Storage
@@ -56,6 +54,10 @@ from workflows.node.verbs import VerbOperations
 from workflows.node.wire import Wire
 from workflows.node.work import KeyFailed, KeyRun, Stage, Work
 from workflows.node.workplace import Workplaces
+
+# What few runtimes need is imported where it is used: every run waits for its runtimes to start.
+if TYPE_CHECKING:
+    from workflows.node.curl import Curl
 
 _READ = 1 << 20
 # Of a ledger record: who needs these asks for `records`.
@@ -176,6 +178,8 @@ class Session(VerbOperations):
         threading.Thread(target=self._check, args=(message,), daemon=True).start()
 
     def _check(self, message: Message) -> None:
+        from workflows.node import bring
+
         checked, steps, ids = 0, message["steps"], message.get("ids")
         try:
             for step in steps or self.runtime.storage.steps():
@@ -245,6 +249,8 @@ class Session(VerbOperations):
 
     def op_bring(self, message: Message) -> None:
         """Bring files from elsewhere and publish them as keys of a step."""
+        from workflows.node import bring
+
         step, items = message["step"], message["items"]
         if any("url" in item for item in items):
             self._transfer(step, items, bring.download)
@@ -253,6 +259,8 @@ class Session(VerbOperations):
             storage = self.runtime.storage
             storage.ledger(step).entries()  # read what others have added since
             todo = [item for item in items if not storage.is_done(step, item["id"])]
+            from workflows.node.shuffle import Shuffle
+
             shuffle = Shuffle(storage, message)
             self._batched(step, list(shuffle.batches(todo)), shuffle.run, len(items))
             return
@@ -264,6 +272,8 @@ class Session(VerbOperations):
 
     def op_take(self, message: Message) -> None:
         """Take one file whose bytes follow, and publish it."""
+        from workflows.node import bring
+
         step, item = message["step"], message["item"]
 
         def take(item: Message) -> Message:
@@ -298,10 +308,14 @@ class Session(VerbOperations):
 
     def op_push(self, message: Message) -> None:
         """Send outputs of a step to S3, each with URLs that were signed for it alone."""
+        from workflows.node import push
+
         self._transfer(message["step"], message["items"], push.push)
 
     def op_require(self, message: Message) -> None:
         """Say which Python packages the commands of this node cannot import."""
+        from workflows.node import packages
+
         missing = packages.missing(message["packages"], self.runtime.env)
         self.wire.send({"event": "required", "missing": missing, "python": sys.executable})
 
@@ -309,13 +323,16 @@ class Session(VerbOperations):
         self,
         step: str,
         items: list[Message],
-        run: Callable[[Storage, str, list[Message], Curl], Iterator[Message]],
+        run: Callable[[Storage, str, list[Message], "Curl"], Iterator[Message]],
     ) -> None:
         """Send or fetch `items` with curl."""
+        from workflows.node.curl import Curl
+        from workflows.node.push import batches
+
         curl = Curl(self.runtime.env, self.groups)
         self._batched(
             step,
-            list(push.batches(items)),
+            list(batches(items)),
             lambda batch: run(self.runtime.storage, step, batch, curl),
             len(items),
         )

@@ -1,67 +1,25 @@
-"""A node's part in a shuffle: open a listener for others, fetch what they have for it."""
+"""A node's part in a shuffle: fetch what others have for it."""
 
 import contextlib
 import itertools
 import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workflows.node import bring, push
 from workflows.node.files import remove
+from workflows.node.https import BROKEN, Credential, Gone, NotKept, Source, path_of
 from workflows.node.storage import Storage
 from workflows.node.work import KeyFailed
 
-if TYPE_CHECKING:
-    from workflows.node.https import Credential, Listener
-
 Message = dict[str, Any]
 _BATCH_BYTES = 64 << 20
-
-
-class Senders:
-    """The listeners of a node: one for each credential, for as long as a session holds it."""
-
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-        self._mutex = threading.Lock()
-        self._open: dict[str, tuple[Listener, set[object]]] = {}
-
-    def hold(self, session: object, address: str, credential: "Credential") -> int:
-        """Open a listener unless there is one; return its port.
-
-        Raises:
-            OSError: the address is none of this host's.
-        """
-        from workflows.node.https import Listener
-
-        with self._mutex:
-            if credential.token not in self._open:
-                listener = Listener(self._storage, address, credential)
-                self._open[credential.token] = (listener, set())
-            listener, holders = self._open[credential.token]
-            holders.add(session)
-            return listener.port
-
-    def release(self, session: object) -> None:
-        """Close the listeners that only `session` held."""
-        closing = []
-        with self._mutex:
-            for token, (listener, holders) in list(self._open.items()):
-                holders.discard(session)
-                if not holders:
-                    closing.append(listener)
-                    del self._open[token]
-        for listener in closing:
-            listener.close()
 
 
 class Shuffle:
     """What one `bring` from other nodes needs: who has what, and the credential."""
 
     def __init__(self, storage: Storage, message: Message) -> None:
-        from workflows.node.https import Credential
-
         self._storage, self._step = storage, message["step"]
         self._senders: Mapping[str, Sequence[Any]] = message["senders"]
         self._credential = Credential(message["certificate"], message["token"])
@@ -79,8 +37,6 @@ class Shuffle:
 
     def run(self, batch: Sequence[Message]) -> Iterator[Message]:
         """Bring one batch over one connection; yield what came of each item."""
-        from workflows.node.https import Source
-
         sender = str(batch[0].get("sender", ""))
         source = None
         if sender:
@@ -100,16 +56,12 @@ class Shuffle:
                     yield dict(failed, why=f"{error}", unreachable=int(sender))
 
     def _own(self, item: Message) -> Message:
-        from workflows.node.https import path_of
-
         path = path_of(self._storage, item["made"])
         if path is None:
             raise KeyFailed("is not here any longer", self._step)
         return bring.bring(self._storage, self._step, dict(item, path=path, share=True))
 
     def _fetched(self, item: Message, source: Any) -> Message:
-        from workflows.node.https import BROKEN, Gone, NotKept
-
         if str(item["sender"]) in self._down:
             raise _Unreachable(self._down[str(item["sender"])])
         scratch = self._storage.scratch()

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import tempfile
 import threading
 from typing import Any, Optional
 
@@ -181,7 +180,8 @@ class Storage:
         return is_directory or status.st_size == size
 
     def _own_tmp(self) -> "tuple[str, Any]":
-        path = tempfile.mkdtemp(dir=os.path.join(self.root, "tmp"))
+        path = os.path.join(self.root, "tmp", os.urandom(8).hex())
+        os.mkdir(path, 0o700)
         lock = open(os.path.join(path, "alive"), "wb")  # noqa: SIM115 - held for life
         fcntl.flock(lock, fcntl.LOCK_EX)
         return path, lock

@@ -1,4 +1,4 @@
-"""``python -m workflows.transports.hub``: the process that holds an ssh fleet's connections.
+"""The process that holds an ssh fleet's connections.
 
 One hub serves a run: it logs in to each node once, starts its runtime, and keeps asking whether it
 is still there. A run's tasks reach the runtimes through the hub's private socket: one line
@@ -31,6 +31,7 @@ from workflows.hosts import from_json
 from workflows.node.connections import accept, listen
 from workflows.node.wire import Wire
 from workflows.transports.credential import make_credential
+from workflows.transports.hubprocess import WAITS
 from workflows.transports.remote import Remote, Session
 from workflows.transports.ssh import BROKEN
 
@@ -39,16 +40,23 @@ _CHUNK = 1 << 16
 _END_S = 10.0
 
 
-def main(beside: Callable[[list[Remote]], None] = lambda _: None) -> int:
-    """Serve until stdin ends. The arguments: an open file with the hosts, the socket's name.
+Beside = Callable[..., None]
 
-    `beside` is done in a thread meanwhile: it may move nodes to other hosts.
+
+def main(beside: Beside) -> int:
+    """Serve until stdin ends. The arguments: the hosts' open file, the socket's name, see `WAITS`.
+
+    `beside` is done in a thread meanwhile, with the nodes and what else is in the file: it may move
+    nodes to other hosts.
     """
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the driver decides, by closing stdin
+    if WAITS in sys.argv and not os.read(0, 1):
+        return 0  # nobody needs it
     with open(int(sys.argv[1]), "rb") as file:
         file.seek(0)
-        hosts = [from_json(host) for host in json.load(file)]
+        told = json.load(file)
+    hosts = [from_json(host) for host in told["hosts"]]
     name = sys.argv[2]
     listener = socket_of(name)
     if listener is None:
@@ -62,7 +70,7 @@ def main(beside: Callable[[list[Remote]], None] = lambda _: None) -> int:
         args=(listener, lambda stream: _serve(remotes, credential, stream)),
         daemon=True,
     ).start()
-    threading.Thread(target=beside, args=(remotes,), daemon=True).start()
+    threading.Thread(target=beside, args=(remotes, *told["about"]), daemon=True).start()
     print("listening", flush=True)
     while os.read(0, 1):
         pass
@@ -158,7 +166,8 @@ def _join(stream: socket.socket, session: Session) -> None:
     copier.join(_END_S)
 
 
-if __name__ == "__main__":
-    code = main()
+def start(beside: Beside = lambda _: None) -> None:
+    """Be a hub, and leave at once: threads that wait for nodes must not hold it back."""
+    code = main(beside)
     sys.stdout.flush()
-    os._exit(code)  # threads that wait for nodes must not hold it back
+    os._exit(code)

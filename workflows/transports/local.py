@@ -18,9 +18,9 @@ import weakref
 from collections.abc import Iterator
 
 from workflows.errors import NodeLost, NodeRefused
-from workflows.node.connections import is_readable, peer
+from workflows.node.connections import has_ended, is_readable, peer
 from workflows.node.wire import Wire
-from workflows.transports.pack import runtime_pack
+from workflows.transports.pack import RUN, runtime_pack
 
 _START_S = 20.0
 _END_S = 20.0
@@ -133,10 +133,10 @@ class LocalNode:
             return
         self.let_go()
         self._hold = 0
-        self._end(self._listening(), self.silence_s)
         if self._process is not None:
             self._reap(self._process)
             self._process = None
+        self._end(self._listening(), self.silence_s)
 
     def forget(self) -> None:
         """In a forked child: let go of what keeps the runtimes alive; they end with the driver."""
@@ -151,10 +151,11 @@ class LocalNode:
     def _launch(self) -> None:
         if self._process is not None and self._launcher == os.getpid():
             self._reap(self._process)
+        program = [sys.executable, "-I", "-S", "-c", RUN, self._program()]
         numbers = [str(self.slot), str(self.nodes), str(self.slots)]
         with open(os.path.join(self.root, "runtime.log"), "ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", self._program(), self.root, *numbers, self._address],
+                [*program, self.root, *numbers, self._address],
                 stdin=self._life,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -186,13 +187,11 @@ class LocalNode:
 
     def _reap(self, process: "subprocess.Popen[bytes]") -> None:
         """Let go of a runtime that has ended, or that never got as far as to listen."""
-        try:
-            process.wait(self.silence_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if process.stdout is not None:
+        if process.stdout is not None and not process.stdout.closed:
+            if not has_ended(process.stdout, self.silence_s):
+                process.kill()
             process.stdout.close()
+        process.wait()
 
     def _wait_for_hello(self) -> None:
         """Wait for the first line of a runtime that this process started."""

@@ -5,7 +5,7 @@ what is put into it was checked when hosts.yaml was read.
 """
 
 from workflows.hosts import Host
-from workflows.transports.pack import runtime_pack
+from workflows.transports.pack import RUN, runtime_pack
 
 NOT_SHIPPED = "workflows-runtime-is-not-here"
 
@@ -16,13 +16,13 @@ def start(host: Host, slot: int, nodes: int, socket: str, lease_s: float) -> str
     arguments = f'"{host.scratch}/{slot}" {slot} {nodes} {slots} {socket} {lease_s:g}'
     return _sh(
         f'test -f "{_program(host)}" || {{ echo; echo {NOT_SHIPPED}; exit 0; }}; '
-        f'exec "{host.python}" -I -S "{_program(host)}" {arguments}'
+        f"exec {_python(host)} {arguments}"
     )
 
 
 def attach(host: Host, socket: str) -> str:
     """Return the line that joins its stdin and stdout to the runtime's socket."""
-    return _sh(f'exec "{host.python}" -I -S "{_program(host)}" attach {socket}')
+    return _sh(f"exec {_python(host)} attach {socket}")
 
 
 def ship(host: Host, token: str) -> str:
@@ -38,6 +38,10 @@ def ship(host: Host, token: str) -> str:
 
 def _program(host: Host) -> str:
     return f"{host.scratch}/runtime-{runtime_pack().digest}.pyz"
+
+
+def _python(host: Host) -> str:
+    return f'"{host.python}" -I -S -c "{RUN}" "{_program(host)}"'
 
 
 def _sh(script: str) -> str:

@@ -7,20 +7,18 @@ next task that needs it has another started. Nothing here loads paramiko.
 import contextlib
 import json
 import os
-import secrets
 import socket
 import subprocess
-import sys
-import tempfile
 import threading
 import weakref
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import Any
 
 from workflows.errors import NodeLost, NodeRefused
 from workflows.hosts import Host, to_json
-from workflows.node.connections import is_readable
+from workflows.node.connections import has_ended, is_readable
 from workflows.node.wire import Wire
+from workflows.transports.hubprocess import HUBS, HubProcess, take
 
 _START_S = 20.0
 _ANSWER_S = 60.0
@@ -29,34 +27,28 @@ _USUAL_SLOTS = 4
 
 
 class Hub:
-    """The process that holds the connections of one fleet; constructing it does nothing."""
+    """What holds the connections of one fleet; constructing it does nothing.
+
+    `about` is what a hub of that `module` is told beside its hosts.
+    """
 
     def __init__(
-        self, hosts: Sequence[Host], program: tuple[str, ...] = ("workflows.transports.hub",)
+        self, hosts: Sequence[Host], module: str = HUBS["ssh"], about: tuple[str, ...] = ()
     ) -> None:
-        self._hosts, self._program = hosts, program
-        self._name = ""
-        self._given: IO[bytes] | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._driver, self._listened = 0, False
+        self._hosts, self._module, self._about = hosts, module, about
+        self._hub: HubProcess | None = None
+        self._launcher = 0  # the process that started it, or another in its place
+        self._listened = False
         self._mutex = threading.Lock()
-        self._life = self._hold = (
-            0  # as in LocalNode: the hub lives while the driver holds the pipe
-        )
         _hubs.add(self)
 
     def start(self) -> None:
         """Start the hub, without waiting for it."""
-        if self._name:
-            return
-        self._name = f"workflows-{secrets.token_hex(12)}"
-        # Not in its arguments, which are too short for many hosts. It has no name, and no secrets.
-        self._given = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as hubs may start
-        self._given.write(json.dumps([to_json(host) for host in self._hosts]).encode("ascii"))
-        self._given.flush()
-        self._life, self._hold = os.pipe()
-        self._driver = os.getpid()
-        self._launch()
+        if self._hub is None:
+            hub = take(self._module)
+            told = {"hosts": [to_json(host) for host in self._hosts], "about": self._about}
+            hub.tell(json.dumps(told).encode("ascii"))
+            self._hub, self._launcher = hub, os.getpid()
 
     def ask(self, message: dict[str, Any], answer_s: float) -> tuple[socket.socket, dict[str, Any]]:
         """Send a request; return the connection it went through and the answer.
@@ -78,88 +70,69 @@ class Hub:
 
     def close(self) -> None:
         """End the hub, which ends the runtimes, and wait."""
-        if not self._name or self._driver != os.getpid():
+        if self._hub is None or self._hub.driver != os.getpid():
             return
-        os.close(self._hold)
-        os.close(self._life)
-        self._name = ""
-        if self._given is not None:
-            self._given.close()
-        if self._process is not None:
-            try:
-                self._process.wait(_END_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            if self._process.stdout is not None:
-                self._process.stdout.close()
-            self._process = None
+        hub, self._hub = self._hub, None
+        hub.let_go()
+        _reap(hub.process)
 
     def forget(self) -> None:
         """In a forked child: let go of what keeps the hub alive; it ends with the driver."""
         self._mutex = threading.Lock()  # no thread that could hold the other one came along
-        if self._hold > 0:
-            os.close(self._hold)
-            self._hold = -1
+        if self._hub is not None:
+            self._hub.forget()
 
     def _connected(self) -> socket.socket:
         self.start()
-        if self._driver not in (os.getpid(), os.getppid()):
+        hub = self._hub
+        if hub is None or hub.driver not in (os.getpid(), os.getppid()):
             raise ConnectionResetError("the run that it worked for is gone")
         with self._mutex:
-            stream = self._knock()
+            stream = self._knock(hub)
             for _ in range(2):  # after the first it is known to have listened, if it is to end now
                 if stream is None:
-                    if self._has_ended():
-                        self._launch()
-                    self._await_hub()
-                    stream = self._knock()
+                    if self._has_ended(hub):
+                        hub.renew()
+                        self._launcher, self._listened = os.getpid(), False
+                    self._await_hub(hub)
+                    stream = self._knock(hub)
         if stream is None:
             raise ConnectionRefusedError("the run's ssh hub is gone")
         return stream
 
-    def _knock(self) -> socket.socket | None:
+    def _knock(self, hub: HubProcess) -> socket.socket | None:
         stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            stream.connect("\0" + self._name)
+            stream.connect("\0" + hub.name)
         except OSError:
             stream.close()
             return None
         return stream
 
-    def _launch(self) -> None:
-        given = self._given.fileno() if self._given is not None else -1
-        module, *more = self._program
-        self._process = subprocess.Popen(
-            [sys.executable, "-S", "-m", module, str(given), self._name, *more],
-            stdin=self._life,
-            stdout=subprocess.PIPE,
-            pass_fds=(given,),
-            # All that `site` would find is there already; that saves its time.
-            env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))),
-            start_new_session=True,
-        )
-        self._listened = False
-
-    def _has_ended(self) -> bool:
+    def _has_ended(self, hub: HubProcess) -> bool:
         """Tell whether the hub is gone that this process started; it may have yet to listen."""
-        if self._process is None:
+        if self._launcher != os.getpid():
             return True
         if self._listened:  # and does no longer: it is about to end
-            try:
-                self._process.wait(_END_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        return self._process.poll() is not None
+            _reap(hub.process)
+        return hub.process.poll() is not None
 
-    def _await_hub(self) -> None:
+    def _await_hub(self, hub: HubProcess) -> None:
         """Wait until a hub that this process started listens, or has ended."""
-        if self._process is not None and self._process.stdout is not None:
+        if self._launcher == os.getpid() and hub.process.stdout is not None:
             with contextlib.suppress(OSError, ValueError):
                 self._listened = bool(
-                    is_readable(self._process.stdout, _START_S) and self._process.stdout.readline()
+                    is_readable(hub.process.stdout, _START_S) and hub.process.stdout.readline()
                 )
+
+
+def _reap(process: "subprocess.Popen[bytes]") -> None:
+    """Wait until a hub has ended, which is to be soon."""
+    if process.stdout is not None and not process.stdout.closed:
+        if not has_ended(process.stdout, _END_S):
+            process.kill()
+        process.stdout.close()
+    process.wait()
 
 
 class SshNode:

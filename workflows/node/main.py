@@ -1,4 +1,4 @@
-"""``python3 -I -S runtime.pyz ROOT SLOT NODES SLOTS [SOCKET [LEASE]]``: the runtime of one slot.
+"""``runtime.pyz ROOT SLOT NODES SLOTS [SOCKET [LEASE]]``: the runtime of one slot.
 
 It says hello on stdout, serves its own stdin and stdout as one session (and the socket, if named,
 as many more), and ends when stdin does, or has said nothing for LEASE seconds. SLOTS 0 is one for
@@ -16,7 +16,7 @@ from workflows.node.connections import Pipes, accept, listen
 from workflows.node.environment import environment
 from workflows.node.orphans import Orphans
 from workflows.node.server import Runtime, Session
-from workflows.node.shuffle import Senders
+from workflows.node.senders import Senders
 from workflows.node.slots import Slots
 from workflows.node.storage import Storage
 from workflows.node.watchdog import MARK, Watchdog, kill_marked
@@ -107,7 +107,3 @@ def start() -> None:
     code = main(sys.argv[1:])
     sys.stdout.flush()
     os._exit(code)
-
-
-if __name__ == "__main__":
-    start()
