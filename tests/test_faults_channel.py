@@ -10,8 +10,8 @@ import pytest
 
 from workflows.channel import Channel
 from workflows.errors import NodeLost, WorkflowsError
-from workflows.node.server import Runtime, Session
 from workflows.node.senders import Senders
+from workflows.node.server import Runtime, Session
 from workflows.node.slots import Slots
 from workflows.node.storage import Storage
 from workflows.node.wire import Wire

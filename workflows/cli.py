@@ -15,7 +15,7 @@ from typing import Any
 from workflows.errors import FleetError, NodeLost, UsageError, WorkflowsError
 from workflows.transports import hubprocess
 
-# Those that need every node; what reaches nodes of ssh is begun before their own modules are loaded.
+# Those that ask nodes: an ssh fleet's hub is begun before their own modules are loaded.
 ON_NODES = ("ls", "cp", "rm", "eval", "map", "map-to-n", "map-from-n", "health")
 # A verb's module is imported when it is used: Luigi alone would take 0.1 s of every start.
 VERBS = {

@@ -15,8 +15,8 @@ import time
 from workflows.node.connections import Pipes, accept, listen
 from workflows.node.environment import environment
 from workflows.node.orphans import Orphans
-from workflows.node.server import Runtime, Session
 from workflows.node.senders import Senders
+from workflows.node.server import Runtime, Session
 from workflows.node.slots import Slots
 from workflows.node.storage import Storage
 from workflows.node.watchdog import MARK, Watchdog, kill_marked

@@ -353,7 +353,7 @@ class Session(VerbOperations):
             try:
                 if not self.groups.cancelled:
                     for event in run(batch):
-                        self.wire.send(dict(_summary(event), step=step))
+                        self.wire.post(dict(_summary(event), step=step))
             except FileNotFoundError as error:
                 for item in batch:
                     why = f"this node has no {error.filename}: install it"
@@ -379,7 +379,7 @@ class Session(VerbOperations):
         def job(item: Message) -> None:
             try:
                 if not self.groups.cancelled:
-                    self.wire.send(self._outcome(step, item, run, event))
+                    self.wire.post(self._outcome(step, item, run, event))
             except OSError:
                 self.groups.cancel()  # nobody listens any more
             finally:
