@@ -108,7 +108,7 @@ class Trial:
                 # Its watchdog has the same command line, but reads nothing.
                 is_one = os.readlink(f"/proc/{pid}/fd/0").startswith("pipe:")
                 if is_one and any("/runtime-" in word for word in words):
-                    slots[int(words[words.index("-S") + 3])] = pid
+                    slots[int(words[words.index("-S") + 5])] = pid
         return slots
 
     def commands(self) -> list[list[str]]:

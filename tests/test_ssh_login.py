@@ -241,8 +241,8 @@ def test_a_node_without_python_is_refused(hosts: "Hosts", opened: Opened) -> Non
 def test_a_python_that_is_too_old_is_refused(hosts: "Hosts", opened: Opened) -> None:
     hosts.add()
     old = hosts.path / "old-python"
-    program = "import runpy, sys; sys.version_info = (3, 8, 1); sys.argv = sys.argv[3:];"
-    old.write_text(f"#!/bin/sh\nexec python3 -c '{program} runpy.run_path(sys.argv[0])' \"$@\"\n")
+    program = "import sys; sys.version_info = (3, 8, 1); del sys.argv[:4]; exec(sys.argv[0])"
+    old.write_text(f"#!/bin/sh\nexec python3 -c '{program}' \"$@\"\n")  # given -I -S -c CODE ...
     old.chmod(0o755)
 
     assert "its Python is 3.8; needed is 3.9 or newer" in opened.refusal(python=str(old))
