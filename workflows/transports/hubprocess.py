@@ -90,8 +90,8 @@ def _discard() -> None:
         hub = _begun.pop()
         if hub.driver == os.getpid():
             hub.let_go()
-            hub.process.kill()
-            hub.process.wait()
+            with hub.process as process:
+                process.kill()
 
 
 def _fleet(arguments: Sequence[str]) -> str:
