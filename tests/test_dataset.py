@@ -109,6 +109,23 @@ def test_equal_basenames_are_placed_together() -> None:
     assert set(placed[3:]) == {0, 1, 2} - {placed[0]}
 
 
+def test_a_listing_that_a_power_loss_emptied_is_made_again(tmp_path: pathlib.Path) -> None:
+    source, store = tmp_path / "source", DirectoryStore(str(tmp_path / "store"))
+    write(source, "a", "b", "c")
+    whole = load(str(source), "*", 2, store)
+    (kept,) = [pathlib.Path(store.locate(found.name)) for found in store.list("datasets")]
+    text = kept.read_bytes()
+    kept.unlink()
+    kept.touch()
+
+    assert load(str(source), "*", 2, store) == whole
+    assert kept.read_bytes() == text
+    write(source, "d")
+    kept.unlink()
+    kept.write_bytes(text[:20])
+    assert len(load(str(source), "*", 2, store).keys) == 4
+
+
 # -- listing ---------------------------------------------------------------------------------------
 
 

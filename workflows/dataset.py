@@ -20,7 +20,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Mapping
 from email.message import Message
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from workflows import s3
 from workflows.config import settings
@@ -130,13 +130,17 @@ def load(url: str, pattern: str, slots: int, store: Store) -> Dataset:
     before = _latest(store, folder)
     dataset = Dataset(url, pattern, slots, tuple(keys), tuple(place(keys, slots, before)))
     name = f"{folder}/{dataset.digest}.json"
-    if store.read(name) is None:
+    kept = store.read(name)
+    if _lines(kept) is None:
         lines = [
             [*key._replace(url=key.unsigned), slot]
             for key, slot in zip(keys, dataset.placed, strict=True)
         ]
         text = json.dumps({"source": url, "pattern": pattern, "slots": slots, "keys": lines})
-        store.create(name, [text.encode("ascii")])
+        if kept is not None:
+            store.discard([name])
+        # The first keys wait for this. It can be made again, and a disk may be busy for long.
+        store.create(name, [text.encode("ascii")], lasting=False)
     return dataset
 
 
@@ -217,11 +221,20 @@ def _refuse_twins(keys: list[SourceKey]) -> None:
 
 def _latest(store: Store, folder: str) -> dict[str, int]:
     """Return name -> slot of the newest dataset in `folder`."""
-    stored = max(store.list(folder), key=lambda item: item.modified, default=None)
-    text = store.read(stored.name) if stored is not None else None
-    if text is None:
-        return {}
-    return {line[0]: line[-1] for line in json.loads(text)["keys"]}
+    for stored in sorted(store.list(folder), key=lambda item: item.modified, reverse=True):
+        lines = _lines(store.read(stored.name))
+        if lines is not None:
+            return {line[0]: line[-1] for line in lines}
+    return {}
+
+
+def _lines(text: bytes | None) -> list[Any] | None:
+    """Return the lines of a dataset's text, or None if there is none, or only a part of it."""
+    try:
+        lines: list[Any] = json.loads(text or b"")["keys"]
+    except ValueError:
+        return None
+    return lines
 
 
 # -- local ---------------------------------------------------------------------------------------

@@ -220,8 +220,9 @@ class S3Store:
         self.url = self._root.url.rstrip("/")
         self._opaque: set[str] = set()  # uploads that KMS encrypts: their ETags are no MD5s
 
-    def create(self, name: str, chunks: Iterable[bytes]) -> bool:
+    def create(self, name: str, chunks: Iterable[bytes], *, lasting: bool = True) -> bool:
         """Write a new small object with one conditional PUT, which has exactly one winner."""
+        del lasting  # S3 knows nothing else
         from botocore.exceptions import ClientError
 
         body = b"".join(chunks)

@@ -31,8 +31,11 @@ class Store(Protocol):
 
     url: str
 
-    def create(self, name: str, chunks: Iterable[bytes]) -> bool:
-        """Write a new object, durably; return False and change nothing if the name is taken."""
+    def create(self, name: str, chunks: Iterable[bytes], *, lasting: bool = True) -> bool:
+        """Write a new object, durably; return False and change nothing if the name is taken.
+
+        One that is not `lasting` may be found empty after a power loss.
+        """
 
     def read(self, name: str) -> bytes | None:
         """Return an object's bytes, or None if there is none."""
@@ -76,7 +79,7 @@ class DirectoryStore:
         self.root = os.path.abspath(root)
         self.url = self.root
 
-    def create(self, name: str, chunks: Iterable[bytes]) -> bool:
+    def create(self, name: str, chunks: Iterable[bytes], *, lasting: bool = True) -> bool:
         """Write a new object; a crash at any point leaves either all of it or nothing."""
         path = self.locate(name)
         if os.path.exists(path):
@@ -88,9 +91,11 @@ class DirectoryStore:
                     file.write(chunk)
                 file.flush()
                 os.fchmod(file.fileno(), 0o444)
-                os.fsync(file.fileno())
+                if lasting:
+                    os.fsync(file.fileno())
                 os.link(file.name, path)
-            _sync_directory(os.path.dirname(path))
+            if lasting:
+                _sync_directory(os.path.dirname(path))
         except OSError as error:
             if isinstance(error, FileExistsError) and os.path.exists(path):
                 return False
