@@ -91,15 +91,17 @@ def measured(folder: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def maps(folder: str, name: str, runs: int) -> tuple[list[Took], list[Took]]:
-    """Map all keys of a step by cat, and do the same under xargs, in turn."""
+    """Map all keys of a step by cat, and do the same under xargs; who is first takes turns."""
     strict = shlex.join([*BASH, f'cat < "{name}/$0" > "floor/$0"'])
     floor = ["bash", "-c", f"ls {name} | xargs -d '\\n' -n 1 -P {CORES} {strict}"]
     ours, theirs = [], []
+    jobs = [(ours, words("map", f"{name}/", "out/", "cat")), (theirs, floor)]
     for _ in range(runs):
         shutil.rmtree(os.path.join(folder, "floor"), ignore_errors=True)
         os.mkdir(os.path.join(folder, "floor"))
         verb(folder, "rm", "-r", "out/")
-        for took, argv in ((ours, words("map", f"{name}/", "out/", "cat")), (theirs, floor)):
+        jobs.reverse()
+        for took, argv in jobs:
             os.sync()
             time.sleep(MEMORY_SETTLE_S)
             took.append(measure.run(argv, cwd=folder, env=environ()))
