@@ -9,10 +9,11 @@ import random
 import pytest
 from signed_urls import SignedObjects
 
-from workflows import dataset
+from workflows import dataset, source
 from workflows.config import settings
-from workflows.dataset import SourceKey, list_source, load, place
+from workflows.dataset import load, place
 from workflows.errors import KeyNameError, SourceError, UsageError
+from workflows.source import SourceKey, list_source
 from workflows.store import DirectoryStore
 
 
@@ -329,7 +330,7 @@ def test_a_signature_that_has_expired_says_so_and_shows_none(tmp_path: pathlib.P
 
 @pytest.mark.parametrize("url", ["https://h/k?policy=1&expires=2", "/a/b?Signature", "https://h/k"])
 def test_a_url_that_is_not_signed_is_kept_as_it_is(url: str) -> None:
-    assert dataset.unsigned(url) == url
+    assert source.unsigned(url) == url
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,12 @@ import luigi
 
 from workflows import fleetkeys, run
 from workflows.config import settings
-from workflows.dataset import Dataset, SourceKey
+from workflows.dataset import Dataset
 from workflows.errors import UsageError
 from workflows.fleetkeys import Found, Name
 from workflows.keys import digest_of, group_name, group_of, identity_of
 from workflows.lineage import Input, Key
+from workflows.source import SourceKey
 from workflows.steps import Map, MapFromN, MapToN, Step
 
 _SHOWN = 60

@@ -7,8 +7,9 @@ that a 1:n step makes are not known before it has run; they come from its manife
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from workflows.dataset import Dataset, SourceKey, place
+from workflows.dataset import Dataset, place
 from workflows.keys import digest_of, group_name, group_of, identity_of, node_for
+from workflows.source import SourceKey
 
 
 class Input(NamedTuple):

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from workflows import s3
-from workflows.dataset import SourceKey, list_source
 from workflows.errors import SourceError, UsageError
+from workflows.source import SourceKey, list_source
 from workflows.verbs.results import last_result
 
 PARQUET = ".parquet"
