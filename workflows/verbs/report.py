@@ -1,4 +1,4 @@
-"""``workflows report``: what a run did, by stages and keys; or many runs side by side."""
+"""``workflows report``: what a run did, by stages, nodes and keys; or many runs side by side."""
 
 import argparse
 import glob
@@ -27,7 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the stages of a run, or of the last one that ran anything."""
+    """Print the stages and the nodes of a run, or of the last one that ran anything."""
     paths = list(run_logs())
     if arguments.run:
         paths = [path for path in paths if os.path.basename(os.path.dirname(path)) == arguments.run]
@@ -40,8 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
     path, totals = found[0]
     print(f"{_name(path)}: {totals.last - totals.first:.1f} s, log {path}")
     print(totals.table())
+    if totals.nodes:
+        print(f"\n{totals.node_table()}")
     if arguments.keys:
-        print(_keys(os.path.dirname(path), totals))
+        print(f"\n{_keys(os.path.dirname(path), totals)}")
     return 0
 
 
