@@ -11,10 +11,19 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 Line = dict[str, Any]
+COST = "cost"  # what a fleet had cost when it was torn down, long after the run
+
+
+class Phase(NamedTuple):
+    """What a fleet did for a while: how long any of its nodes did, all did, and for how much."""
+
+    minutes: float
+    node_minutes: float
+    usd: float
 
 
 class RunLog:
@@ -70,6 +79,7 @@ class Totals:
         self.planned: dict[str, int] = {}
         self.shuffled: dict[str, Line] = {}
         self.nodes: dict[str, Line] = {}
+        self.phases: dict[str, Phase] = {}
         self.failures = 0
         self._order: dict[str, int] = {}
         self.first = self.last = 0.0
@@ -79,20 +89,26 @@ class Totals:
         """Take in what was added to the log since the last time."""
         for offset, line in read_lines(path, self._read_to):
             self._read_to = offset
+            if line["what"] == COST:
+                self.phases = {name: Phase(*phase) for name, phase in line["phases"].items()}
+                continue
             self.first = self.first or line["at"]
             self.last = line["at"]
-            if line["what"] == "planned":
-                self.planned[line["step"]] = line["keys"]
-                self._order.update((step, place) for place, step in enumerate(line["order"]))
-            elif line["what"] == "failed":
-                self.failures += 1
-            elif line["what"] == "delivered":
-                self.shuffled[line["step"]] = line
-            elif line["what"] == "keys":
-                for stage in line["stages"]:
-                    _add(self.steps.setdefault(stage["step"], _empty(stage["fused"])), stage)
-                if "node" in line:  # runs of earlier versions did not say where
-                    self._add_node(line)
+            self._take(line)
+
+    def _take(self, line: Line) -> None:
+        if line["what"] == "planned":
+            self.planned[line["step"]] = line["keys"]
+            self._order.update((step, place) for place, step in enumerate(line["order"]))
+        elif line["what"] == "failed":
+            self.failures += 1
+        elif line["what"] == "delivered":
+            self.shuffled[line["step"]] = line
+        elif line["what"] == "keys":
+            for stage in line["stages"]:
+                _add(self.steps.setdefault(stage["step"], _empty(stage["fused"])), stage)
+            if "node" in line:  # runs of earlier versions did not say where
+                self._add_node(line)
 
     def _add_node(self, line: Line) -> None:
         new = dict(_empty(fused=False), slot=line["slot"], spans=[])
@@ -204,6 +220,14 @@ def cover(spans: list[tuple[float, float]], first: float, last: float) -> None:
         else:
             first, last = min(first, span[0]), max(last, span[1])
     spans += [(first, last), *reversed(later)]
+
+
+def phase_table(phases: Mapping[str, Phase]) -> str:
+    """Return what a fleet did, and for how much, as aligned text."""
+    rows = [("phase", "minutes", "node minutes", "$")]
+    for name, phase in phases.items():
+        rows.append((name, f"{phase.minutes:.1f}", f"{phase.node_minutes:.1f}", f"{phase.usd:.4f}"))
+    return aligned(rows, left=(0,))
 
 
 def aligned(rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> str:
