@@ -69,10 +69,11 @@ class _Work:
         connection = self._login(name, host)
         show = functools.partial(self._show, name)
         try:
-            return make_ready(connection, name, recipe, show)
+            return make_ready(connection, name, recipe, show, repeats=False)
         except NodeLost:  # its own script may have rebooted it
             show(f"hung up; waiting {self._patience_s:g} s for it to come back (patience)")
-        return ["reboot", *make_ready(self._returned(name, host), name, recipe, show)]
+        connection = self._returned(name, host)
+        return ["reboot", *make_ready(connection, name, recipe, show, repeats=False)]
 
     def _returned(self, name: str, host: Host) -> Connection:
         """Wait for a host to come back."""
