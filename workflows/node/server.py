@@ -52,7 +52,7 @@ from workflows.node.shuffle import Senders, Shuffle
 from workflows.node.signatures import Signatures
 from workflows.node.slots import Countdown, Slots
 from workflows.node.storage import Storage
-from workflows.node.verbs import VerbOperations
+from workflows.node.verbs import Refusal, VerbOperations
 from workflows.node.wire import Wire
 from workflows.node.work import KeyFailed, KeyRun, Stage, Work
 from workflows.node.workplace import Workplaces
@@ -114,6 +114,8 @@ class Session(VerbOperations):
             if operation is None:
                 raise ValueError(f"unknown operation {message.get('op')!r}")
             operation(message)
+        except Refusal as refusal:
+            self.wire.send({"event": "error", "why": str(refusal)})
         except (ValueError, KeyError, TypeError) as error:
             self.wire.send({"event": "error", "why": f"{type(error).__name__}: {error}"})
         except OSError as error:

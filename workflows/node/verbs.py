@@ -44,6 +44,10 @@ _READ = 1 << 20
 Message = dict[str, Any]
 
 
+class Refusal(ValueError):
+    """What the node does not do; its text explains itself."""
+
+
 class Incoming:
     """One key on its way in: a temporary file until all of it is here."""
 
@@ -345,7 +349,7 @@ def check_fleet(storage: Storage, fleet: "Optional[list[str]]", *, join: bool = 
     With another number or order of nodes a key's name would lead to another node.
 
     Raises:
-        ValueError: they belong to another.
+        Refusal: they belong to another.
     """
     if fleet is None:
         return
@@ -357,7 +361,7 @@ def check_fleet(storage: Storage, fleet: "Optional[list[str]]", *, join: bool = 
             with open(os.path.join(nodes, name, "fleet"), encoding="utf-8") as file:
                 other, _, shown = file.read().rstrip("\n").partition(" ")
             if other != mine:
-                raise ValueError(
+                raise Refusal(
                     f"the keys in {nodes} belong to a fleet of {shown}, this one is"
                     f" {len(fleet)} nodes: {', '.join(fleet[:4])}; use that --fleet, or remove"
                     f" {nodes}"

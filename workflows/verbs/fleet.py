@@ -192,8 +192,10 @@ def _print_nodes(fleet: Ec2Fleet, found: Sequence[Instance]) -> None:
 
 
 def _exec(arguments: argparse.Namespace) -> int:
-    fleet = _fleet(arguments)
     line = " ".join(_command(arguments))
+    if not line.strip():
+        raise UsageError(f"there is no command: workflows fleet exec {arguments.name} CMD")
+    fleet = _fleet(arguments)
     found = _chosen(fleet.nodes(), arguments.on)
     results = sessions.run_everywhere(
         fleet.spec, found, line, lambda label, text: print(f"{label}: {text}", flush=True)
