@@ -131,6 +131,7 @@ class VerbOperations:
         try:
             if self.incoming is not None:
                 self.incoming.abandon()
+                self.incoming = None
             self.incoming = begin()
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error)
