@@ -1,8 +1,10 @@
 """Nodes made ready and worked with by hand: real sshds, host keys strict from the first packet."""
 
+import concurrent.futures
 import os
 import pathlib
 import signal
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,12 +12,15 @@ from ec2cloud import wait_for
 from ec2machines import Ec2Node
 from sshd import USER
 
+from workflows.ec2 import sessions
 from workflows.ec2.api import Aws, instances, set_tags
 from workflows.ec2.sessions import host_of
-from workflows.errors import FleetError, NodeRefused
+from workflows.errors import FleetError, NodeLost, NodeRefused
 from workflows.transports.ssh import connect
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ec2fleets import Ec2
     from sshd import Hosts
 
@@ -266,6 +271,50 @@ def test_exec_tells_ok_from_failed_from_lost(ec2: "Ec2") -> None:
     assert lost.code == 3
     assert sorted(lost.out.splitlines()) == ["0: here", "1: here"]
     assert f"node 2 ({one.id}) is lost" in lost.err
+
+
+def test_a_node_that_hangs_is_lost_within_twenty_seconds_and_a_quiet_command_is_not(
+    ec2: "Ec2",
+) -> None:
+    ec2.fleet.up()
+    hangs, quiet = ec2.fleet.nodes()
+    spec, home, ended = ec2.spec, ec2.node_home(hangs.id), {}
+    source, sink = home / "source", home / f"large.{os.getpid()}.part"
+    for pipe in (source, sink):
+        os.mkfifo(pipe)
+    with (ec2.place.path / "large").open("wb") as file:
+        file.truncate(1 << 26)
+    line = "touch begun; sleep 22"
+    works: dict[str, Callable[[], int]] = {
+        "exec": lambda: sessions.run_everywhere(spec, [hangs], line, print)[0].status,
+        "get": lambda: sessions.get(spec, hangs, "source", str(ec2.place.path / "got")),
+        "put": lambda: sessions.put(spec, hangs, str(ec2.place.path / "large"), "large"),
+        "quiet": lambda: sessions.run_everywhere(spec, [quiet], line, print)[0].status,
+    }
+
+    def watched(name: str) -> object:
+        try:
+            return works[name]()
+        except NodeLost as lost:
+            return lost
+        finally:
+            ended[name] = time.monotonic()
+
+    with concurrent.futures.ThreadPoolExecutor(len(works)) as pool:
+        futures = {name: pool.submit(watched, name) for name in works}
+        # A pipe opens once the other end does: then both copies are in the middle of it.
+        with source.open("wb"), sink.open("rb"):
+            wait_for((home / "begun").exists, 60)
+            stopped = time.monotonic()
+            node(ec2).signal(signal.SIGSTOP)
+            found = {name: future.result() for name, future in futures.items()}
+    node(ec2).signal(signal.SIGCONT)
+
+    assert found["quiet"] == 0, found
+    assert found["exec"] == -1, found
+    assert "nothing was heard of it for 15 s" in str(found["get"]), found
+    assert isinstance(found["put"], NodeLost), found  # the kernel may know it before
+    assert max(ended[name] for name in ("exec", "get", "put")) - stopped < 20
 
 
 def test_files_go_to_all_nodes_and_come_back_named_by_slot(ec2: "Ec2") -> None:

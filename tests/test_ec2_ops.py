@@ -11,8 +11,9 @@ import pytest
 from ec2cloud import KEYS
 
 from workflows.ec2 import agent, sweep
+from workflows.ec2.accounts import phases
 from workflows.ec2.api import EXPIRES, Aws, Instance
-from workflows.ec2.prices import integrated, spent
+from workflows.ec2.prices import Spent, integrated, spent
 from workflows.ec2.teardown import leftovers
 
 if TYPE_CHECKING:
@@ -222,6 +223,38 @@ def test_cost_follows_the_price_over_each_nodes_real_life() -> None:
     assert integrated(prices, hour(1), hour(3)) == pytest.approx(0.40)
     assert integrated(prices, hour(5), hour(6)) == pytest.approx(0.30)
     assert integrated([], hour(5), hour(6)) == 0
+
+
+def lived(name: str, start: dt.datetime, minutes: float, usd: float, **tags: str) -> Spent:
+    """Return what an instance cost that lived for some minutes from `start`."""
+    ended = start + dt.timedelta(minutes=minutes)
+    about = {"launched": start, "ended": ended, "private_ip": "", "public_ip": "", "is_spot": True}
+    own = {f"workflows:{tag}": text for tag, text in tags.items()}
+    one = Instance(name, "terminated", "m7i.large", "us-east-1a", tags=own, **about)  # type: ignore[arg-type]
+    return Spent(one, minutes / 60, usd, None, 0.0)
+
+
+def test_a_fleets_minutes_and_dollars_are_split_without_a_rest() -> None:
+    start = dt.datetime(2026, 11, 21, tzinfo=dt.timezone.utc)
+    epoch = start.timestamp()
+
+    def at(minutes: float) -> str:
+        return f"{epoch + 60 * minutes:.0f}"
+
+    one = lived("i-1", start, 11, 1.10, reached=at(1), ready=f"digest {at(3)}")
+    two = lived("i-2", start, 11, 2.20, reached=at(2), ready=f"digest {at(4)}")
+    runs = [(epoch + 240, epoch + 480), (epoch + 540, epoch + 600)]
+
+    found = phases([one, two], runs, epoch + 13 * 60, epoch + 10.5 * 60)
+
+    assert {name: list(phase) for name, phase in found.items()} == {
+        "provisioning": pytest.approx([2, 3, 0.1 + 0.4]),
+        "bootstrap": pytest.approx([3, 4, 0.2 + 0.4]),
+        "compute": pytest.approx([5, 10, 0.5 + 1.0]),
+        "idle": pytest.approx([2.5, 4, 0.25 + 0.3]),
+        "teardown": pytest.approx([2.5, 1, 0.05 + 0.1]),
+        "total": pytest.approx([13, 22, 3.30]),
+    }
 
 
 def test_on_demand_nodes_cost_the_list_price_and_disks_are_estimated(ec2: "Ec2") -> None:

@@ -2,13 +2,14 @@
 
 import os
 import shutil
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.config import Config
 from conftest import ROOT, SAMPLES
-from test_run_pipeline import Clone, clone
+from test_run_pipeline import Clone, clone, plain_environment
 
 from workflows.ec2.api import Aws
 from workflows.ec2.regions import far
@@ -51,8 +52,8 @@ def test_rides_are_counted_per_month_on_spot_nodes_as_on_this_machine(ec2: "Ec2"
     assert here.code == there.code == 0, (here, there)
     assert outputs(ec2, "GroupCount") == ec2.place.outputs("GroupCount")
     assert len(outputs(ec2, "GroupCount")) == 4
-    assert ", compute " in cost.out
-    assert ec2.fleet.cost().phases["compute"] > 0  # hours; as text a short run may be 0.0 minutes
+    assert "\ncompute " in cost.out
+    assert ec2.fleet.cost().phases["compute"].usd > 0  # as text a short run may be 0.0 minutes
 
 
 def test_the_whole_taxi_pipeline_gives_the_same_result_on_spot_nodes(ec2: "Ec2") -> None:
@@ -115,6 +116,20 @@ def test_a_fleet_that_is_not_up_is_named_with_what_to_type(ec2: "Ec2") -> None:
     assert "Traceback" not in done.err
 
 
+def reported(clone: Clone, *words: str) -> str:
+    """Return what `workflows report` says in a clone."""
+    done = subprocess.run(
+        [sys.executable, "-m", "workflows", "report", *words],
+        cwd=clone.root,
+        env=plain_environment() | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return done.stdout
+
+
 @pytest.mark.parametrize("task", ["GroupCount", "NoSuchTask"])
 def test_one_command_brings_nodes_up_runs_says_the_cost_and_leaves_nothing(
     ec2: "Ec2", clone: Clone, task: str
@@ -133,8 +148,16 @@ def test_one_command_brings_nodes_up_runs_says_the_cost_and_leaves_nothing(
     assert (done.returncode == 0) == (task == "GroupCount"), done
     assert "EC2 launched 2 spot" in done.stderr
     assert "node hours: $" in done.stderr
+    table = done.stderr[done.stderr.index("phase ") :].splitlines()
+    phases = ["provisioning", "bootstrap", "compute", "idle", "teardown", "total"]
+    assert [line.split()[0] for line in table[1:7]] == phases
     assert f"nothing of {ec2.name} is left" in done.stderr
     assert ec2.live() == []
+    if task == "GroupCount":
+        assert "\n".join(table[:7]) in reported(clone)
+        (compared,) = reported(clone, "--compare").splitlines()[1:]
+        assert compared.split()[1] == f"ec2:{ec2.name}"
+        assert compared.split()[-1] == table[6].split()[-1]
 
 
 # -- buckets ---------------------------------------------------------------------------------------

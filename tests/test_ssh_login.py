@@ -1,5 +1,6 @@
 """Who is let in and who is refused: host keys, login keys, jump hosts, shells, bad nodes."""
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -302,6 +303,74 @@ def test_a_host_that_takes_a_connection_and_then_says_no_more_is_lost(
             opened.listing(port=hung.getsockname()[1])
         accepting.join()
     taken[0].close()
+
+
+class Cutting(threading.Thread):
+    """Stands before an sshd; hangs up on each login when it is to say who it is.
+
+    Until the keys are agreed on, what is said can be read: 4 bytes of length, one of padding, the
+    kind. What follows comes encrypted: the request to log in, and then the login.
+    """
+
+    NEW_KEYS = 21
+
+    def __init__(self, address: str, port: int) -> None:
+        super().__init__(daemon=True)
+        self.target, self.cuts = (address, port), 0
+        self.server = socket.create_server((address, 0))
+        self.port = int(self.server.getsockname()[1])
+
+    def run(self) -> None:
+        with contextlib.suppress(OSError):  # closed: the test is over
+            while True:
+                client, _ = self.server.accept()
+                with client, socket.create_connection(self.target) as sshd:
+                    self.serve(client, sshd)
+
+    def serve(self, client: socket.socket, sshd: socket.socket) -> None:
+        answers = threading.Thread(target=self.pump, args=(sshd, client))
+        answers.start()
+        with client.makefile("rb") as said:
+            sshd.sendall(said.readline())
+            kind = 0
+            while kind != self.NEW_KEYS:
+                head = said.read(4)
+                body = said.read(int.from_bytes(head, "big"))
+                kind = body[1]
+                sshd.sendall(head + body)
+            sshd.sendall(said.read1())
+            said.read1()  # the login, which never arrives
+        self.cuts += 1
+        for sock in (client, sshd):
+            sock.shutdown(socket.SHUT_RDWR)
+        answers.join()
+
+    def close(self) -> None:
+        self.server.shutdown(socket.SHUT_RDWR)
+        self.join()
+        self.server.close()
+
+    @staticmethod
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+
+
+def test_a_host_that_cuts_each_login_in_the_middle_of_it_is_lost_and_not_refused(
+    hosts: "Hosts", opened: Opened
+) -> None:
+    node = hosts.add().nodes[0]
+    proxy = Cutting(node.address, node.port)
+    proxy.start()
+
+    with pytest.raises(NodeLost) as caught:
+        opened.listing(port=proxy.port)
+    proxy.close()
+
+    assert "node 0" in str(caught.value)
+    assert f"{node.address}:{proxy.port} hangs up on logins: " in str(caught.value)
+    assert proxy.cuts > 1  # once may have been chance
 
 
 def test_a_host_that_hangs_while_it_is_made_ready_ends_up_as_lost(

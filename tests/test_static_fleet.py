@@ -100,7 +100,8 @@ def test_a_script_that_fails_names_its_node_and_the_others_are_done(
 
     assert failed.code == 1, failed
     assert f"node 1 ({bad.address}:{bad.port}) cannot work: post_init exited 7\n" in failed.err
-    assert "    no bucket\n" in failed.err
+    assert f"node 1 ({bad.address}:{bad.port}): no bucket\n" in failed.err
+    assert failed.err.count("no bucket") == 1  # shown when it came, and not again
     assert "2 of 3 ready, 1 failed, 0 lost" in failed.err
     assert "nothing has changed" not in up(place, hosts).err
     assert runs(hosts) == [1, 2, 1]

@@ -1,13 +1,22 @@
 """The verbs about nodes: health, status, config, exec, put, get."""
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
+from workflows.errors import NodeLost
+from workflows.fleet import open_fleet
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from conftest import Keys
 
 
@@ -80,6 +89,79 @@ def test_put_and_get_move_a_file_to_and_from_every_node(keys: "Keys") -> None:
         back = keys.place.path / "back" / str(slot) / "a b.sh"
         assert back.read_bytes() == script.read_bytes()
     assert os.listdir(target) == ["a b.sh"]
+
+
+MEASURED = """
+import resource, subprocess, sys
+print(subprocess.call(sys.argv[1:]), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+@pytest.mark.parametrize("verb", ["put", "get"])
+def test_a_file_is_never_held_in_memory_and_no_other_copy_of_it_is_kept(
+    keys: "Keys", verb: str
+) -> None:
+    path, size = keys.place.path / "large", 120 << 20
+    with path.open("wb") as file:
+        file.truncate(size)
+    target = keys.place.path / "elsewhere"
+    words = [str(path), str(target / "large")] if verb == "put" else [str(path), str(target)]
+    command = keys.place.command("workflows", verb, *words, "--node", "0")
+
+    measured = subprocess.run(
+        [sys.executable, "-c", MEASURED, *command],
+        cwd=keys.place.path,
+        env=keys.place.environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    status, most_kb = measured.stdout.split()[-2:]
+    assert status == "0", measured
+    assert int(most_kb) << 10 < size, measured
+    (arrived,) = target.rglob("large")
+    assert arrived.stat().st_size == size
+    assert sum(each.stat().st_size for each in keys.nodes.rglob("*")) < size
+
+
+def test_what_a_pipe_gives_goes_to_every_node(keys: "Keys") -> None:
+    os.mkfifo(keys.place.path / "pipe")
+
+    with ThreadPoolExecutor() as pool:
+        writing = pool.submit((keys.place.path / "pipe").write_bytes, bytes(3 << 20))
+        keys.ok("put", "pipe", str(keys.place.path / "there"))
+        writing.result()
+    keys.ok("get", str(keys.place.path / "there"), "back")
+
+    back = [path.read_bytes() for path in (keys.place.path / "back").glob("*/there")]
+    assert back == [bytes(3 << 20)] * 3
+
+
+def test_what_a_put_replaces_is_seen_whole_and_one_that_is_cut_off_leaves_nothing(
+    keys: "Keys",
+) -> None:
+    target = keys.place.path / "there" / "file"
+    (keys.place.path / "old").write_text("old")
+    keys.ok("put", "old", str(target), "--node", "0")
+    fleet = open_fleet("local:1", state=str(keys.place.state), slots=1)
+
+    def cut() -> "Iterator[bytes]":
+        yield bytes(1 << 20)
+        assert len(os.listdir(target.parent)) == 2
+        assert target.read_text() == "old"
+        raise InterruptedError
+
+    with contextlib.closing(fleet):
+        with pytest.raises(NodeLost):
+            fleet.channel(0).store({"op": "place", "path": str(target), "mode": 0o644}, cut())
+        fleet.drop(0)
+        deadline = time.monotonic() + 60
+        while os.listdir(target.parent) != ["file"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    assert target.read_text() == "old"
 
 
 @pytest.mark.parametrize(

@@ -235,9 +235,9 @@ class Ec2Fleet:
                 )
         return end
 
-    def cost(self) -> accounts.Cost:
+    def cost(self, down_since: float | None = None) -> accounts.Cost:
         """Return what the fleet's instances have cost, as far as EC2 still describes them."""
-        return accounts.cost(self.aws, self.spec)
+        return accounts.cost(self.aws, self.spec, down_since)
 
     def size(self, live: Sequence[Instance]) -> int:
         """Return how many slots it has: as it is described, or else those that are filled."""

@@ -381,20 +381,19 @@ def chosen_slots(fleet: Fleet, wanted: list[int] | None) -> list[int]:
     return sorted(set(wanted)) if wanted else list(range(len(fleet)))
 
 
-def executed(fleet: Fleet, slot: int, command: str) -> bytes:
-    """Run a command on a node and return what it prints.
+def printed(fleet: Fleet, slot: int, command: str) -> Iterator[bytes]:
+    """Run a command on a node and yield what it prints.
 
     Raises:
         WorkflowsError: it failed; shows its stderr.
     """
-    said: dict[int, list[bytes]] = {1: [], 2: []}
+    said = b""
     message = {"op": "exec", "command": command, "timeout_s": 0}
     for event, data in fleet.channel(slot).stream(message, "ended"):
-        if data:
-            said[event["fd"]].append(data)
+        if data and event["fd"] == 1:
+            yield data
+        elif data:
+            said += data
         elif event.get("status"):
-            text = b"".join(said[2]).decode("utf-8", "replace").strip()
-            raise WorkflowsError(
-                f"{fleet.nodes[slot].name}: {text or 'exited ' + str(event['status'])}"
-            )
-    return b"".join(said[1])
+            text = said.decode("utf-8", "replace").strip() or f"exited {event['status']}"
+            raise WorkflowsError(f"{fleet.nodes[slot].name}: {text}")

@@ -98,6 +98,11 @@ def read_hosts(path: str) -> Hosts:
     """
     import yaml
 
+    if not path:
+        raise UsageError(
+            "ssh: names no file; write --fleet ssh:hosts.yaml, and into hosts.yaml, one for each:\n"
+            "  hosts: [{address: 10.0.0.1, user: me, host_key: ssh-ed25519 AAAA...}]"
+        )
     try:
         with open(path, encoding="utf-8") as file:
             found = yaml.safe_load(file)

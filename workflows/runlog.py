@@ -11,10 +11,19 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 Line = dict[str, Any]
+COST = "cost"  # what a fleet had cost when it was torn down, long after the run
+
+
+class Phase(NamedTuple):
+    """What a fleet did for a while: how long any of its nodes did, all did, and for how much."""
+
+    minutes: float
+    node_minutes: float
+    usd: float
 
 
 class RunLog:
@@ -69,6 +78,8 @@ class Totals:
         self.steps: dict[str, Line] = {}
         self.planned: dict[str, int] = {}
         self.shuffled: dict[str, Line] = {}
+        self.nodes: dict[str, Line] = {}
+        self.phases: dict[str, Phase] = {}
         self.failures = 0
         self._order: dict[str, int] = {}
         self.first = self.last = 0.0
@@ -78,18 +89,33 @@ class Totals:
         """Take in what was added to the log since the last time."""
         for offset, line in read_lines(path, self._read_to):
             self._read_to = offset
+            if line["what"] == COST:
+                self.phases = {name: Phase(*phase) for name, phase in line["phases"].items()}
+                continue
             self.first = self.first or line["at"]
             self.last = line["at"]
-            if line["what"] == "planned":
-                self.planned[line["step"]] = line["keys"]
-                self._order.update((step, place) for place, step in enumerate(line["order"]))
-            elif line["what"] == "failed":
-                self.failures += 1
-            elif line["what"] == "delivered":
-                self.shuffled[line["step"]] = line
-            elif line["what"] == "keys":
-                for stage in line["stages"]:
-                    _add(self.steps.setdefault(stage["step"], _empty(stage["fused"])), stage)
+            self._take(line)
+
+    def _take(self, line: Line) -> None:
+        if line["what"] == "planned":
+            self.planned[line["step"]] = line["keys"]
+            self._order.update((step, place) for place, step in enumerate(line["order"]))
+        elif line["what"] == "failed":
+            self.failures += 1
+        elif line["what"] == "delivered":
+            self.shuffled[line["step"]] = line
+        elif line["what"] == "keys":
+            for stage in line["stages"]:
+                _add(self.steps.setdefault(stage["step"], _empty(stage["fused"])), stage)
+            if "node" in line:  # runs of earlier versions did not say where
+                self._add_node(line)
+
+    def _add_node(self, line: Line) -> None:
+        new = dict(_empty(fused=False), slot=line["slot"], spans=[])
+        node = self.nodes.setdefault(line["node"], new)
+        for stage in line["stages"]:
+            _add(node, stage)
+        cover(node["spans"], line["since"], line["at"])
 
     def table(self) -> str:
         """Return the stages of a run as aligned text: keys, seconds, bytes and rates of each."""
@@ -112,6 +138,30 @@ class Totals:
             )
         shuffled = [_skew(step, self.shuffled[step]) for step in self._ordered(self.shuffled)]
         return "\n".join([aligned(rows, left=(0,)), *shuffled])
+
+    def node_table(self) -> str:
+        """Return what each node did as aligned text; its seconds are those in which it had keys.
+
+        Rows and bytes are those that its steps read: each step of a key counts them again.
+        """
+        names = ("node", "keys", "failed", "s", "cpu s", "rows", "MB in", "rows/s", "MB/s in")
+        rows = [names]
+        for name, node in sorted(self.nodes.items(), key=lambda item: (item[1]["slot"], item[0])):
+            took = sum(last - first for first, last in node["spans"])
+            rows.append(
+                (
+                    name,
+                    f"{node['keys']}",
+                    f"{node['failed']}",
+                    f"{took:.1f}",
+                    f"{node['cpu']:.2f}",
+                    f"{node['rows']}",
+                    f"{node['bytes_in'] / 1e6:.1f}",
+                    f"{node['rows'] / took:.0f}" if took and node["rows"] else "-",
+                    f"{node['bytes_in'] / took / 1e6:.1f}" if took else "-",
+                )
+            )
+        return aligned(rows, left=(0,))
 
     def line(self, columns: int, now: float) -> str:
         """Return the progress so far as one line; steps that are done make room for the others."""
@@ -153,6 +203,33 @@ def refills(path: str) -> Iterator[str]:
         yield f"what the lost nodes had done ran again: {keys}, {busy:.1f} s of their commands"
 
 
+def cover(spans: list[tuple[float, float]], first: float, last: float) -> None:
+    """Add the time from `first` to `last` to `spans`, which do not overlap.
+
+    >>> spans = [(0.0, 2.0), (3.0, 4.0)]
+    >>> cover(spans, 3.5, 5.0)
+    >>> spans
+    [(0.0, 2.0), (3.0, 5.0)]
+    """
+    # Almost always it is the latest, so that looking at the last ones is enough.
+    later = []
+    while spans and spans[-1][1] >= first:
+        span = spans.pop()
+        if span[0] > last:
+            later.append(span)
+        else:
+            first, last = min(first, span[0]), max(last, span[1])
+    spans += [(first, last), *reversed(later)]
+
+
+def phase_table(phases: Mapping[str, Phase]) -> str:
+    """Return what a fleet did, and for how much, as aligned text."""
+    rows = [("phase", "minutes", "node minutes", "$")]
+    for name, phase in phases.items():
+        rows.append((name, f"{phase.minutes:.1f}", f"{phase.node_minutes:.1f}", f"{phase.usd:.4f}"))
+    return aligned(rows, left=(0,))
+
+
 def aligned(rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> str:
     """Return rows as columns; those in `left` are flush left, the others flush right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -182,6 +259,7 @@ def _empty(fused: bool) -> Line:
         "cpu": 0.0,
         "bytes_in": 0,
         "bytes_out": 0,
+        "rows": 0,
         "rss": 0,
         "fused": fused,
     }
@@ -190,6 +268,7 @@ def _empty(fused: bool) -> Line:
 def _add(total: Line, stage: Line) -> None:
     for name in ("keys", "failed", "wall", "cpu", "bytes_in", "bytes_out"):
         total[name] += stage[name]
+    total["rows"] += stage.get("rows", 0)
     total["rss"] = max(total["rss"], stage["rss"])
 
 
@@ -198,9 +277,10 @@ class Tally:
 
     EVERY_S = 0.3
 
-    def __init__(self, log: RunLog, step: str) -> None:
-        self._log, self._step = log, step
+    def __init__(self, log: RunLog, step: str, slot: int, node: str) -> None:
+        self._log, self._step, self._where = log, step, {"slot": slot, "node": node}
         self._stages: dict[str, Line] = {}
+        self._since = float("inf")  # when the first of what has gathered began
         self._written = time.monotonic()
         self.started = time.monotonic()
         self.done = self.failed = self.bytes = 0
@@ -209,6 +289,7 @@ class Tally:
         """Count a key that is done, stage by stage."""
         self.done += 1
         self.bytes += event["metrics"].get("bytes_in", 0)
+        self._since = min(self._since, time.time() - event.get("wall", 0))
         for stage in event.get("stages") or [dict(event, step=self._step)]:
             fused = "stages" in event
             total = self._stages.setdefault(stage["step"], _empty(fused))
@@ -223,6 +304,7 @@ class Tally:
                     "rss": stage.get("rss", 0),
                     "bytes_in": numbers.get("bytes_in", 0),
                     "bytes_out": numbers.get("bytes_out", 0),
+                    "rows": numbers.get("rows_in", 0),
                 },
             )
         self.flush(self.EVERY_S)
@@ -236,8 +318,9 @@ class Tally:
         """Write what has gathered, if it is at least `every_s` seconds old."""
         if self._stages and time.monotonic() - self._written >= every_s:
             stages = [dict(total, step=step) for step, total in self._stages.items()]
-            self._log.add(what="keys", stages=stages)
-            self._stages, self._written = {}, time.monotonic()
+            since = round(min(self._since, time.time()), 3)
+            self._log.add(what="keys", **self._where, since=since, stages=stages)
+            self._stages, self._since, self._written = {}, float("inf"), time.monotonic()
 
     @property
     def rate_mb_s(self) -> float:

@@ -70,7 +70,8 @@ class TaskReport:
         self.step, self.shard = step, shard
         self.total = 0
         self.failures: list[Event] = []
-        self.tally = Tally(run.log(), step.name)
+        node = step.nodes.nodes[shard.slot].name
+        self.tally = Tally(run.log(), step.name, shard.slot, node)
         self._path = log_path(step, shard.label)
         self._log: IO[bytes] | None = None
         self._shown = 0.0

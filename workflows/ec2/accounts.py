@@ -1,4 +1,4 @@
-"""What a fleet has cost, split by what its nodes did: launched, made ready, computed, idle."""
+"""What a fleet has cost, split by what its nodes did: launch, set-up, compute, idle, end."""
 
 import dataclasses
 import datetime as dt
@@ -9,10 +9,10 @@ from workflows.config import settings
 from workflows.ec2.api import REACHED, READY, Aws, instances
 from workflows.ec2.config import Spec
 from workflows.ec2.prices import Spent, spent
-from workflows.runlog import read_lines
+from workflows.runlog import COST, Phase, append, cover, phase_table, read_lines
 
 _ALL = ("pending", "running", "shutting-down", "terminated", "stopping", "stopped")
-PHASES = ("provisioning", "bootstrap", "compute", "idle")
+PHASES = ("provisioning", "bootstrap", "compute", "idle", "teardown")
 Interval = tuple[float, float]
 
 
@@ -21,7 +21,7 @@ class Cost:
     """What the instances of a fleet have cost so far, dollars."""
 
     rows: tuple[Spent, ...]
-    phases: dict[str, float]  # node hours of each
+    phases: dict[str, Phase]
 
     @property
     def usd(self) -> float:
@@ -40,58 +40,97 @@ class Cost:
         if len(full) == len(self.rows) and sum(full) > 0:
             saved = 1 - sum(row.usd for row in self.rows) / sum(full)
             lines[0] += f"; on demand ${sum(full):.4f}, {saved:.0%} saved"
-        parts = [
-            f"{name} {60 * part:.1f} node minutes ${self.usd * part / hours:.4f}"
-            for name, part in self.phases.items()
-            if hours
-        ]
-        return [*lines, *([", ".join(parts)] if parts else [])]
+        return [*lines, *phase_table(self.phases).splitlines()]
 
 
-def cost(aws: Aws, spec: Spec, now: dt.datetime | None = None) -> Cost:
-    """Return what a fleet has cost. EC2 forgets instances about an hour after their end."""
-    until = now or dt.datetime.now(dt.timezone.utc)
-    found = instances(aws, spec.name, states=_ALL)
-    rows = spent(aws, found, spec.disk_gb, until)
-    runs = compute_times(spec.name)
-    phases = dict.fromkeys(PHASES, 0.0)
+def cost(aws: Aws, spec: Spec, down_since: float | None = None) -> Cost:
+    """Return what a fleet has cost. EC2 forgets instances about an hour after their end.
+
+    `down_since` is when its teardown began, seconds since the epoch; None if it is not torn down.
+    """
+    until = dt.datetime.now(dt.timezone.utc)
+    rows = spent(aws, instances(aws, spec.name, states=_ALL), spec.disk_gb, until)
+    return Cost(tuple(rows), phases(rows, compute_times(spec.name), until.timestamp(), down_since))
+
+
+def phases(
+    rows: Sequence[Spent], runs: Sequence[Interval], until: float, down_since: float | None = None
+) -> dict[str, Phase]:
+    """Return what instances did until `until`: phase, and `total` -> time, node time, dollars."""
+    spans: dict[str, list[Interval]] = {name: [] for name in PHASES}
+    seconds, usd = dict.fromkeys(PHASES, 0.0), dict.fromkeys(PHASES, 0.0)
     for row in rows:
-        for name, seconds in phases_of(row, runs, until.timestamp()).items():
-            phases[name] += seconds / 3600
-    return Cost(tuple(rows), phases)
+        of_node = _phases_of(row, runs, until if down_since is None else down_since)
+        life = sum(last - first for found in of_node.values() for first, last in found)
+        for name, found in of_node.items():
+            for first, last in found:
+                cover(spans[name], first, last)
+                seconds[name] += last - first
+                usd[name] += (row.usd + row.ebs_usd) * (last - first) / life
+    if down_since is not None and rows:
+        spans["teardown"] = [(down_since, until)]  # nodes cost nothing once they shut down
+    spans["total"] = []
+    for first, last in [span for name in PHASES for span in spans[name]]:
+        cover(spans["total"], first, last)
+    seconds["total"], usd["total"] = sum(seconds.values()), sum(usd.values())
+    wall = {name: sum(last - first for first, last in found) for name, found in spans.items()}
+    return {name: Phase(wall[name] / 60, seconds[name] / 60, usd[name]) for name in spans}
 
 
-def phases_of(row: Spent, runs: Sequence[Interval], until: float) -> dict[str, float]:
-    """Return the seconds of each phase of one instance's life."""
+def _phases_of(row: Spent, runs: Sequence[Interval], down: float) -> dict[str, list[Interval]]:
+    """Return when one instance did what; `down` is when the fleet began to be torn down."""
     one = row.instance
     start = one.launched.timestamp()
-    end = min(one.ended.timestamp() if one.ended else until, until)
-    reached = min(max(_number(one.tags.get(REACHED, ""), end), start), end)
-    ready = min(max(_number(one.tags.get(READY, "").split(" ")[-1], end), reached), end)
-    compute = sum(max(0.0, min(last, end) - max(first, ready)) for first, last in runs)
-    return {
-        "provisioning": reached - start,
-        "bootstrap": ready - reached,
-        "compute": compute,
-        "idle": max(0.0, end - ready - compute),
-    }
+    end = start + row.hours * 3600
+    down = min(max(down, start), end)
+    reached = min(max(_number(one.tags.get(REACHED, ""), down), start), down)
+    ready = min(max(_number(one.tags.get(READY, "").split(" ")[-1], down), reached), down)
+    found: dict[str, list[Interval]] = {name: [] for name in PHASES}
+    found["provisioning"].append((start, reached))
+    found["bootstrap"].append((reached, ready))
+    found["teardown"].append((down, end))
+    at = ready
+    for first, last in runs:
+        begins, ends = max(first, at), min(last, down)
+        if begins < ends:
+            found["idle"].append((at, begins))
+            found["compute"].append((begins, ends))
+            at = ends
+    found["idle"].append((at, down))
+    return {name: [each for each in spans if each[0] < each[1]] for name, spans in found.items()}
 
 
 def compute_times(fleet: str) -> list[Interval]:
     """Return when runs of this state directory used the fleet, without overlaps."""
-    folder = os.path.join(settings().state, "runs")
-    found: list[Interval] = []
-    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
-        lines = [line for _, line in read_lines(os.path.join(folder, name, "log.jsonl"))]
-        if any(line["what"] == "fleet" and line["spec"] == f"ec2:{fleet}" for line in lines):
-            found.append((lines[0]["at"], lines[-1]["at"]))
     merged: list[Interval] = []
-    for first, last in sorted(found):
-        if merged and first <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], last))
-        else:
-            merged.append((first, last))
+    for path in _logs(fleet):
+        at = [line["at"] for _, line in read_lines(path) if line["what"] != COST]
+        cover(merged, at[0], at[-1])
     return merged
+
+
+def remember(spec: Spec, spent_on: Cost) -> None:
+    """Write what the fleet has cost into the log of the last run on it, if it was since then."""
+    launched = min((row.instance.launched.timestamp() for row in spent_on.rows), default=None)
+    paths = _logs(spec.name)
+    if launched is None or not paths:
+        return
+    began = next(line["at"] for _, line in read_lines(paths[-1]))
+    if began >= launched:
+        found = {name: list(phase) for name, phase in spent_on.phases.items()}
+        append(paths[-1], what=COST, spec=f"ec2:{spec.name}", phases=found)
+
+
+def _logs(fleet: str) -> list[str]:
+    """Return the logs of the runs of this state directory that used the fleet, oldest first."""
+    folder = os.path.join(settings().state, "runs")
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    paths = [os.path.join(folder, name, "log.jsonl") for name in names]
+    return [path for path in paths if _used(path, f"ec2:{fleet}")]
+
+
+def _used(path: str, spec: str) -> bool:
+    return any(line["what"] == "fleet" and line["spec"] == spec for _, line in read_lines(path))
 
 
 def _number(text: str, otherwise: float) -> float:

@@ -25,7 +25,7 @@ from workflows.ec2.config import Spec
 from workflows.ec2.launch import Say
 from workflows.ec2.sessions import RENEW, each, host_of, name_of, renewing
 from workflows.errors import NodeLost, NodeRefused
-from workflows.transports.ssh import Connection, connect
+from workflows.transports.ssh import Connection, connect_watched
 
 _LOOK_S = 3.0
 _REBOOTS = 3
@@ -78,7 +78,7 @@ def adopt(
         else:
             raise NodeLost(name_of(one), f"it hung up {_REBOOTS} times within its set-up")
         host = host_of(spec, watched.look(one), one.tags[HOST_KEY])
-        check_limits(lambda: connect(name_of(one), host), name_of(one), spec.limits)
+        check_limits(lambda: connect_watched(name_of(one), host), name_of(one), spec.limits)
         set_tags(aws, [one.id], {READY: f"{recipe.digest} {time.time():.0f}"})
         say(f"{name_of(one)} is ready")
         return ""
@@ -139,7 +139,7 @@ def _patiently(
     """Log in; before cloud-init is done a node shows other keys or lets nobody in: try again."""
     while True:
         try:
-            return connect(name_of(one), host_of(spec, one, *keys))
+            return connect_watched(name_of(one), host_of(spec, one, *keys))
         except (NodeLost, NodeRefused) as error:
             if time.monotonic() > deadline:
                 raise NodeLost(name_of(one), f"not reached in time: {error.why}") from error

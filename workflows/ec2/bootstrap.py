@@ -149,26 +149,25 @@ def _recipe(scratch: str, holds: str, what: Spec | Host) -> Recipe:
 
 
 def make_ready(
-    connection: Connection, name: str, what: Recipe, on_line: OnLine | None = None
+    connection: Connection, name: str, what: Recipe, on_line: OnLine, *, repeats: bool = True
 ) -> list[str]:
     """Run what a node has not had of a recipe; return the names of those stages.
 
     Raises:
-        NodeRefused: a stage failed; its last lines say how.
+        NodeRefused: a stage failed; if it `repeats`, with its last lines.
         NodeLost: the connection broke.
     """
     said: list[str] = []
 
     def heard(text: str) -> None:
         said.append(text)
-        if on_line is not None:
-            on_line(text)
+        on_line(text)
 
     status = streamed(connection, name, "bash -s", heard, what.script().encode())
     if status:
         stage = next((text[3:] for text in reversed(said) if text.startswith("== ")), "bootstrap")
-        tail = "\n    ".join(said[-_KEPT_LINES:])
-        raise NodeRefused(name, f"{stage} exited {status}\n    {tail}")
+        tail = said[-_KEPT_LINES:] if repeats else []
+        raise NodeRefused(name, "\n    ".join([f"{stage} exited {status}", *tail]))
     return [stage.name for stage in what.stages if f"== {stage.name}" in said]
 
 

@@ -13,10 +13,9 @@ from workflows.ec2.api import ACCESS, HOST_KEY, Instance
 from workflows.ec2.config import Spec
 from workflows.errors import NodeLost, NodeRefused, UsageError, WorkflowsError
 from workflows.hosts import Host
-from workflows.transports.ssh import BROKEN, Connection, connect
+from workflows.transports.ssh import BROKEN, Connection, connect_watched
 
 _AT_ONCE = 32
-_SILENCE_S = 3600.0
 RENEW = "touch .workflows/lease"
 _RENEW_S = 60.0  # at the latest
 OnLine = Callable[[str], None]
@@ -81,9 +80,7 @@ def login(spec: Spec, one: Instance) -> Connection:
             f"the login key of {spec.name} is not here: copy {spec.identity} from the machine that"
             " made the fleet"
         )
-    connection = connect(name_of(one), host_of(spec, one))
-    connection.transport.set_keepalive(5)  # with TCP_USER_TIMEOUT it ends a dead connection
-    return connection
+    return connect_watched(name_of(one), host_of(spec, one))
 
 
 @contextlib.contextmanager
@@ -142,7 +139,7 @@ def streamed(
     try:
         channel = connection.command(line)
         channel.set_combine_stderr(True)
-        channel.settimeout(_SILENCE_S)
+        channel.settimeout(None)  # the connection is watched
         if stdin:
             channel.sendall(stdin)
         channel.shutdown_write()
@@ -155,9 +152,10 @@ def streamed(
             on_line(rest.decode("utf-8", "replace"))
         status = int(channel.recv_exit_status())
     except BROKEN as error:
-        raise NodeLost(name, str(error) or type(error).__name__) from error
+        why = connection.why_closed or str(error) or type(error).__name__
+        raise NodeLost(name, why) from error
     if status < 0:
-        raise NodeLost(name, "it hung up in the middle of a command")
+        raise NodeLost(name, connection.why_closed or "it hung up in the middle of a command")
     return status
 
 
@@ -218,14 +216,14 @@ def put(spec: Spec, one: Instance, source: str, target: str) -> int:
     with used(spec, one) as connection:
         try:
             channel = connection.command(line)
-            channel.settimeout(_SILENCE_S)
+            channel.settimeout(None)  # the connection is watched
             with open(source, "rb") as file:
                 while data := file.read(1 << 20):
                     channel.sendall(data)
             channel.shutdown_write()
-            return _status(name_of(one), channel)
+            return _status(one, connection, channel)
         except BROKEN as error:
-            raise NodeLost(name_of(one), str(error)) from error
+            raise NodeLost(name_of(one), connection.why_closed or str(error)) from error
 
 
 def get(spec: Spec, one: Instance, source: str, target: str) -> int:
@@ -234,23 +232,24 @@ def get(spec: Spec, one: Instance, source: str, target: str) -> int:
     with used(spec, one) as connection:
         try:
             channel = connection.command(f"cat -- {shlex.quote(source)}")
-            channel.settimeout(_SILENCE_S)
+            channel.settimeout(None)  # the connection is watched
             with open(tmp, "wb") as file:
                 while data := channel.recv(1 << 20):
                     file.write(data)
-            status = _status(name_of(one), channel)
+            status = _status(one, connection, channel)
             if status == 0:
                 os.replace(tmp, target)
         except BROKEN as error:
-            raise NodeLost(name_of(one), str(error)) from error
+            raise NodeLost(name_of(one), connection.why_closed or str(error)) from error
         finally:
             if os.path.exists(tmp):
                 os.unlink(tmp)
     return status
 
 
-def _status(name: str, channel: Any) -> int:
+def _status(one: Instance, connection: Connection, channel: Any) -> int:
     status = int(channel.recv_exit_status())
     if status < 0:
-        raise NodeLost(name, "it hung up in the middle of a copy")
+        why = connection.why_closed or "it hung up in the middle of a copy"
+        raise NodeLost(name_of(one), why)
     return status

@@ -165,3 +165,15 @@ def _parse(line: bytes) -> Optional[Record]:
         return None
     kinds = (("id", str), ("key", str), ("bytes", int))
     return record if all(isinstance(record.get(name), kind) for name, kind in kinds) else None
+
+
+def carried(inputs: list[Record]) -> "tuple[dict[str, int], dict[str, int]]":
+    """Sum what a key's inputs counted: as `input.`'s numbers, and as each earlier step's."""
+    previous: dict[str, int] = {}
+    totals: dict[str, int] = {}
+    for record in inputs:
+        for name, value in record.get("metrics", {}).items():
+            previous[name] = previous.get(name, 0) + value
+        for name, value in record.get("totals", {}).items():
+            totals[name] = totals.get(name, 0) + value
+    return previous, totals

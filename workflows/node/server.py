@@ -30,7 +30,7 @@ drop       step, ids, why                                  dropped: count
 steps      --                                              steps: names, orphans, bytes
 =========  ==============================================  =========================================
 
-The verbs have further operations of their own: ``verbs.py``.
+What only looks is in ``looking.py``. The verbs have further operations of their own: ``verbs.py``.
 
 Anything that cannot be answered comes back as ``error`` with a ``why``; the session goes on.
 """
@@ -39,18 +39,18 @@ import contextlib
 import functools
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 from workflows.keys import file_digest
-from workflows.node.files import checksum, remove, tree_size
+from workflows.node.files import remove
+from workflows.node.looking import LookingOperations
 from workflows.node.processes import Groups
 from workflows.node.senders import Senders
 from workflows.node.signatures import Signatures
 from workflows.node.slots import Countdown, Slots
 from workflows.node.storage import Storage
-from workflows.node.verbs import VerbOperations
+from workflows.node.verbs import Refusal, VerbOperations
 from workflows.node.wire import Wire
 from workflows.node.work import KeyFailed, KeyRun, Stage, Work
 from workflows.node.workplace import Workplaces
@@ -80,13 +80,13 @@ class Runtime(NamedTuple):
             os._exit(1)  # the watchdog sees to the commands
 
 
-class Session(VerbOperations):
+class Session(LookingOperations, VerbOperations):
     """One connection, served to its end."""
 
     def __init__(self, runtime: Runtime, wire: Wire) -> None:
         self.runtime, self.wire = runtime, wire
         self.storage, self.env, self.slots = runtime.storage, runtime.env, runtime.slots.count
-        self.groups = Groups()
+        self.check, self.groups = runtime.check, Groups()
         self.signatures = Signatures(wire.send)
 
     def serve(self, lease_s: Optional[float] = None) -> None:
@@ -116,6 +116,8 @@ class Session(VerbOperations):
             if operation is None:
                 raise ValueError(f"unknown operation {message.get('op')!r}")
             operation(message)
+        except Refusal as refusal:
+            self.wire.send({"event": "error", "why": str(refusal)})
         except (ValueError, KeyError, TypeError) as error:
             self.wire.send({"event": "error", "why": f"{type(error).__name__}: {error}"})
         except OSError as error:
@@ -124,74 +126,9 @@ class Session(VerbOperations):
             self.runtime.check()
             self.wire.send({"event": "error", "why": str(error)})
 
-    # -- looking -------------------------------------------------------------------------------
-
     def op_ping(self, message: Message) -> None:
         """Answer at once: the driver takes a silent node for lost."""
         self.wire.send({"event": "pong", "n": message["n"]})
-
-    def op_list(self, message: Message) -> None:
-        """Say which keys are done, of all or of those asked for."""
-        asked = message.get("ids")
-        steps = {step: self.runtime.storage.listing(step, asked) for step in message["steps"]}
-        self.wire.send({"event": "listing", "steps": steps})
-
-    def op_history(self, message: Message) -> None:
-        """Send every ledger line of a step."""
-        records = self.runtime.storage.ledger(message["step"]).history()
-        self.wire.send({"event": "history", "records": records})
-
-    def op_records(self, message: Message) -> None:
-        """Send the ledger records of some keys."""
-        ledger = self.runtime.storage.ledger(message["step"])
-        records = [ledger.record(identity) for identity in message["ids"]]
-        self.wire.send({"event": "records", "records": [r for r in records if r is not None]})
-
-    def op_steps(self, message: Message) -> None:
-        """Say what is kept here: for each step its keys, their bytes, and what nobody refers to."""
-        storage = self.runtime.storage
-        steps = {}
-        for step in storage.steps():
-            entries = storage.ledger(step).entries()
-            orphans = {}
-            for name in storage.orphans(step):
-                orphans[name] = tree_size(os.path.join(storage.root, "data", step, name)) or 0
-            kept = {identity: [entry.key, entry.size] for identity, entry in entries.items()}
-            steps[step] = {"keys": kept, "orphans": orphans}
-        self.wire.send({"event": "steps", "steps": steps})
-
-    def op_read(self, message: Message) -> None:
-        """Send one output as raw bytes."""
-        storage = self.runtime.storage
-        path = storage.path(message["step"], message["id"], message["key"])
-        with open(path, "rb") as file:
-            while True:
-                data = file.read(_READ)
-                if not data:
-                    break
-                self.wire.send_bytes({"event": "data"}, data)
-        self.wire.send({"event": "end", "crc": checksum(path)})
-
-    def op_check(self, message: Message) -> None:
-        """Read every output again and report those that no longer are what the ledger says."""
-        # Beside the session's own thread: it takes long, and pings must be answered meanwhile.
-        threading.Thread(target=self._check, args=(message,), daemon=True).start()
-
-    def _check(self, message: Message) -> None:
-        from workflows.node import bring
-
-        checked, steps, ids = 0, message["steps"], message.get("ids")
-        try:
-            for step in steps or self.runtime.storage.steps():
-                checked += len(self.runtime.storage.ledger(step).entries())
-                for bad in bring.damaged(self.runtime.storage, step, ids):
-                    self.wire.send(dict(bad, event="bad", step=step))
-            answer: Message = {"event": "checked", "keys": checked}
-        except Exception as error:  # noqa: BLE001 - the driver waits for an answer
-            self.runtime.check()
-            answer = {"event": "error", "why": f"{type(error).__name__}: {error}"}
-        with contextlib.suppress(OSError):  # nobody listens any more
-            self.wire.send(answer)
 
     # -- changing ------------------------------------------------------------------------------
 

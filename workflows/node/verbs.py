@@ -6,6 +6,7 @@ operation  fields                                          answered by
 keys       steps (or none: all), fleet                     keys: step -> rows, oldest first
 find       step, key                                       found: ledger and record, or none
 put        step, key, fleet                                ready, or failed
+place      path, mode                                      ready, or failed
 chunk      size, then raw bytes                            (nothing)
 stored     bytes, crc                                      stored, or failed
 lock       name                                            locked: whether it is ours now
@@ -27,13 +28,12 @@ import subprocess
 import sys
 import threading
 import time
-import zlib
 from typing import IO, Any, Callable, Optional
 
 from workflows.keys import PIECES, digest_of
 from workflows.node import leftovers
 from workflows.node.files import remove
-from workflows.node.ledger import Record
+from workflows.node.incoming import Arriving, NewFile, NewKey
 from workflows.node.processes import Groups, kill_group
 from workflows.node.storage import Storage
 from workflows.node.wire import Wire
@@ -44,70 +44,8 @@ _READ = 1 << 20
 Message = dict[str, Any]
 
 
-class Incoming:
-    """One key on its way in: a temporary file until all of it is here."""
-
-    def __init__(self, storage: Storage, step: str, key: str) -> None:
-        self._storage, self._step, self.key = storage, step, key
-        self._scratch = storage.scratch()
-        self._path = os.path.join(self._scratch, "file")
-        self._file: Optional[IO[bytes]] = open(self._path, "wb")  # noqa: SIM115 - see abandon
-        self._size = self._crc = 0
-        self._why = ""
-
-    def add(self, data: bytes) -> None:
-        """Take the next bytes; after a failure they are only counted off."""
-        if self._file is None:
-            return
-        try:
-            self._file.write(data)
-        except OSError as error:
-            self.abandon(
-                error.strerror or str(error)
-            )  # at once: a full disk should have its space back
-            return
-        self._size += len(data)
-        self._crc = zlib.crc32(data, self._crc)
-
-    def publish(self, size: int, crc: int) -> Record:
-        """Make the key visible, whole.
-
-        Raises:
-            KeyFailed: it did not arrive as it was sent, there is no space, or the name is taken.
-        """
-        try:
-            if self._file is not None:
-                self._file.close()
-        except OSError as error:
-            self.abandon(error.strerror or str(error))
-        if self._why:
-            raise KeyFailed(self._why, self._step)
-        if (self._size, self._crc) != (size, crc):
-            raise KeyFailed("it arrived damaged; put it again", self._step)
-        text = f"{crc:08x}"
-        record: Record = {
-            "key": self.key,
-            "id": digest_of(["put", self.key, size, text]),
-            "bytes": size,
-            "crc": text,
-            "spec": "put",
-            "inputs": [],
-            "at": round(time.time(), 3),
-            "metrics": {"bytes_out": size},
-        }
-        try:
-            return self._storage.publish(self._step, self._path, record, by_name=True)
-        except OSError as error:
-            raise KeyFailed(error.strerror or str(error), self._step) from error
-
-    def abandon(self, why: str = "") -> None:
-        """Remove what has arrived so far."""
-        self._why = self._why or why
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                self._file.close()
-            self._file = None
-        remove(self._scratch)
+class Refusal(ValueError):
+    """What the node does not do; its text explains itself."""
 
 
 class Evaluation(KeyRun):
@@ -141,7 +79,7 @@ class VerbOperations:
     slots: int
     wire: Wire
     groups: Groups
-    incoming: Optional[Incoming] = None
+    incoming: Optional[Arriving] = None
 
     def let_go(self) -> None:
         """Give up what the session holds, as it ends."""
@@ -177,35 +115,47 @@ class VerbOperations:
     def op_put(self, message: Message) -> None:
         """Begin to take a key in, if its name is free."""
         step, key = message["step"], message["key"]
-        try:
+
+        def begin() -> Arriving:
             check_fleet(self.storage, message["fleet"], join=True)
             self.storage.refuse_taken(step, key)
+            return NewKey(self.storage, step, key)
+
+        self._take_in(key, begin)
+
+    def op_place(self, message: Message) -> None:
+        """Begin to take in a file that is no key."""
+        self._take_in(message["path"], lambda: NewFile(message["path"], message["mode"]))
+
+    def _take_in(self, name: str, begin: Callable[[], Arriving]) -> None:
+        try:
             if self.incoming is not None:
                 self.incoming.abandon()
-            self.incoming = Incoming(self.storage, step, key)
+                self.incoming = None
+            self.incoming = begin()
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error)
-            self.wire.send({"event": "failed", "key": key, "why": why})
+            self.wire.send({"event": "failed", "key": name, "why": why})
             return
         self.wire.send({"event": "ready"})
 
     def op_chunk(self, message: Message) -> None:
-        """Take some bytes of the key that is on its way in."""
+        """Take some bytes of what is on its way in."""
         data = self.wire.recv_bytes(message["size"])
         if len(data) == message["size"] and self.incoming is not None:
             self.incoming.add(data)
 
     def op_stored(self, message: Message) -> None:
-        """Publish the key that has come in."""
+        """Publish what has come in."""
         incoming, self.incoming = self.incoming, None
         if incoming is None:
             raise ValueError("nothing was put")
         try:
-            record = incoming.publish(message["bytes"], message["crc"])
+            identity = incoming.publish(message["bytes"], message["crc"])
         except KeyFailed as failure:
-            self.wire.send(dict(failure.event, event="failed", key=incoming.key))
+            self.wire.send(dict(failure.event, event="failed", key=incoming.name))
         else:
-            self.wire.send({"event": "stored", "id": record["id"]})
+            self.wire.send({"event": "stored", "id": identity})
         finally:
             incoming.abandon()
 
@@ -345,7 +295,7 @@ def check_fleet(storage: Storage, fleet: "Optional[list[str]]", *, join: bool = 
     With another number or order of nodes a key's name would lead to another node.
 
     Raises:
-        ValueError: they belong to another.
+        Refusal: they belong to another.
     """
     if fleet is None:
         return
@@ -357,7 +307,7 @@ def check_fleet(storage: Storage, fleet: "Optional[list[str]]", *, join: bool = 
             with open(os.path.join(nodes, name, "fleet"), encoding="utf-8") as file:
                 other, _, shown = file.read().rstrip("\n").partition(" ")
             if other != mine:
-                raise ValueError(
+                raise Refusal(
                     f"the keys in {nodes} belong to a fleet of {shown}, this one is"
                     f" {len(fleet)} nodes: {', '.join(fleet[:4])}; use that --fleet, or remove"
                     f" {nodes}"

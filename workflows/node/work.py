@@ -19,8 +19,9 @@ from typing import IO, Any, NamedTuple
 from workflows import laws
 from workflows.keys import digest_of
 from workflows.node.files import checksum, remove
-from workflows.node.ledger import Record
+from workflows.node.ledger import Record, carried
 from workflows.node.meter import Meter
+from workflows.node.pieces import NoPiece, taken
 from workflows.node.processes import Groups, kill_group
 from workflows.node.strays import Strays
 from workflows.node.workplace import Tampered, Workplaces
@@ -296,7 +297,7 @@ class KeyRun:
         if source is not None:
             record.update(inputs=[source["id"]], source=source["was"])
         record.update(self._described_output())
-        previous, totals = _carried(inputs)
+        previous, totals = carried(inputs)
         if source is not None and source["bytes"] is not None:
             totals["source.bytes"] = source["bytes"]
         size = size_in
@@ -347,7 +348,12 @@ class KeyRun:
         if self.work.mode != "to_n":
             path = self._output()
             return {"bytes": os.path.getsize(path), "crc": checksum(path)}
-        pieces = [self._piece(name) for name in self._piece_names()]
+        last = self.work.stages[-1]
+        made = self.place.cwd(len(self.work.stages) - 1)
+        try:
+            pieces = taken(self._stdout_path(), made, self._output(), last.files)
+        except NoPiece as error:
+            raise KeyFailed(str(error), self.work.step) from error
         proof = digest_of(sorted(pieces))
         earlier = self.storage.ledger(self.work.step).proof(self.item["id"])
         if earlier not in (None, proof):
@@ -358,33 +364,6 @@ class KeyRun:
             )
         size = sum(piece[1] for piece in pieces)
         return {"bytes": size, "pieces": pieces, "proof": proof}
-
-    def _piece_names(self) -> list[str]:
-        with open(self._stdout_path(), "rb") as file:
-            names = [os.fsdecode(line) for line in file.read().split(b"\n") if line]
-        seen: set[str] = set()
-        for name in names:
-            if "/" in name or name in (".", "..") or "\0" in name:
-                self._refuse_piece(name, "is not a plain file name in the working directory")
-            if name in seen:
-                self._refuse_piece(name, "was printed twice")
-            seen.add(name)
-        return names
-
-    def _piece(self, name: str) -> "tuple[str, int, str]":
-        """Move one piece out of the working directory; return its name, bytes and checksum."""
-        path = os.path.join(self.place.cwd(len(self.work.stages) - 1), name)
-        if name in self.work.stages[-1].files:
-            self._refuse_piece(name, "was printed, but it is a file that the step ships")
-        if not os.path.isfile(path) or os.path.islink(path):
-            self._refuse_piece(name, "was printed, but there is no such file")
-        target = os.path.join(self._output(), name)
-        os.rename(path, target)
-        os.chmod(target, 0o444)
-        return name, os.path.getsize(target), checksum(target)
-
-    def _refuse_piece(self, name: str, why: str) -> None:
-        raise KeyFailed(f"the piece {name!r} {why}", self.work.step)
 
     # -- names in the workplace ----------------------------------------------------------------
 
@@ -415,15 +394,3 @@ def _signal(number: int) -> str:
     """Return the name of a signal, empty if there is none of that number."""
     names = {known.value: known.name for known in signal.Signals}
     return names.get(number, "")
-
-
-def _carried(inputs: list[Record]) -> "tuple[dict[str, int], dict[str, int]]":
-    """Sum what the inputs counted: as `input.`'s numbers, and as each earlier step's."""
-    previous: dict[str, int] = {}
-    totals: dict[str, int] = {}
-    for record in inputs:
-        for name, value in record.get("metrics", {}).items():
-            previous[name] = previous.get(name, 0) + value
-        for name, value in record.get("totals", {}).items():
-            totals[name] = totals.get(name, 0) + value
-    return previous, totals

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 CONNECT_S = 8.0
 USER_TIMEOUT_S = 15.0
-_ASK_S, _SILENCE_S = 5.0, 20.0  # how often a watched host is asked, how long it may take
+_ASK_S, _SILENCE_S = 4.0, 15.0  # how often a watched host is asked, how long it may say nothing
+_LOOK_S = 0.5
 _LONGEST_PAUSE_S = 2.0
 _LOGINS = threading.BoundedSemaphore(8)
 _GCM = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
@@ -63,11 +64,29 @@ class Full(Exception):
     """A connection has as many commands at once as its host allows (sshd's MaxSessions)."""
 
 
+class _Counted:
+    """A socket, or a channel in its place, that counts what comes from the other side."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self.received = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def recv(self, size: int) -> bytes:
+        """Receive as a socket does."""
+        data: bytes = self._sock.recv(size)
+        self.received += len(data)
+        return data
+
+
 class Connection:
     """One login; a context manager."""
 
     def __init__(self, transport: paramiko.Transport, jump: "Connection | None" = None) -> None:
         self.transport, self.jump = transport, jump
+        self.why_closed = ""  # what `watch` found
 
     def __enter__(self) -> "Self":
         return self
@@ -123,22 +142,31 @@ class Connection:
             raise ConnectionResetError(str(error)) from error
 
     def watch(self) -> None:
-        """Close the connection once its host no longer answers, though its kernel does."""
-        threading.Thread(target=self._watch, daemon=True).start()
+        """Close the connection once its host says nothing any more, though its kernel may.
 
-    def _watch(self) -> None:
+        The host is asked now and then, so that one with nothing to say answers at least. Anything
+        that it says counts: an answer may wait behind much data.
+        """
+        for work in (self._ask, self._listen):
+            threading.Thread(target=work, daemon=True).start()
+
+    def _ask(self) -> None:
         while self.transport.is_active():
-            answered = threading.Event()
-            threading.Thread(target=self._ask, args=(answered,), daemon=True).start()
-            if not answered.wait(_SILENCE_S):
-                self.transport.close()
-                return
+            with contextlib.suppress(*BROKEN):
+                self.transport.global_request("keepalive@openssh.com", wait=True)
             time.sleep(_ASK_S)
 
-    def _ask(self, answered: threading.Event) -> None:
-        with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
-            self.transport.global_request("keepalive@openssh.com", wait=True)
-            answered.set()
+    def _listen(self) -> None:
+        # Not by the clock: this process may have been stopped itself, with answers waiting for it.
+        sock: Any = self.transport.sock
+        received, silent_s = sock.received, 0.0
+        while self.transport.is_active():
+            time.sleep(_LOOK_S)
+            silent_s = silent_s + _LOOK_S if sock.received == received else 0.0
+            received = sock.received
+            if silent_s >= _SILENCE_S:
+                self.why_closed = f"nothing was heard of it for {_SILENCE_S:g} s"
+                self.transport.close()
 
     def close(self) -> None:
         """Close the connection, and with it every command's."""
@@ -164,6 +192,13 @@ def connect(node: str, host: Host) -> Connection:
                 raise NodeLost(node, f"{host} hangs up on logins: {again}") from again
         time.sleep(random.uniform(pause_s, 3 * pause_s))  # noqa: S311 - not all at once again
         pause_s *= 2
+
+
+def connect_watched(node: str, host: Host) -> Connection:
+    """Log in as `connect` does; the connection ends once its host does not answer any more."""
+    connection = connect(node, host)
+    connection.watch()
+    return connection
 
 
 class _Again(Exception):
@@ -217,7 +252,7 @@ def _dialled(node: str, login: Login) -> socket.socket:
 def _login(node: str, login: Login, sock: Any) -> paramiko.Transport:
     """Shake hands over `sock`, check the host key, and only then log in."""
     known = known_keys(node, login)
-    transport = paramiko.Transport(sock)
+    transport = paramiko.Transport(_Counted(sock))  # type: ignore[arg-type]
     try:
         transport.banner_timeout = transport.auth_timeout = CONNECT_S
         options = transport.get_security_options()

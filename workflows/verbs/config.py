@@ -14,7 +14,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what luigi.cfg, the environment and the flags come to, as luigi.cfg would say it."""
-    chosen = settings()
+    chosen, fleet = settings(), open_any(arguments.fleet)
     section = ""
     for (where, key), field in Settings.names().items():
         if where != section:
@@ -23,6 +23,6 @@ def run(arguments: argparse.Namespace) -> int:
         value = arguments.fleet if field.name == "fleet" else getattr(chosen, field.name)
         print(f"{key} = {str(value).lower() if isinstance(value, bool) else value}")
     print(f"# the nodes of {arguments.fleet}; a key's name leads to one of them")
-    for node in open_any(arguments.fleet).nodes:
+    for node in fleet.nodes:
         print(f"# {node.slot}: {node.name}, {node.slots} slots, {node.root}")
     return 0

@@ -13,7 +13,7 @@ from workflows.errors import SourceError, UsageError, WorkflowsError
 from workflows.fleet import Fleet
 from workflows.fleetkeys import Name, is_on_fleet
 from workflows.keys import check_name, node_for
-from workflows.verbs.onfleet import add_fleet, say
+from workflows.verbs.onfleet import add_fleet, one_key, say
 
 _CHUNK = 1 << 20
 
@@ -107,6 +107,8 @@ def _read(source: str) -> Iterator[bytes]:
         with _opened(source) as file:
             while data := file.read1(_CHUNK):  # type: ignore[attr-defined]
                 yield data
+    except IsADirectoryError as error:
+        raise UsageError(f"{source} is a directory; to copy all that is in it, give -r") from error
     except OSError as error:
         raise UsageError(f"cannot read {source}: {error.strerror}") from error
 
@@ -119,8 +121,15 @@ def _opened(source: str) -> IO[bytes]:
 
 
 def _get_one(fleet: Fleet, source: str, target: str) -> None:
-    name = fleetkeys.parse_key(source)
-    found, crc = fleetkeys.find(fleet, name)
+    again = f"workflows cp -r {source} {target}"
+    name = one_key(source, again)
+    try:
+        found, crc = fleetkeys.find(fleet, name)
+    except UsageError:
+        below = f"{name.rest}/"
+        if any(one.name.rest.startswith(below) for one in fleetkeys.every_key(fleet, name.step)):
+            one_key(f"{source}/", again)
+        raise
     chunks = fleetkeys.get(fleet, found, crc)
     if target == "-":
         for chunk in chunks:

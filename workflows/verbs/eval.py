@@ -6,13 +6,15 @@ import sys
 from workflows import fleetkeys
 from workflows.config import settings
 from workflows.errors import WorkflowsError
-from workflows.verbs.onfleet import add_fleet, seconds
+from workflows.verbs.onfleet import add_fleet, command, seconds
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("key", metavar="KEY", help="step/dir/name")
-    parser.add_argument("command", metavar="CMD", help="what bash runs, with the key on its stdin")
+    parser.add_argument(
+        "command", type=command, metavar="CMD", help="what bash runs, with the key on its stdin"
+    )
     parser.add_argument("--timeout", type=seconds, default=settings().timeout_s, metavar="SECONDS")
     add_fleet(parser)
 

@@ -9,12 +9,14 @@ from typing import Any
 from workflows import fleetkeys
 from workflows.errors import NodeLost, WorkflowsError
 from workflows.fleet import Fleet
-from workflows.verbs.onfleet import add_nodes, exit_code, say, seconds
+from workflows.verbs.onfleet import add_nodes, command, exit_code, say, seconds
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("command", metavar="CMD", help="what bash runs, in an empty directory")
+    parser.add_argument(
+        "command", type=command, metavar="CMD", help="what bash runs, in an empty directory"
+    )
     parser.add_argument("--timeout", type=seconds, default=0.0, metavar="SECONDS")
     add_nodes(parser)
 

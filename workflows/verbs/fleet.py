@@ -1,20 +1,22 @@
 """``workflows fleet``: disposable EC2 fleets, from their prices to their end."""
 
 import argparse
+import contextlib
 import dataclasses
 import datetime as dt
 import json
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 
 from workflows.config import duration_s, settings
-from workflows.ec2 import doctor, policy, prices, sessions, shown, sweep
+from workflows.ec2 import accounts, doctor, policy, prices, sessions, shown, sweep
 from workflows.ec2.api import LEAVING, Aws, Instance, instances, label_of
 from workflows.ec2.sample import SAMPLE
 from workflows.ec2_fleet import Ec2Fleet
-from workflows.errors import UsageError
+from workflows.errors import FleetError, UsageError
 from workflows.runlog import aligned
 from workflows.transports.openssh import NODE, write_config
 
@@ -106,9 +108,15 @@ def _down(arguments: argparse.Namespace) -> int:
     found = fleet.instances()
     if found:
         _confirm(arguments, f"terminate {len(found)} nodes of {fleet.spec.name}")
-    for line in _cost_lines(fleet):
-        _say(line)
-    fleet.down()
+    cost, since = fleet.cost(), time.time()
+    try:
+        fleet.down()
+        with contextlib.suppress(FleetError):  # all is gone: that matters
+            cost = fleet.cost(since if found else None)
+            accounts.remember(fleet.spec, cost)
+    finally:
+        for line in cost.lines():
+            _say(line)
     _say(f"nothing of {fleet.spec.name} is left in {fleet.spec.region}")
     return 0
 
@@ -184,8 +192,10 @@ def _print_nodes(fleet: Ec2Fleet, found: Sequence[Instance]) -> None:
 
 
 def _exec(arguments: argparse.Namespace) -> int:
-    fleet = _fleet(arguments)
     line = " ".join(_command(arguments))
+    if not line.strip():
+        raise UsageError(f"there is no command: workflows fleet exec {arguments.name} CMD")
+    fleet = _fleet(arguments)
     found = _chosen(fleet.nodes(), arguments.on)
     results = sessions.run_everywhere(
         fleet.spec, found, line, lambda label, text: print(f"{label}: {text}", flush=True)

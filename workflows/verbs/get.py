@@ -1,6 +1,7 @@
 """``workflows get``: the same file of every node, each into a directory of its own here."""
 
 import argparse
+import contextlib
 import os
 import shlex
 
@@ -23,13 +24,19 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{arguments.path} must be a file's absolute path; for keys: workflows cp")
 
     def get(fleet: Fleet, slot: int) -> None:
-        data = fleetkeys.executed(fleet, slot, f"cat -- {shlex.quote(arguments.path)}")
+        chunks = fleetkeys.printed(fleet, slot, f"cat -- {shlex.quote(arguments.path)}")
         folder = os.path.join(arguments.folder, str(slot))
+        target = os.path.join(folder, os.path.basename(arguments.path))
+        tmp = f"{target}.{os.getpid()}.part"
         try:
             os.makedirs(folder, exist_ok=True)
-            with open(os.path.join(folder, os.path.basename(arguments.path)), "wb") as file:
-                file.write(data)
+            with open(tmp, "wb") as file:
+                file.writelines(chunks)
+            os.replace(tmp, target)
         except OSError as error:
             raise WorkflowsError(f"cannot write to {folder}: {error.strerror}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(tmp)
 
     return on_each(arguments, get)

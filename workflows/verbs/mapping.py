@@ -11,7 +11,7 @@ from workflows.channel import Channel
 from workflows.config import settings
 from workflows.errors import WorkflowsError
 from workflows.keys import node_for
-from workflows.verbs.onfleet import add_fleet, say, seconds
+from workflows.verbs.onfleet import add_fleet, command, say, seconds
 
 if TYPE_CHECKING:
     from workflows.adhoc import Adhoc
@@ -21,7 +21,7 @@ def add_map(parser: argparse.ArgumentParser) -> None:
     """Add a map's arguments."""
     parser.add_argument("source", metavar="IN", help="step/dir/, or a glob: 'step/*/00[12]_*'")
     parser.add_argument("target", metavar="OUT", help="step/dir/")
-    parser.add_argument("command", metavar="CMD", help="what bash runs for each key")
+    parser.add_argument("command", type=command, metavar="CMD", help="what bash runs for each key")
     parser.add_argument(
         "--timeout",
         type=seconds,

@@ -8,6 +8,7 @@ from workflows import fleetkeys
 from workflows.config import settings
 from workflows.errors import NodeLost, UsageError, WorkflowsError
 from workflows.fleet import Fleet
+from workflows.fleetkeys import Name
 from workflows.hosts import Host, Hosts, read_hosts
 from workflows.store import Store, open_store
 
@@ -34,6 +35,18 @@ def on_each(arguments: argparse.Namespace, work: Callable[[Fleet, int], object])
     for error in errors:
         say(str(error))
     return exit_code(errors)
+
+
+def one_key(text: str, again: str) -> Name:
+    """Return the one key that is named; `again` is what to type for all of a directory.
+
+    Raises:
+        UsageError: it is a directory.
+    """
+    name = fleetkeys.parse(text)
+    if not name.rest or name.rest.endswith("/"):
+        raise UsageError(f"{text} is a directory; for all keys below it give -r: {again}")
+    return name
 
 
 def store_at(url: str) -> Store:
@@ -80,6 +93,17 @@ def static_fleet(spec: str, verb: str) -> Hosts:
     if spec.startswith("ec2:"):
         raise UsageError(f"{spec} is on EC2: workflows fleet {verb} {spec.removeprefix('ec2:')}")
     raise UsageError(f"{spec} is no ssh fleet: workflows {verb} --fleet ssh:hosts.yaml")
+
+
+def command(text: str) -> str:
+    """Return a command that a person typed; for `argparse`.
+
+    Raises:
+        argparse.ArgumentTypeError: there is nothing in it.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; write what bash is to run, such as 'wc -l'")
+    return text
 
 
 def seconds(text: str) -> float:

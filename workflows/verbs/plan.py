@@ -52,15 +52,10 @@ def needed(last: Step) -> dict[Step, list[Key] | None]:
             continue
         seen.add(task.task_id)
         stack.extend(task.requires())
-        if not task.shard:
-            continue
-        if task.keys() is None:
-            found[task.name] = None
-        else:
-            missing = task.output().missing()  # type: ignore[union-attr]
-            keys = found.setdefault(task.name, {})
-            if keys is not None:
-                keys.update({key.identity: key for key in missing})
+        if task.shard:
+            _add_missing(found, task)
+        elif task.durable or task.mode == "to_n":
+            found.setdefault(task.name, {})  # it has work of its own, once its keys are done
     ordered: dict[Step, list[Key] | None] = {}
     for name, step in steps.items():
         if name in found:
@@ -69,10 +64,23 @@ def needed(last: Step) -> dict[Step, list[Key] | None]:
     return ordered
 
 
+def _add_missing(found: dict[str, dict[str, Key] | None], shard: Step) -> None:
+    if shard.keys() is None:
+        found[shard.name] = None
+        return
+    keys = found.setdefault(shard.name, {})
+    if keys is not None:
+        missing = shard.output().missing()  # type: ignore[union-attr]
+        keys.update({key.identity: key for key in missing})
+
+
 def _row(step: Step, missing: list[Key] | None) -> tuple[str, ...]:
-    if missing is None:
+    if missing is None or step.keys() is None:
         before = step.before
         return step.name, "?", "?", f"known after {before.name}" if before else "", ""
+    if not missing:
+        why = "its files are to be delivered" if step.mode == "to_n" else "to be made durable"
+        return step.name, str(len(step.keys() or [])), "0", why, ""
     history = {slot: _history(step, slot) for slot in sorted({key.slot for key in missing})}
     reasons = Counter(reason(step, key, history[key.slot]) for key in missing)
     why = ", ".join(f"{count} {text}" for text, count in reasons.most_common())

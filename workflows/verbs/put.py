@@ -1,14 +1,19 @@
 """``workflows put``: a file of this machine to the same path on every node."""
 
 import argparse
+import contextlib
 import os
-import shlex
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from typing import IO
 
-from workflows import fleetkeys
-from workflows.errors import UsageError
+from workflows.errors import UsageError, WorkflowsError
 from workflows.fleet import Fleet
-from workflows.keys import file_digest
 from workflows.verbs.onfleet import add_nodes, on_each
+
+_CHUNK = 1 << 20
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -24,23 +29,37 @@ def run(arguments: argparse.Namespace) -> int:
     if not path.startswith("/"):
         raise UsageError(f"{path} must be absolute; for keys: workflows cp")
     path += os.path.basename(arguments.file) if path.endswith("/") else ""
+    with _opened(arguments.file) as (file, mode):
+
+        def put(fleet: Fleet, slot: int) -> None:
+            message = {"op": "place", "path": path, "mode": mode}
+            answer = fleet.channel(slot).store(message, _chunks(file))
+            if answer["event"] == "failed":
+                raise WorkflowsError(f"{fleet.nodes[slot].name}: {path}: {answer['why']}")
+
+        return on_each(arguments, put)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[tuple[IO[bytes], int]]:
+    """Open a file that all nodes are to have; yield it and its mode. A pipe is read first."""
     try:
-        with open(arguments.file, "rb") as file:
-            data = file.read()
-            mode = os.fstat(file.fileno()).st_mode & 0o777
+        with open(path, "rb") as file, tempfile.TemporaryFile() as kept:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                shutil.copyfileobj(file, kept)
+                kept.flush()
+            yield file if stat.S_ISREG(mode) else kept, mode & 0o777
     except OSError as error:
-        raise UsageError(f"cannot read {arguments.file}: {error.strerror}") from error
-    digest = file_digest(data)
-    quoted = shlex.quote(path)
-    # By a temporary name beside it: whoever reads the path meanwhile sees the old file or the new.
-    command = (
-        f'mkdir -p -- "$(dirname -- {quoted})"; tmp={quoted}.$$.tmp;'
-        f" trap 'rm -f -- \"$tmp\"' EXIT;"
-        f' install -m {mode:o} -- "$WORKFLOWS_ROOT/files/{digest}" "$tmp"; mv -T -- "$tmp" {quoted}'
-    )
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
 
-    def put(fleet: Fleet, slot: int) -> None:
-        fleet.channel(slot).ship({digest: data})
-        fleetkeys.executed(fleet, slot, command)
 
-    return on_each(arguments, put)
+def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield the bytes of a file that other threads read as well."""
+    at = 0
+    try:
+        while data := os.pread(file.fileno(), _CHUNK, at):
+            yield data
+            at += len(data)
+    except OSError as error:
+        raise WorkflowsError(f"cannot read {file.name}: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""``workflows report``: what a run did, by stages and keys; or many runs side by side."""
+"""``workflows report``: what a run did, by stages, nodes and keys; or many runs side by side."""
 
 import argparse
 import glob
@@ -8,11 +8,15 @@ from collections.abc import Iterable, Sequence
 
 from workflows.config import settings
 from workflows.errors import UsageError
-from workflows.runlog import Totals, aligned, read_lines
+from workflows.runlog import Totals, aligned, phase_table, read_lines
 from workflows.verbs.pipeline import run_logs
 
 _DONE = re.compile(r"\d\d:\d\d:\d\d (.*) done: \d+ bytes, ([\d.]+) s")
 _COMPARED = 20
+_COLUMNS = (
+    *("run", "fleet", "keys", "failed", "nodes", "rows", "s", "busy s", "cpu s", "MB in", "MB/s"),
+    *("fleet min", "$"),
+)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +31,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the stages of a run, or of the last one that ran anything."""
+    """Print the stages and the nodes of a run, or of the last one that ran anything."""
     paths = list(run_logs())
     if arguments.run:
         paths = [path for path in paths if os.path.basename(os.path.dirname(path)) == arguments.run]
@@ -40,8 +44,12 @@ def run(arguments: argparse.Namespace) -> int:
     path, totals = found[0]
     print(f"{_name(path)}: {totals.last - totals.first:.1f} s, log {path}")
     print(totals.table())
+    if totals.nodes:
+        print(f"\n{totals.node_table()}")
+    if totals.phases:
+        print(f"\n{phase_table(totals.phases)}")
     if arguments.keys:
-        print(_keys(os.path.dirname(path), totals))
+        print(f"\n{_keys(os.path.dirname(path), totals)}")
     return 0
 
 
@@ -87,7 +95,7 @@ def _shares(seconds: Sequence[float]) -> tuple[float, float]:
 
 def _compared(found: Iterable[tuple[str, Totals]]) -> str:
     """Return runs as a table, the newest first."""
-    rows = [("run", "fleet", "keys", "failed", "s", "busy s", "cpu s", "MB in", "MB/s")]
+    rows = [_COLUMNS]
     for path, totals in found:
         took = totals.last - totals.first
         steps = totals.steps.values()
@@ -98,14 +106,23 @@ def _compared(found: Iterable[tuple[str, Totals]]) -> str:
                 _fleet(path),
                 str(sum(step["keys"] for step in steps)),
                 str(sum(step["failed"] for step in steps)),
+                str(len(totals.nodes) or "-"),
+                str(max(step["rows"] for step in steps) or "-"),
                 f"{took:.1f}",
                 f"{sum(step['wall'] for step in steps):.1f}",
                 f"{sum(step['cpu'] for step in steps):.1f}",
                 f"{moved:.1f}",
                 f"{moved / took:.1f}" if took else "-",
+                *_spent(totals),
             )
         )
     return aligned(rows, left=(0, 1))
+
+
+def _spent(totals: Totals) -> tuple[str, str]:
+    """Return the minutes that a fleet was there, and its dollars, once it was taken down."""
+    total = totals.phases.get("total")
+    return (f"{total.minutes:.1f}", f"{total.usd:.4f}") if total else ("-", "-")
 
 
 def _fleet(path: str) -> str:

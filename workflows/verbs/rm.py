@@ -7,7 +7,7 @@ from workflows.config import settings
 from workflows.errors import UsageError
 from workflows.fleet import Fleet
 from workflows.fleetkeys import Name
-from workflows.verbs.onfleet import add_fleet, say, store_at
+from workflows.verbs.onfleet import add_fleet, one_key, say, store_at
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +24,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Remove one key each, or all that begin alike."""
-    parse = fleetkeys.parse if arguments.recursive else fleetkeys.parse_key
-    names = [parse(text) for text in arguments.names]
+    names = [
+        fleetkeys.parse(text) if arguments.recursive else one_key(text, f"workflows rm -r {text}")
+        for text in arguments.names
+    ]
     with fleetkeys.opened(arguments.fleet) as fleet:
         for name, text in zip(names, arguments.names, strict=True):
             if arguments.recursive:

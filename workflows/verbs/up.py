@@ -11,12 +11,11 @@ import time
 from workflows.ec2.bootstrap import Recipe, check_limits, host_recipe, make_ready
 from workflows.errors import NodeLost, NodeRefused, WorkflowsError
 from workflows.hosts import Host
-from workflows.transports.ssh import Connection, connect
+from workflows.transports.ssh import Connection, connect_watched
 from workflows.verbs.onfleet import add_fleet, exit_code, say, static_fleet
 
 _AT_ONCE = 64
 _AGAIN_S = 1.0
-_KEEPALIVE_S = 5  # with TCP_USER_TIMEOUT it ends a dead connection
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -70,10 +69,11 @@ class _Work:
         connection = self._login(name, host)
         show = functools.partial(self._show, name)
         try:
-            return make_ready(connection, name, recipe, show)
+            return make_ready(connection, name, recipe, show, repeats=False)
         except NodeLost:  # its own script may have rebooted it
             show(f"hung up; waiting {self._patience_s:g} s for it to come back (patience)")
-        return ["reboot", *make_ready(self._returned(name, host), name, recipe, show)]
+        connection = self._returned(name, host)
+        return ["reboot", *make_ready(connection, name, recipe, show, repeats=False)]
 
     def _returned(self, name: str, host: Host) -> Connection:
         """Wait for a host to come back."""
@@ -86,10 +86,8 @@ class _Work:
                     raise
 
     def _login(self, name: str, host: Host) -> Connection:
-        connection = connect(name, host)
-        connection.watch()
+        connection = connect_watched(name, host)
         self._connections.append(connection)
-        connection.transport.set_keepalive(_KEEPALIVE_S)
         return connection
 
     def close(self) -> None:
