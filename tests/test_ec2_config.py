@@ -18,7 +18,7 @@ from workflows.ec2.prices import Pool
 from workflows.ec2.provision import slots_for
 from workflows.ec2.sample import SAMPLE
 from workflows.ec2.userdata import LIMIT, user_data
-from workflows.errors import ConfigError, FleetError, NoCapacity
+from workflows.errors import ConfigError, FleetError, NoCapacity, UsageError
 
 NOON = dt.datetime(2026, 11, 21, 12, tzinfo=dt.timezone.utc)
 POOLS = [
@@ -236,3 +236,8 @@ def test_a_recipe_is_packages_then_pip_then_post_init_and_a_change_runs_what_fol
     assert [stage.name for stage in before.stages] == ["scratch", "packages", "pip", "post_init"]
     same = [a.digest == b.digest for a, b in zip(before.stages, after.stages, strict=True)]
     assert same == [True, True, False, False]
+
+
+def test_a_fleet_without_a_name_is_refused_with_what_to_write() -> None:
+    with pytest.raises(UsageError, match="write --fleet ec2:NAME, and what NAME is into NAME.yaml"):
+        find_spec("")

@@ -112,9 +112,14 @@ def find_spec(name: str, region: str = "") -> Spec:
     Where there is none, the defaults serve: a fleet's state is in its tags.
 
     Raises:
-        UsageError: the file cannot be read.
+        UsageError: there is no name, or the file cannot be read.
         ConfigError: names everything in it that is wrong.
     """
+    if not name:
+        raise UsageError(
+            "ec2: names no fleet; write --fleet ec2:NAME, and what NAME is into NAME.yaml:"
+            " workflows fleet plan NAME"
+        )
     section = _luigi_section(name)
     if section is not None:
         return parse_spec({"name": name, **section}, f"luigi.cfg [ec2 {name}]", os.curdir)
