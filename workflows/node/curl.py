@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional
 
 from workflows.node import role
@@ -22,23 +22,27 @@ ATTEMPTS, BACKOFF_S, LONGEST_WAIT_S = 6, 0.5, 20.0
 _OLD_PARALLEL = 4
 _ARGV = ["curl", "--disable"]
 # Too many requests, and what servers say when they are overloaded or about to restart.
-_PASSING = {"408", "429", "500", "502", "503", "504"}
+PASSING = {"408", "429", "500", "502", "503", "504"}
 # Said with status 400: the bytes were changed on their way, or came too slowly.
 _PASSING_CODES = {"BadDigest", "RequestTimeout", "SlowDown", "InternalError"}
 # Full disk, no permission, a bad certificate, ...: the same the next time.
-_LASTING_EXITS = {"1", "3", "23", "26", "27", "60", "77"}
+LASTING_EXITS = {"1", "3", "23", "26", "27", "60", "77"}
 _RESUME_REFUSED = {"33", "36"}
 _ERROR_KEPT = 4096
 _ASK_FIRST = 1 << 20
 
 
 class Transfer(NamedTuple):
-    """One file on its way. An upload has the MD5 its bytes must arrive with, in hex."""
+    """One file on its way. An upload has the MD5 its bytes must arrive with, in hex.
+
+    A download may have the ETag that the object must still have.
+    """
 
     url: str
     path: str
     size: int
     md5: str = ""
+    etag: str = ""
 
 
 class Trouble(NamedTuple):
@@ -65,13 +69,9 @@ class Curl:
         """
         outcomes: list[Optional[Trouble]] = [None] * len(transfers)
         left = list(range(len(transfers)))
-        wait_s = self._backoff_s
-        for attempt in range(self._attempts):
-            if attempt:
-                time.sleep(wait_s)
-                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+        for _ in self.attempts():
             try:
-                said = self._once({number: _signed(transfers[number]) for number in left}, scratch)
+                said = self._once({number: signed(transfers[number]) for number in left}, scratch)
             except role.NoRole as error:
                 return [Trouble(str(error), 0, "NoRole")] * len(transfers)
             again = []
@@ -80,9 +80,20 @@ class Curl:
                 if outcomes[number] is not None and is_passing:
                     again.append(number)
             left = again
-            if not left or self._groups.cancelled:
+            if not left:
                 break
         return outcomes
+
+    def attempts(self) -> Iterator[None]:
+        """Yield as often as something may be tried, after waits that double; until all is over."""
+        wait_s = self._backoff_s
+        for attempt in range(self._attempts):
+            if attempt:
+                if self._groups.cancelled:
+                    return
+                time.sleep(wait_s)
+                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+            yield
 
     def _once(self, transfers: "dict[int, Transfer]", scratch: str) -> "dict[int, _Said]":
         sizes = {number: _size(one.path) for number, one in transfers.items() if not one.md5}
@@ -91,7 +102,7 @@ class Curl:
         ]
         if _says_exit_codes(self._env.get("PATH", os.defpath)):
             parallel = ["--parallel", "--parallel-immediate", "--parallel-max", str(PARALLEL)]
-            lines = self._curl(parallel, b"next\n".join(configs), scratch)[0].splitlines()
+            lines = self.command(parallel, b"next\n".join(configs), scratch)[0].splitlines()
         else:
             with concurrent.futures.ThreadPoolExecutor(_OLD_PARALLEL) as pool:
                 lines = list(pool.map(functools.partial(self._one, scratch=scratch), configs))
@@ -99,18 +110,18 @@ class Curl:
 
     def _one(self, config: bytes, scratch: str) -> bytes:
         """Do one transfer with an old curl; return the line that a new one would print."""
-        out, said, status = self._curl(["--show-error"], config, scratch)
+        out, said, status = self.command(["--show-error"], config, scratch)
         why = re.findall(rb"^curl: \(\d+\) (.*)", said, re.MULTILINE) or [b""]
         return b" ".join([*out.split(b" ")[:2], b"%d" % status, why[-1]]) if out else b""
 
-    def _curl(
-        self, options: "list[str]", config: bytes, scratch: str
+    def command(
+        self, options: "list[str]", config: bytes, scratch: str, stdout: int = subprocess.PIPE
     ) -> "tuple[bytes, bytes, int]":
         """Run curl; return its stdout and stderr, which hold no URL, and its exit status."""
         process = subprocess.Popen(
             [*_ARGV, *options, "--config", "-"],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             cwd=scratch,
             env=dict(self._env),
@@ -122,10 +133,10 @@ class Curl:
         finally:
             self._groups.end(process.pid)
             status = process.wait()
-        return out, said, status
+        return out or b"", said, status
 
 
-def _signed(one: Transfer) -> Transfer:
+def signed(one: Transfer) -> Transfer:
     """Return a transfer with its URL as it can be used, which this node may have to sign itself."""
     return one._replace(url=role.signed(one.url, "PUT" if one.md5 else "GET"))
 
@@ -155,6 +166,24 @@ class _Said(NamedTuple):
 
 def _config(number: int, one: Transfer, have: int, scratch: str) -> bytes:
     """Return curl's options for one transfer."""
+    lines = request(one)
+    lines.append(f'write-out = "{number} %{{http_code}} %{{exitcode}} %{{errormsg}}\\n"')
+    if one.md5:
+        digest = base64.b64encode(bytes.fromhex(one.md5)).decode("ascii")
+        answer = os.path.join(scratch, f"answer.{number}")
+        lines += [f"upload-file = {quoted(one.path)}", f"output = {quoted(answer)}"]
+        lines.append(f'header = "Content-MD5: {digest}"')
+        if one.size < _ASK_FIRST:
+            lines.append('header = "Expect:"')  # a small file is there before a "100 Continue" is
+    else:
+        lines.append(f"output = {quoted(one.path)}")
+        if have:
+            lines.append(f"continue-at = {have}")
+    return encoded(lines)
+
+
+def request(one: Transfer) -> "list[str]":
+    """Return curl's options for any transfer: where to, how long to wait, for what."""
     lines = [
         "silent",
         "globoff",
@@ -163,24 +192,20 @@ def _config(number: int, one: Transfer, have: int, scratch: str) -> bytes:
         "speed-limit = 1024",
         "speed-time = 60",
         'proto = "=http,https"',
-        f"url = {_quoted(one.url)}",
-        f'write-out = "{number} %{{http_code}} %{{exitcode}} %{{errormsg}}\\n"',
+        f"url = {quoted(one.url)}",
     ]
-    if one.md5:
-        digest = base64.b64encode(bytes.fromhex(one.md5)).decode("ascii")
-        answer = os.path.join(scratch, f"answer.{number}")
-        lines += [f"upload-file = {_quoted(one.path)}", f"output = {_quoted(answer)}"]
-        lines.append(f'header = "Content-MD5: {digest}"')
-        if one.size < _ASK_FIRST:
-            lines.append('header = "Expect:"')  # a small file is there before a "100 Continue" is
-    else:
-        lines.append(f"output = {_quoted(one.path)}")
-        if have:
-            lines.append(f"continue-at = {have}")
+    if one.etag:
+        lines.append("header = " + quoted(f'If-Match: "{one.etag}"'))
+    return lines
+
+
+def encoded(lines: Sequence[str]) -> bytes:
+    """Return what curl reads of some options."""
     return ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Return a value as curl's options have it."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
@@ -229,12 +254,12 @@ def _outcome(one: Transfer, said: Optional[_Said]) -> "tuple[Optional[Trouble], 
     code = _tag("Code", said.body)
     if said.status.startswith("2") or said.status == "000":
         why = said.message or f"curl exited {said.exit}"
-        return Trouble(why, 0, code), said.exit not in _LASTING_EXITS
+        return Trouble(why, 0, code), said.exit not in LASTING_EXITS
     why = f"HTTP status {said.status} {code} {_tag('Message', said.body)}".strip()
     if said.status == "416" and not one.md5:
         _taken_out(one.path, 0)
         return Trouble(why, 416, code), True
-    return Trouble(why, int(said.status), code), said.status in _PASSING or code in _PASSING_CODES
+    return Trouble(why, int(said.status), code), said.status in PASSING or code in _PASSING_CODES
 
 
 def _tag(name: str, body: str) -> str:
