@@ -30,6 +30,7 @@ from workflows.node.files import combined
 AT_ONCE = 4
 LEAST = 32 << 20  # bytes of a range: below that, starting a curl costs more than it gains
 _READ = 1 << 18
+_NOT_STARTED = (125, 126, 127)  # by stdbuf
 _ODD = Trouble("the server answered no range", 0, "")
 
 
@@ -130,7 +131,7 @@ def _attempt(
             return None, False, at
         is_passing = str(exit_code) not in LASTING_EXITS and at <= left.end
         return Trouble(why, 0, ""), is_passing, min(at, left.end)
-    if status == 0:
+    if status == 0 and exit_code not in _NOT_STARTED:
         return Trouble(why, 0, ""), str(exit_code) not in LASTING_EXITS, left.start
     if str(status) in PASSING:
         return Trouble(f"HTTP status {status}", status, ""), True, left.start
