@@ -100,7 +100,8 @@ def download(
             for number, item in enumerate(small)
         ]
         for one in transfers:
-            open(one.path, "wb").close()  # curl makes no file of an empty answer
+            if not one.size:
+                open(one.path, "wb").close()  # an old curl makes no file of an empty answer
         troubles = curl.run(transfers, scratch) if transfers else []
         for item, one, trouble in zip(small, transfers, troubles):
             yield _brought(storage, step, item, one.path, trouble)

@@ -68,11 +68,10 @@ def fetch(curl: Curl, one: Transfer, scratch: str) -> "tuple[Optional[Trouble], 
 def _ranges(size: int) -> "list[_Range]":
     """Cut a file into as many ranges as are worth a connection.
 
-    >>> [(one.start >> 20, one.end >> 20) for one in _ranges(100 << 20)]
-    [(0, 34), (34, 68), (68, 100)]
+    >>> [(one.start, one.end) for one in _ranges(99_999_999)]
+    [(0, 50000000), (50000000, 99999999)]
     """
-    count = max(1, min(AT_ONCE, size // LEAST))
-    length = -(-size // count >> 20) + 1 << 20
+    length = -(-size // max(1, min(AT_ONCE, size // LEAST)))
     starts = range(0, size, length)
     return [_Range(number, at, min(at + length, size)) for number, at in enumerate(starts)]
 
