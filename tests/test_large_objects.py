@@ -340,8 +340,8 @@ def test_what_went_up_in_parts_comes_back_in_ranges_unless_it_was_replaced(
 def test_a_server_killed_in_the_middle_of_ranges_is_waited_for_and_the_file_is_whole(
     storage: Storage, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = os.urandom(4 * MIB)
-    slow = wrapped(tmp_path, more="--limit-rate 256k", backoff_s="0.5", attempts=12)
+    data = os.urandom(64 * MIB)  # more than what is on its way when the server dies
+    slow = wrapped(tmp_path, more="--limit-rate 8M", backoff_s="0.5", attempts=12)
     with started(tmp_path / "weed") as server:
         (store,) = opened_once(server, monkeypatch)
         assert store.create("S/k", [data])
