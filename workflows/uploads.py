@@ -91,7 +91,7 @@ def _item(store: S3Store, part: dict[str, Any], uploads: dict[str, str]) -> Even
     most = settings().s3_multipart_mb * _MB
     if part["bytes"] <= most:
         return {**item, "url": store.sign_put(part["object"])}
-    part_bytes = min(most, max(_PART_BYTES, -(-part["bytes"] // _MOST_PARTS)))
+    part_bytes = max(min(most, _PART_BYTES), -(-part["bytes"] // _MOST_PARTS))
     if part["object"] not in uploads:
         uploads[part["object"]] = store.begin(part["object"])
     count = part["bytes"] // part_bytes + 2  # what cannot be compressed gets a little larger
