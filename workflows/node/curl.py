@@ -30,6 +30,7 @@ _PASSING_CODES = {"BadDigest", "RequestTimeout", "SlowDown", "InternalError"}
 LASTING_EXITS = {"1", "3", "23", "26", "27", "60", "77"}
 _RESUME_REFUSED = {"33", "36"}
 _ERROR_KEPT = 4096
+_ENDED = re.compile(rb"\nended (\d+) (\d+) (\d*) ?([^\n]*)\n")
 _ASK_FIRST = 1 << 20
 
 
@@ -98,22 +99,25 @@ class Curl:
 
     def _once(self, transfers: "dict[int, Transfer]", scratch: str) -> "dict[int, _Said]":
         sizes = {number: _size(one.path) for number, one in transfers.items() if not one.md5}
+        is_old = not _says_exit_codes(self._env.get("PATH", os.defpath))
         configs = [
-            _config(number, one, sizes.get(number, 0), scratch) for number, one in transfers.items()
+            _config(number, one, sizes.get(number, 0), is_old=is_old)
+            for number, one in transfers.items()
         ]
-        if _says_exit_codes(self._env.get("PATH", os.defpath)):
-            parallel = ["--parallel", "--parallel-immediate", "--parallel-max", str(PARALLEL)]
-            lines = self.command(parallel, b"next\n".join(configs), scratch)[0].splitlines()
-        else:
+        if is_old:
             with concurrent.futures.ThreadPoolExecutor(_OLD_PARALLEL) as pool:
-                lines = list(pool.map(functools.partial(self._one, scratch=scratch), configs))
-        return dict(_heard(line, sizes, transfers, scratch) for line in lines if line)
+                ended = list(pool.map(functools.partial(self._one, scratch=scratch), configs))
+        else:
+            parallel = ["--parallel", "--parallel-immediate", "--parallel-max", str(PARALLEL)]
+            ended = _ended(self.command(parallel, b"next\n".join(configs), scratch)[1])
+        return {int(one[1]): _heard(one, sizes, transfers[int(one[1])]) for one in ended if one}
 
-    def _one(self, config: bytes, scratch: str) -> bytes:
-        """Do one transfer with an old curl; return the line that a new one would print."""
+    def _one(self, config: bytes, scratch: str) -> "list[str]":
+        """Do one transfer with an old curl; return what a new one would say of it."""
         out, said, status = self.command(["--show-error"], config, scratch)
         why = re.findall(rb"^curl: \(\d+\) (.*)", said, re.MULTILINE) or [b""]
-        return b" ".join([*out.split(b" ")[:2], b"%d" % status, why[-1]]) if out else b""
+        ended = _ended(out)
+        return [*ended[0][:3], str(status), why[-1].decode("utf-8", "replace")] if ended else []
 
     def command(
         self, options: "list[str]", config: bytes, scratch: str, into: Optional[int] = None
@@ -179,13 +183,19 @@ class _Said(NamedTuple):
     body: str
 
 
-def _config(number: int, one: Transfer, have: int, scratch: str) -> bytes:
-    """Return curl's options for one transfer."""
+def _config(number: int, one: Transfer, have: int, *, is_old: bool) -> bytes:
+    """Return curl's options for one transfer.
+
+    At its end it says how it ended, and just before that what an upload was answered. Of many at
+    once that must not be stdout, where answers mix; and a file for each would cost more than to
+    send a small one.
+    """
     lines = request(one)
-    lines.append(f'write-out = "{number} %{{http_code}} %{{exitcode}} %{{errormsg}}\\n"')
+    stream, answer = ("", "-") if is_old else ("%{stderr}", "/dev/stderr")
+    said = f"{stream}\\nended {number} %{{http_code}} %{{exitcode}} %{{errormsg}}\\n"
+    lines.append(f'write-out = "{said}"')
     if one.md5:
         digest = base64.b64encode(bytes.fromhex(one.md5)).decode("ascii")
-        answer = os.path.join(scratch, f"answer.{number}")
         lines += [f"upload-file = {quoted(one.path)}", f"output = {quoted(answer)}"]
         lines.append(f'header = "Content-MD5: {digest}"')
         if one.size < _ASK_FIRST:
@@ -225,23 +235,24 @@ def quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
-def _heard(
-    line: bytes, sizes: Mapping[int, int], transfers: Mapping[int, Transfer], scratch: str
-) -> "tuple[int, _Said]":
-    number, status, exit_code, *rest = line.decode("utf-8", "replace").split(" ", 3)
+def _ended(said: bytes) -> "list[list[str]]":
+    """Return for each transfer that ended: the answer, number, status, exit code and message."""
+    found = _ENDED.split(said)
+    texts = [text.decode("utf-8", "replace") for text in found]
+    return [texts[at : at + 5] for at in range(0, len(texts) - 5, 5)]
+
+
+def _heard(ended: Sequence[str], sizes: Mapping[int, int], one: Transfer) -> _Said:
+    answer, number, status, exit_code, message = ended
     if status.startswith("1"):
         status = "000"  # it was told to go on, and then heard no more
-    index = int(number)
-    one = transfers[index]
-    body = ""
-    if not status.startswith("2"):
+    body = answer[:_ERROR_KEPT] if one.md5 else ""
+    if not one.md5 and not status.startswith("2"):
         # What came is an error page: read it, and take it out of the data.
-        path = os.path.join(scratch, f"answer.{index}") if one.md5 else one.path
-        start = 0 if one.md5 else sizes[index]
-        body = _taken_out(path, start) if status != "000" else ""
+        body = _taken_out(one.path, sizes[int(number)]) if status != "000" else ""
     elif not one.md5 and exit_code in _RESUME_REFUSED:
         _taken_out(one.path, 0)
-    return index, _Said(status, exit_code, rest[0] if rest else "", body)
+    return _Said(status, exit_code, message, body)
 
 
 def _taken_out(path: str, start: int) -> str:
