@@ -1,5 +1,6 @@
 """Files that come from elsewhere: pieces from other nodes, restored checkpoints. And: damage."""
 
+import concurrent.futures
 import contextlib
 import os
 import shutil
@@ -17,6 +18,7 @@ from workflows.node.storage import Storage
 from workflows.node.work import KeyFailed
 
 LARGE = 64 << 20  # bytes from which on a file has several connections of its own
+_GROUP = 250  # files that one curl brings
 
 
 def bring(storage: Storage, step: str, item: dict[str, Any]) -> Record:
@@ -102,8 +104,7 @@ def download(
         for one in transfers:
             if not one.size:
                 open(one.path, "wb").close()  # an old curl makes no file of an empty answer
-        troubles = curl.run(transfers, scratch) if transfers else []
-        for item, one, trouble in zip(small, transfers, troubles):
+        for item, one, trouble in zip(small, transfers, _troubles(transfers, scratch, curl)):
             yield _brought(storage, step, item, one.path, trouble)
         for item in items:
             if item["stored"] >= LARGE:
@@ -113,6 +114,16 @@ def download(
                 remove(path)
     finally:
         remove(scratch)
+
+
+def _troubles(
+    transfers: Sequence[Transfer], scratch: str, curl: Curl
+) -> "Iterator[Optional[Trouble]]":
+    """Yield what went wrong with each of many transfers: some are published while others come."""
+    groups = [transfers[at : at + _GROUP] for at in range(0, len(transfers), _GROUP)]
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        for outcome in [pool.submit(curl.run, group, scratch) for group in groups]:
+            yield from outcome.result()
 
 
 def _large(
