@@ -73,7 +73,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return plan.pop(0) if plan else ""
 
     def _error(self, name: str) -> tuple[int, bytes]:
-        return {"slow": (503, SLOW), "expired": (400, EXPIRED), "gone": (404, b"no")}[name]
+        known = {"slow": (503, SLOW), "expired": (400, EXPIRED), "gone": (404, b"no")}
+        return known.get(name) or (409, f"<Error><Code>{name}</Code></Error>\n".encode())
 
     def _answer(self, status: int, body: bytes) -> None:
         self.send_response(status)
@@ -177,6 +178,20 @@ def test_what_lasts_is_not_tried_again_and_says_s3s_own_code_and_no_url(
     assert gone == ("HTTP status 404", 404, "")
     assert len(server.asked) == 2
     assert (tmp_path / "b").read_bytes() == b""
+
+
+def test_each_of_many_that_are_refused_at_once_has_its_own_answer(
+    server: Server, curl: Curl, tmp_path: pathlib.Path
+) -> None:
+    names = [f"k{number}" for number in range(60)]
+    server.plan = {f"/{name}": [f"Code.{name}"] for name in names[::2]}
+
+    troubles = curl.run([put(server, tmp_path, name, b"x" * 9) for name in names], str(tmp_path))
+
+    assert [one.code if one else "" for one in troubles] == [
+        "" if number % 2 else f"Code.k{number}" for number in range(60)
+    ]
+    assert sorted(os.listdir(tmp_path)) == sorted(names)
 
 
 def test_a_server_that_is_not_there_is_said_without_the_secret(

@@ -66,7 +66,7 @@ class Settings:
     s3_profile: str = _setting("s3", "profile", "")  # type: ignore[assignment]
     s3_nodes: str = _setting("s3", "nodes", "signed", choices=_NODES)  # type: ignore[assignment]
     s3_signature_s: int = _setting("s3", "signature", 6 * 3600, least=1)  # type: ignore[assignment]
-    s3_multipart_mb: int = _setting("s3", "multipart_mb", 5000, least=5)  # type: ignore[assignment]
+    s3_multipart_mb: int = _setting("s3", "multipart_mb", 256, least=5)  # type: ignore[assignment]
     s3_compress: str = _setting("s3", "compress", "none", choices=_COMPRESS)  # type: ignore[assignment]
 
     @classmethod

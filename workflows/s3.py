@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from workflows import presign
 from workflows.config import Settings, settings
 from workflows.errors import CheckpointError, SourceError, UsageError, WorkflowsError
 from workflows.node.role import PREFIX
@@ -81,7 +82,19 @@ class _Client:
             region_name=chosen.s3_region or session.region_name or "us-east-1",
             config=config,
         )
+        self._credentials = session.get_credentials()
+        self._signers: dict[tuple[str, str, int], presign.Signer | None] = {}
         self._owner = os.getpid()
+
+    def signer(self, method: str, bucket: str, holds_s: int) -> presign.Signer | None:
+        """Return what signs many URLs for a method and a bucket, if that can be done here."""
+        asked = (method, bucket, holds_s)
+        if asked not in self._signers:
+            params = {"Bucket": bucket, "Key": presign.EXAMPLE}
+            url = self.get().generate_presigned_url(method, Params=params, ExpiresIn=holds_s)
+            verb = {"get_object": "GET", "put_object": "PUT"}[method]
+            self._signers[asked] = presign.signer_like(url, verb, self._credentials)
+        return self._signers[asked]
 
     def get(self) -> "S3Client":
         if self._owner != os.getpid():
@@ -124,6 +137,9 @@ def _sign(
     with _explained("GetObject" if method == "get_object" else "PutObject", place, kind):
         params = {"Bucket": place.bucket, "Key": place.key, **more}
         holds_s = settings().s3_signature_s
+        signer = None if more else _client(settings()).signer(method, place.bucket, holds_s)
+        if signer is not None:
+            return signer(place.key)
         return _s3().generate_presigned_url(method, Params=params, ExpiresIn=holds_s)
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Event = dict[str, Any]
 _MB = 1 << 20  # S3 takes no part below 5 MiB but the last
+_PART_BYTES, _MOST_PARTS = 64 * _MB, 9_000  # S3 takes 10,000: what is packed may grow a little
 _SUFFIX = {"zstd": ".zst", "gzip": ".gz"}
 # What a node is answered when a URL, or the credentials behind it, came of age on the way.
 _STALE = ("ExpiredToken", "RequestExpired", "TokenRefreshRequired", "AccessDenied")
@@ -87,9 +88,10 @@ def _round(  # noqa: PLR0913 - what one round of sending needs
 def _item(store: S3Store, part: dict[str, Any], uploads: dict[str, str]) -> Event:
     """Return what a node is told to send one key: a URL for all of it, or one for each part."""
     item = {name: part[name] for name in ("key", "id", "bytes", "crc", "compress")}
-    part_bytes = settings().s3_multipart_mb * _MB
-    if part["bytes"] <= part_bytes:
+    most = settings().s3_multipart_mb * _MB
+    if part["bytes"] <= most:
         return {**item, "url": store.sign_put(part["object"])}
+    part_bytes = max(min(most, _PART_BYTES), -(-part["bytes"] // _MOST_PARTS))
     if part["object"] not in uploads:
         uploads[part["object"]] = store.begin(part["object"])
     count = part["bytes"] // part_bytes + 2  # what cannot be compressed gets a little larger
@@ -132,5 +134,6 @@ def source_of(store: S3Store, part: dict[str, Any]) -> Event:
     return {
         "url": store.sign_get(part["object"]),
         "stored": part["stored"],
+        "etag": part.get("etag", ""),
         "compress": part["compress"],
     }

@@ -1,6 +1,7 @@
 """What nodes do with single files and trees."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 import zlib
@@ -52,6 +53,44 @@ def checksum(path: str) -> str:
         while count := file.readinto(buffer):
             value = zlib.crc32(view[:count], value)
     return f"{value:08x}"
+
+
+def digests(path: str) -> "tuple[int, str, str]":
+    """Return a file's size, its MD5 and its CRC-32, in hex, all of the same bytes."""
+    digest = hashlib.md5(usedforsecurity=False)
+    crc, size = 0, 0
+    with open(path, "rb", buffering=0) as file:
+        while data := file.read(_READ):
+            digest.update(data)
+            crc = zlib.crc32(data, crc)
+            size += len(data)
+    return size, digest.hexdigest(), f"{crc:08x}"
+
+
+def combined(first: int, second: int, length: int) -> int:
+    """Return the CRC-32 of two pieces in a row from that of each; the second has `length` bytes.
+
+    >>> text = b"read by two threads"
+    >>> combined(zlib.crc32(text[:4]), zlib.crc32(text[4:]), len(text) - 4) == zlib.crc32(text)
+    True
+    """
+    shift, power = 1 << 31, 1 << 23  # x^0 and x^8: polynomials have their lowest power on the left
+    while length:
+        if length & 1:
+            shift = _product(shift, power)
+        power = _product(power, power)
+        length >>= 1
+    return _product(shift, first) ^ second
+
+
+def _product(one: int, other: int) -> int:
+    """Multiply two polynomials modulo that of CRC-32."""
+    product = 0
+    for bit in range(31, -1, -1):
+        if one >> bit & 1:
+            product ^= other
+        other = other >> 1 ^ (0xEDB88320 if other & 1 else 0)
+    return product
 
 
 def tree_size(path: str) -> "Optional[int]":

@@ -1,22 +1,20 @@
 """Outputs that go to S3: pack them if asked, say their MD5, send them with signed URLs."""
 
-import hashlib
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
-from typing import IO, Any
+from typing import Any
 
 from workflows.node.curl import Curl, Transfer
-from workflows.node.files import checksum, remove
+from workflows.node.files import checksum, digests, remove
 from workflows.node.packers import PACKERS
+from workflows.node.parts import Sender, crc_of
 from workflows.node.storage import Storage
 from workflows.node.work import KeyFailed
 
 Message = dict[str, Any]
 BATCH_KEYS, BATCH_BYTES = 1000, 256 << 20
-# Reproducible: gzip without name and time, zstd without threads. Both are in every distribution.
-_PARTS_AT_ONCE = 4
-_READ = 1 << 20
+_DAMAGED = "is damaged; run: workflows fsck"
 
 
 def batches(items: Sequence[Message], most_bytes: int = BATCH_BYTES) -> "Iterator[list[Message]]":
@@ -44,8 +42,10 @@ def push(storage: Storage, step: str, items: Sequence[Message], curl: Curl) -> I
                 if "parts" in item:
                     yield _in_parts(item, path, scratch, curl)
                     continue
-                md5 = _md5(path)
-                whole.append((item, Transfer(item["url"], path, os.path.getsize(path), md5)))
+                size, md5, crc = digests(path)
+                if not item["compress"] and crc != item["crc"]:
+                    raise KeyFailed(_DAMAGED, step)
+                whole.append((item, Transfer(item["url"], path, size, md5)))
             except KeyFailed as failure:
                 yield _failed(item, failure.event)
             except OSError as error:
@@ -60,12 +60,12 @@ def push(storage: Storage, step: str, items: Sequence[Message], curl: Curl) -> I
 
 
 def _packed(storage: Storage, step: str, item: Message, packed: str) -> str:
-    """Return the path of what is to be sent, after comparing the output with its checksum."""
+    """Return the path of what is to be sent; an output that is packed is what it was."""
     path = storage.path(step, item["id"], item["key"])
-    if checksum(path) != item["crc"]:
-        raise KeyFailed("is damaged; run: workflows fsck", step)
     if not item["compress"]:
-        return path
+        return path  # compared while it is read to be sent
+    if checksum(path) != item["crc"]:
+        raise KeyFailed(_DAMAGED, step)
     run_tool(PACKERS[item["compress"]], path, packed, step)
     return packed
 
@@ -87,48 +87,13 @@ def run_tool(argv: "list[str]", path: str, out: str, step: str) -> None:
 
 
 def _in_parts(item: Message, path: str, scratch: str, curl: Curl) -> Message:
-    """Send one big file in parts; only a few of them are copied out of it at a time."""
-    size = os.path.getsize(path)
-    md5s: list[str] = []
-    urls = item["parts"][: max(1, -(-size // item["part_bytes"]))]
-    with open(path, "rb") as file:
-        for start in range(0, len(urls), _PARTS_AT_ONCE):
-            parts = []
-            for number, url in enumerate(urls[start : start + _PARTS_AT_ONCE]):
-                part = os.path.join(scratch, f"part.{number}")
-                length, md5 = _copy(file, part, item["part_bytes"])
-                parts.append(Transfer(url, part, length, md5))
-            troubles = [one for one in curl.run(parts, scratch) if one is not None]
-            if troubles:
-                return _failed(item, troubles[0]._asdict())
-            md5s += [part.md5 for part in parts]
-    return _sent(item, size, md5s)
-
-
-def _copy(source: "IO[bytes]", path: str, length: int) -> "tuple[int, str]":
-    """Copy up to `length` bytes to a new file; return how many there were, and their MD5."""
-    digest = hashlib.md5(usedforsecurity=False)
-    left = length
-    with open(path, "wb") as file:
-        while left:
-            data = source.read(min(_READ, left))
-            if not data:
-                break
-            digest.update(data)
-            file.write(data)
-            left -= len(data)
-    return length - left, digest.hexdigest()
-
-
-def _md5(path: str) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    buffer = memoryview(bytearray(_READ))
-    with open(path, "rb", buffering=0) as file:
-        while True:
-            count = file.readinto(buffer)
-            if not count:
-                return digest.hexdigest()
-            digest.update(buffer[:count])
+    """Send one big file in parts, and compare what was read with its checksum while it was."""
+    trouble, sent = Sender(path, item["part_bytes"], curl, scratch)(item["parts"])
+    if trouble is not None:
+        return _failed(item, trouble._asdict())
+    if not item["compress"] and crc_of(sent) != item["crc"]:
+        return _failed(item, {"why": _DAMAGED, "code": ""})
+    return _sent(item, sum(part.size for part in sent), [part.md5 for part in sent])
 
 
 def _sent(item: Message, size: int, md5s: "list[str]") -> Message:

@@ -98,8 +98,10 @@ def _get(url: str, method: str, headers: "dict[str, str]") -> str:
         return text
 
 
-def presigned(method: str, url: str, region: str, given: Credentials, now: float) -> str:
-    """Return an S3 URL with a signature (version 4) in its query, good for an hour.
+def presigned(  # noqa: PLR0913 - what a signature is made of
+    method: str, url: str, region: str, given: Credentials, now: float, holds_s: int = _SIGNED_S
+) -> str:
+    """Return an S3 URL with a signature (version 4) in its query, good for `holds_s` seconds.
 
     The URL's path is quoted as S3 wants it; its query may name an upload and a part.
     """
@@ -115,7 +117,7 @@ def presigned(method: str, url: str, region: str, given: Credentials, now: float
         ("X-Amz-Algorithm", "AWS4-HMAC-SHA256"),
         ("X-Amz-Credential", f"{given.key}/{scope}"),
         ("X-Amz-Date", when),
-        ("X-Amz-Expires", str(_SIGNED_S)),
+        ("X-Amz-Expires", str(holds_s)),
         ("X-Amz-SignedHeaders", "host"),
         *([("X-Amz-Security-Token", given.token)] if given.token else []),
     ]
