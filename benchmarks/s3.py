@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks import table
+from benchmarks.jobs import MEMORY_SETTLE_S
 from workflows import s3, uploads
 from workflows.fleet import open_fleet
 from workflows.lineage import Key
@@ -94,22 +95,22 @@ class Bench:
         for part in parts:
             part["object"] = f"{attempt}/{part['key']}"
         step: Any = types.SimpleNamespace(name="Bench", nodes=sender)
-        os.sync()  # what was written before, by whomever, is nobody's to wait for
-        begun = time.perf_counter()
+        begun = _settled()
         target.commit(uploads.send(step, store, keys, parts), {"attempt": attempt})
-        sent = time.perf_counter()
+        sent = time.perf_counter() - begun
+        begun = _settled()
         manifest = CheckpointTarget(store, "Bench", "identity").manifest() or {}
         items = [{**part, **uploads.source_of(store, part)} for part in manifest["parts"]]
         message = {"op": "bring", "step": "Bench", "items": items}
         events = list(receiver.channel(0).ask(message, "ran"))
-        fetched = time.perf_counter()
+        fetched = time.perf_counter() - begun
         if sum(event["event"] == "brought" for event in events) != self.count:
             raise SystemExit(f"not all came back: {events[:3]}")
         for fleet in (sender, receiver):
             fleet.close()
         for name in "ab":
             self._clear(f"{state}-{name}")
-        return sent - begun, fetched - sent
+        return sent, fetched
 
     def aws(self) -> tuple[float, float]:
         """Return the seconds of `aws s3 cp`, up and down."""
@@ -126,17 +127,17 @@ class Bench:
         os.makedirs(back)
         here = f"{self.files}/{glob if self.count > 1 else '00000'}"
         environ = dict(os.environ, AWS_ENDPOINT_URL=self.url, S3_ENDPOINT_URL=self.url)
-        os.sync()
-        begun = time.perf_counter()
+        begun = _settled()
         subprocess.run([*argv, here, there], env=environ, check=True)
-        sent = time.perf_counter()
+        sent = time.perf_counter() - begun
         source = there + (glob if self.count > 1 else "00000")
+        begun = _settled()
         subprocess.run([*argv, source, back + "/"], env=environ, check=True)
-        fetched = time.perf_counter()
+        fetched = time.perf_counter() - begun
         if len(os.listdir(back)) != self.count:
             raise SystemExit(f"{name} brought back {len(os.listdir(back))} of {self.count}")
         self._clear(back)
-        return sent - begun, fetched - sent
+        return sent, fetched
 
     def _clear(self, folder: str) -> None:
         """Remove a few large files at once; many small ones go in the end, with all else.
@@ -146,6 +147,13 @@ class Bench:
         """
         if self.count == 1:
             shutil.rmtree(folder)
+
+
+def _settled() -> float:
+    """Let what was written reach the disk and freed memory go, so that all start alike."""
+    os.sync()
+    time.sleep(MEMORY_SETTLE_S)
+    return time.perf_counter()
 
 
 def transfers(bench: Bench, rounds: int, tools: list[str]) -> Timed:
@@ -215,8 +223,8 @@ def result(args: argparse.Namespace, big: Timed, small: Timed, listed: Timed) ->
         "about": "One node sends a step's outputs with signed URLs and curl, is verified by one"
         " listing and committed; another, empty node restores them, compares checksums and"
         " publishes. Both are running, as in the middle of a run; the other tools start up each"
-        " time, and each begins with nothing left to be written to the disk. SeaweedFS shares the"
-        " machine's cores with its client.",
+        " time. Each begins with nothing left to be written to the disk, and with no memory that the one"
+        " before it has just freed. SeaweedFS shares the machine's cores with its client.",
         "run": "python -m benchmarks.s3",
         "machine": table.machine(),
         "tables": [
