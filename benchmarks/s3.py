@@ -223,8 +223,8 @@ def result(args: argparse.Namespace, big: Timed, small: Timed, listed: Timed) ->
         "about": "One node sends a step's outputs with signed URLs and curl, is verified by one"
         " listing and committed; another, empty node restores them, compares checksums and"
         " publishes. Both are running, as in the middle of a run; the other tools start up each"
-        " time. Each begins with nothing left to be written to the disk, and with no memory that the one"
-        " before it has just freed. SeaweedFS shares the machine's cores with its client.",
+        " time. Each begins with nothing left to be written to the disk, and with no memory that"
+        " another has just freed. SeaweedFS shares the machine's cores with its client.",
         "run": "python -m benchmarks.s3",
         "machine": table.machine(),
         "tables": [
