@@ -280,6 +280,43 @@ def test_a_run_goes_on_when_another_one_that_shares_its_state_is_killed(small: T
     assert_complete(small)
 
 
+# Between the two questions that Luigi asks of a task, another run does all there is to do.
+OVERTAKEN = """
+import os, subprocess, sys
+from workflows.steps import Map
+
+class Kept(Map):
+    command = 'read -r path; cat "$path"'
+    durable = True
+
+    def complete(self):
+        done = super().complete()
+        if not self.shard and not done and "WORKFLOWS_STATE" not in os.environ:
+            checkpoint = os.path.abspath(".workflows/checkpoint")
+            subprocess.run(
+                [sys.executable, "-m", "luigi", *sys.argv[1:], "--checkpoint", checkpoint],
+                env=dict(os.environ, WORKFLOWS_STATE="elsewhere"),
+                check=True,
+                capture_output=True,
+            )
+        return done
+"""
+
+
+def test_a_run_that_is_overtaken_by_another_one_elsewhere_has_nothing_left_to_do(
+    trial: Trial,
+) -> None:
+    trial.place.module(OVERTAKEN)
+    trial.place.key("a_key", b"x\n")
+    checkpoint = str(trial.place.checkpoint)
+
+    done = trial.place.luigi("Kept", "--checkpoint", checkpoint, "--no-lock")
+
+    assert done.code == 0, done
+    assert trial.result("Kept") == {"a_key": b"x\n"}
+    assert trial.place.ledger("Kept") == []
+
+
 def test_a_ledgers_lock_is_free_once_its_holder_is_killed(tmp_path: pathlib.Path) -> None:
     ledger = Ledger(str(tmp_path / "Step.jsonl"))
     hold = "import sys; from workflows.node.ledger import Ledger\n"
