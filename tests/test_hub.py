@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from paramiko import SSHException
 
 from workflows.hosts import Host, to_json
 from workflows.node.wire import SOON_S, Wire
+from workflows.transports.remote import Remote, Session
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -233,3 +235,44 @@ def test_who_posts_to_nobody_is_told_with_the_next_message(stream: Slow) -> None
     wire.post({"n": 1})
     with pytest.raises(BrokenPipeError):
         wire.send({"n": 2})
+
+
+class Broken:
+    """A channel of a connection that has ended, as paramiko has them: also what is no OSError."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.asked = threading.Event()
+
+    def sendall(self, data: "bytes | memoryview") -> None:
+        self.asked.set()
+        raise self.error
+
+    def recv(self, size: int) -> bytes:
+        if self.asked.is_set():
+            return b""
+        raise TimeoutError
+
+    def settimeout(self, timeout: float | None) -> None:
+        pass
+
+    def recv_stderr_ready(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    "error", [EOFError(), SSHException("it is over"), OSError("Socket is closed")]
+)
+def test_however_a_connection_breaks_a_session_is_told_and_the_watch_lets_go(
+    error: Exception,
+) -> None:
+    channel = Broken(error)
+    remote = Remote(GONE, 0, 1, "nobody")
+    remote._main, remote._generation = channel, "first"
+
+    with pytest.raises(ConnectionResetError):
+        Session(channel, b"", "first", "/").send(b"x")
+    channel.asked.clear()
+    remote._watch(Wire(channel), "first")
+
+    assert remote._generation == ""
