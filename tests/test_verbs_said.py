@@ -136,3 +136,16 @@ def test_a_full_disk_behind_stdout_is_an_error_in_one_line(keys: "Keys") -> None
 
         assert done.returncode == 1
         assert done.stderr == "workflows: not all could be written: No space left on device\n"
+
+
+def test_a_run_without_luigid_names_none(keys: "Keys", place: "Place") -> None:
+    keys.give("in", **{"000_a": "x\n"})
+    place.module("from workflows.steps import Map\nclass First(Map):\n    command = 'xargs cat'\n")
+    place.key("a_key", b"x\n")
+    (place.path / "luigi.cfg").write_text("")
+
+    mapped = keys.run("map", "in/", "out/", "cat")
+    ran = place.luigi("First", "--local-scheduler")
+
+    assert mapped.code == ran.code == 0, (mapped, ran)
+    assert "luigid" not in mapped.err + ran.err
