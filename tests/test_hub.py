@@ -1,6 +1,8 @@
 """The hub of an ssh fleet is begun before it is known what it is for; messages travel together."""
 
 import contextlib
+import json
+import os
 import pathlib
 import socket
 import subprocess
@@ -10,8 +12,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from paramiko import SSHException
 
+from workflows.hosts import Host, to_json
 from workflows.node.wire import SOON_S, Wire
+from workflows.transports.remote import Remote, Session
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -39,6 +44,18 @@ os.read = told
 sys.argv[1:] = [0, "nobody", "waits"]
 raise SystemExit(hub.main(print))
 """
+
+HEALTH = "from workflows.cli import main; sys.exit(main(['health', '--fleet', sys.argv[1]]))"
+# A hub that is told its hosts, while nobody reads what it says.
+UNHEARD = """
+import os, sys
+from workflows.transports import hub
+file = os.memfd_create("hosts")
+os.write(file, sys.stdin.buffer.read())
+sys.argv[1:] = [str(file), sys.argv[1]]
+hub.start()
+"""
+GONE = Host("127.0.0.1", 1, "nobody", scratch="/nowhere")
 
 
 def begun(folder: pathlib.Path, *arguments: str, cfg: str = "") -> str:
@@ -99,6 +116,48 @@ def test_a_hub_that_is_killed_before_it_is_told_anything_is_replaced(
 
     assert done.code == 0, done
     assert list(hosts.outputs("First").values()) == [b"x\n"]
+
+
+@pytest.mark.parametrize("stdin", ["", "<&-"])
+def test_a_hub_depends_neither_on_a_stdin_nor_on_the_directory_it_is_begun_in(
+    place: "Place", hosts: "Hosts", stdin: str
+) -> None:
+    folder = place.path / "elsewhere"
+    folder.mkdir()
+    for name in ("secrets", "queue", "base64"):  # paramiko imports them all
+        (folder / f"{name}.py").write_text("raise SystemExit('not the one that was meant')")
+    hosts.add(1)
+    health = f"import sys; sys.path[:] = filter(None, sys.path); {HEALTH}"
+
+    done = subprocess.run(
+        ["bash", "-c", f'exec "$@" {stdin}', "bash", sys.executable, "-c", health, hosts.spec],
+        cwd=folder,
+        env=place.environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("healthy: node 0")
+
+
+def test_a_hub_whose_driver_is_gone_when_it_listens_says_nothing() -> None:
+    given = json.dumps({"hosts": [to_json(GONE)], "about": []}).encode()
+    read, write = os.pipe()
+    os.close(read)
+
+    done = subprocess.run(
+        [sys.executable, "-c", UNHEARD, f"workflows-{os.urandom(8).hex()}"],
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        input=given,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        timeout=60,
+    )
+    os.close(write)
+
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_fleet_that_luigi_is_told_otherwise_is_used_all_the_same(
@@ -176,3 +235,44 @@ def test_who_posts_to_nobody_is_told_with_the_next_message(stream: Slow) -> None
     wire.post({"n": 1})
     with pytest.raises(BrokenPipeError):
         wire.send({"n": 2})
+
+
+class Broken:
+    """A channel of a connection that has ended, as paramiko has them: also what is no OSError."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.asked = threading.Event()
+
+    def sendall(self, data: "bytes | memoryview") -> None:
+        self.asked.set()
+        raise self.error
+
+    def recv(self, size: int) -> bytes:
+        if self.asked.is_set():
+            return b""
+        raise TimeoutError
+
+    def settimeout(self, timeout: float | None) -> None:
+        pass
+
+    def recv_stderr_ready(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    "error", [EOFError(), SSHException("it is over"), OSError("Socket is closed")]
+)
+def test_however_a_connection_breaks_a_session_is_told_and_the_watch_lets_go(
+    error: Exception,
+) -> None:
+    channel = Broken(error)
+    remote = Remote(GONE, 0, 1, "nobody")
+    remote._main, remote._generation = channel, "first"
+
+    with pytest.raises(ConnectionResetError):
+        Session(channel, b"", "first", "/").send(b"x")
+    channel.asked.clear()
+    remote._watch(Wire(channel), "first")
+
+    assert remote._generation == ""

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,10 @@ import pytest
 
 from workflows.errors import NodeLost
 from workflows.fleet import open_fleet
+from workflows.node.incoming import NewFile
 
 if TYPE_CHECKING:
+    import pathlib
     from collections.abc import Iterator
 
     from conftest import Keys
@@ -148,7 +151,6 @@ def test_what_a_put_replaces_is_seen_whole_and_one_that_is_cut_off_leaves_nothin
 
     def cut() -> "Iterator[bytes]":
         yield bytes(1 << 20)
-        assert len(os.listdir(target.parent)) == 2
         assert target.read_text() == "old"
         raise InterruptedError
 
@@ -179,3 +181,46 @@ def test_what_cannot_be_moved_is_said(keys: "Keys", words: tuple[str, ...]) -> N
 
     assert done.code in (1, 2)
     assert words[1] in done.err or os.path.dirname(words[2]) in done.err
+
+
+# Takes a part of what is put there, then is killed.
+HALF = """
+import os, signal, sys
+from workflows.node.incoming import NewFile
+NewFile(sys.argv[1], 0o644).add(b"half" * 100_000)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_put_to_a_node_that_is_killed_leaves_nothing_beside_the_file(
+    keys: "Keys", tmp_path: "pathlib.Path"
+) -> None:
+    target = tmp_path / "etc" / "settings"
+    target.parent.mkdir()
+    target.write_text("old")
+
+    killed = subprocess.run(
+        [sys.executable, "-c", HALF, str(target)], env=keys.place.environ, timeout=60, check=False
+    )
+
+    assert killed.returncode == -signal.SIGKILL
+    assert os.listdir(target.parent) == ["settings"]
+    assert target.read_text() == "old"
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+def test_what_is_put_is_whole_also_where_no_file_can_be_without_a_name(
+    tmp_path: "pathlib.Path", monkeypatch: pytest.MonkeyPatch, is_named: bool
+) -> None:
+    if is_named:
+        monkeypatch.setattr(os, "O_TMPFILE", os.O_CREAT | os.O_DIRECTORY)  # which none takes
+    target = tmp_path / "here"
+    target.write_text("old")
+
+    file = NewFile(str(target), 0o750)
+    file.add(b"new")
+    file.publish(3, zlib.crc32(b"new"))
+    file.abandon()
+
+    assert os.listdir(tmp_path) == ["here"]
+    assert (target.read_bytes(), target.stat().st_mode & 0o777) == (b"new", 0o750)

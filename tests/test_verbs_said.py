@@ -1,6 +1,7 @@
 """What the verbs say to somebody who typed something that cannot be done."""
 
 import shutil
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -116,3 +117,35 @@ def test_ssh_to_a_host_whose_key_has_changed_says_what_to_do_with_hosts_yaml(
     assert "HAS CHANGED" in wrong.err
     assert "put the new key into hosts.yaml" in wrong.err
     assert own.err == ""
+
+
+def test_a_full_disk_behind_stdout_is_an_error_in_one_line(keys: "Keys") -> None:
+    keys.give("in", **{"000_a": "x\n"})
+
+    for words in (("ls",), ("eval", "in/000_a", "cat"), ("cp", "fleet://in/000_a", "-")):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(
+                keys.place.command("workflows", *words),
+                cwd=keys.place.path,
+                env=keys.place.environ,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=60,
+            )
+
+        assert done.returncode == 1
+        assert done.stderr == "workflows: not all could be written: No space left on device\n"
+
+
+def test_a_run_without_luigid_names_none(keys: "Keys", place: "Place") -> None:
+    keys.give("in", **{"000_a": "x\n"})
+    place.module("from workflows.steps import Map\nclass First(Map):\n    command = 'xargs cat'\n")
+    place.key("a_key", b"x\n")
+    (place.path / "luigi.cfg").write_text("")
+
+    mapped = keys.run("map", "in/", "out/", "cat")
+    ran = place.luigi("First", "--local-scheduler")
+
+    assert mapped.code == ran.code == 0, (mapped, ran)
+    assert "luigid" not in mapped.err + ran.err

@@ -5,6 +5,7 @@ Exit codes: 0 done or nothing to do, 1 failed, 2 usage, 3 nodes lost, 4 no capac
 """
 
 import argparse
+import errno
 import importlib
 import logging
 import os
@@ -15,6 +16,7 @@ from typing import Any
 from workflows.errors import FleetError, NodeLost, UsageError, WorkflowsError
 from workflows.transports import hubprocess
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 # Those that ask nodes: an ssh fleet's hub is begun before their own modules are loaded.
 ON_NODES = ("ls", "cp", "rm", "eval", "map", "map-to-n", "map-from-n", "health")
 # A verb's module is imported when it is used: Luigi alone would take 0.1 s of every start.
@@ -67,6 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WorkflowsError as error:
         print(f"workflows: {error}", file=sys.stderr)
         return _exit_code(error)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # as above: what is left would be tried again
+        print(f"workflows: not all could be written: {error.strerror}", file=sys.stderr)
+        return 1
     return code
 
 

@@ -144,8 +144,16 @@ def watch(root: luigi.Task) -> None:
     progress, deadline = Progress(log()), Deadline(log(), settings().deadline_s)
     progress.start()
     deadline.start()
-    atexit.register(_end, progress, deadline, root, os.getpid())
+    # Asked now: what the command line said is not known any longer at exit.
+    atexit.register(_end, progress, deadline, root, os.getpid(), _luigid())
     _advise(root)
+
+
+def _luigid() -> str:
+    """Return the URL of luigid, or nothing if this run has a scheduler of its own."""
+    if core().local_scheduler:
+        return ""
+    return core().scheduler_url or f"http://{core().scheduler_host}:{core().scheduler_port}"
 
 
 def _advise(root: luigi.Task) -> None:
@@ -247,7 +255,9 @@ def _close_fleets(opener: int) -> None:
             opened.close()
 
 
-def _end(progress: Progress, deadline: Deadline, root: luigi.Task, driver: int) -> None:
+def _end(
+    progress: Progress, deadline: Deadline, root: luigi.Task, driver: int, luigid: str
+) -> None:
     if os.getpid() != driver:
         return
     console.end_interrupts()
@@ -257,9 +267,8 @@ def _end(progress: Progress, deadline: Deadline, root: luigi.Task, driver: int) 
     totals.update(log().path)
     if totals.steps:
         print(totals.table(), file=sys.stderr)
-        if not core().local_scheduler:
-            url = core().scheduler_url or f"http://{core().scheduler_host}:{core().scheduler_port}"
-            print(f"luigid shows it: {url}", file=sys.stderr)
+        if luigid:
+            print(f"luigid shows it: {luigid}", file=sys.stderr)
     for line in refills(log().path):
         print(line, file=sys.stderr)
     if late:

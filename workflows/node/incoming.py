@@ -18,7 +18,7 @@ class Arriving:
 
     def __init__(self, name: str, path: str, step: str = "") -> None:
         self.name, self.path, self._step = name, path, step
-        self._file: Optional[IO[bytes]] = open(path, "xb")  # noqa: SIM115 - see abandon
+        self._file: Optional[IO[bytes]] = self._opened()
         self._size = self._crc = 0
         self._why = ""
 
@@ -43,7 +43,7 @@ class Arriving:
         """
         try:
             if self._file is not None:
-                self._file.close()
+                self._keep(self._file)
         except OSError as error:
             self.abandon(error.strerror or str(error))
         if self._why:
@@ -54,6 +54,13 @@ class Arriving:
             return self._publish(size, f"{crc:08x}")
         except OSError as error:
             raise KeyFailed(error.strerror or str(error), self._step) from error
+
+    def _opened(self) -> IO[bytes]:
+        return open(self.path, "xb")
+
+    def _keep(self, file: IO[bytes]) -> None:
+        """Close the file, which has its name then."""
+        file.close()
 
     def _publish(self, size: int, crc: str) -> str:
         raise NotImplementedError
@@ -101,6 +108,24 @@ class NewFile(Arriving):
         self._target, self._mode = path, mode
         os.makedirs(os.path.dirname(path), exist_ok=True)
         super().__init__(path, f"{path}.{os.getpid()}.{time.monotonic_ns()}.tmp")
+
+    def _opened(self) -> IO[bytes]:
+        """Open a file without a name, where that can be: a runtime that is killed leaves none."""
+        folder = os.path.dirname(self.path)
+        with contextlib.suppress(OSError):
+            return open(os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600), "wb")
+        return super()._opened()
+
+    def _keep(self, file: IO[bytes]) -> None:
+        file.flush()
+        if not os.fstat(file.fileno()).st_nlink:
+            # With a directory given, though it is not used, Python follows the link to the file.
+            unused = os.open("/", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.link(f"/proc/self/fd/{file.fileno()}", self.path, src_dir_fd=unused)
+            finally:
+                os.close(unused)
+        super()._keep(file)
 
     def _publish(self, size: int, crc: str) -> str:
         os.chmod(self.path, self._mode)

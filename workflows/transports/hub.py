@@ -71,7 +71,8 @@ def main(beside: Beside) -> int:
         daemon=True,
     ).start()
     threading.Thread(target=beside, args=(remotes, *told["about"]), daemon=True).start()
-    print("listening", flush=True)
+    with contextlib.suppress(BrokenPipeError):  # the driver is gone, which stdin says too
+        os.write(1, b"listening\n")
     while os.read(0, 1):
         pass
     with concurrent.futures.ThreadPoolExecutor(len(remotes)) as pool:

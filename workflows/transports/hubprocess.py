@@ -7,6 +7,7 @@ later. Until then it reaches nobody. Next to nothing is imported here, for the s
 
 import atexit
 import contextlib
+import fcntl
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 
 HUBS = {"ssh": "workflows.transports.hub", "ec2": "workflows.ec2.hub"}
 WAITS = "waits"  # for a byte on its stdin; the hosts are in its file then
+_STDERR = 2
 
 
 class HubProcess:
@@ -25,7 +27,7 @@ class HubProcess:
 
     def __init__(self, module: str) -> None:
         self.module, self.name = module, f"workflows-{os.urandom(12).hex()}"
-        self._file = os.memfd_create("hosts")
+        self._file = _above_standard(os.memfd_create("hosts"))
         self._life, self._hold = os.pipe()
         self.driver = os.getpid()
         self.process = self._launched(WAITS)
@@ -53,17 +55,32 @@ class HubProcess:
             self._hold = -1
 
     def _launched(self, *more: str) -> "subprocess.Popen[bytes]":
-        # Not -m, which takes longer.
-        code = f"from {self.module} import start; start()"
+        # Not -m, which takes longer. Both would find modules in the working directory first.
+        code = (
+            "import sys; sys.path[:] = filter(None, sys.path);"
+            f" from {self.module} import start; start()"
+        )
         return subprocess.Popen(
             [sys.executable, "-S", "-c", code, str(self._file), self.name, *more],
             stdin=self._life,
             stdout=subprocess.PIPE,
             pass_fds=(self._file,),
             # All that `site` would find is there already; that saves its time.
-            env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))),
+            env=dict(os.environ, PYTHONPATH=os.pathsep.join(map(os.path.abspath, sys.path))),
             start_new_session=True,
         )
+
+
+def _above_standard(fd: int) -> int:
+    """Return a file whose number a child keeps: the first three are replaced there.
+
+    They are free where the driver itself was started without a stdin or a stdout.
+    """
+    if fd > _STDERR:
+        return fd
+    other = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _STDERR + 1)
+    os.close(fd)
+    return other
 
 
 _begun: list[HubProcess] = []

@@ -44,7 +44,10 @@ class Session:
         Raises:
             OSError: the connection broke.
         """
-        self.channel.sendall(LENGTH.pack(len(data)) + data)
+        try:
+            self.channel.sendall(LENGTH.pack(len(data)) + data)
+        except BROKEN as error:  # some of which are no OSError
+            raise ConnectionResetError(str(error) or type(error).__name__) from error
 
     def frames(self) -> Iterator[bytes]:
         """Yield what the runtime says until the session is over, or the connection breaks."""
@@ -255,11 +258,11 @@ class Remote:
                 silent_s = 0.0
             except TimeoutError:
                 silent_s += BEAT_S
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(*BROKEN):
                     wire.send({"op": "ping", "n": 0})
             except ValueError:
                 continue  # what a login script left behind still talks
-            except OSError:
+            except BROKEN:
                 break
             while main.recv_stderr_ready():
                 main.recv_stderr(1 << 16)  # unread, it would fill up and block the runtime

@@ -85,10 +85,11 @@ def _run_step(step: "Adhoc") -> int:
     # The command's own handler prints; Luigi would add another, and every line would come twice.
     config.set("core", "no_configure_logging", "true")
     logging.getLogger("luigi-interface").setLevel(logging.WARNING)
-    # Without a luigi.cfg there is no luigid either.
-    options = {} if config.has_option("core", "local_scheduler") else {"local_scheduler": True}
+    if not config.has_option("core", "local_scheduler"):
+        # Without a luigi.cfg there is no luigid either.
+        config.set("core", "local_scheduler", "true")
     try:
-        result = luigi.build([step], detailed_summary=True, **options)
+        result = luigi.build([step], detailed_summary=True)
     except KeyboardInterrupt:
         print("interrupted: what is done is kept, run the same again to go on", file=sys.stderr)
         return 130
