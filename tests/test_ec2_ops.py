@@ -121,9 +121,9 @@ def test_a_node_that_was_extended_lives_on_while_nobody_renews_its_lease(
     os.utime(tmp_path / "lease", (0, 0))
     lease, deadline = str(tmp_path / "lease"), str(tmp_path / "deadline")
 
-    assert agent.over(lease, deadline, idle=60) == ""
+    assert agent.over(lease, deadline, 60, {}) == ""
     (tmp_path / "extended").unlink()
-    assert agent.over(lease, deadline, idle=60) == "nobody has renewed its lease for 60 s"
+    assert agent.over(lease, deadline, 60, {}) == "nobody has renewed its lease for 60 s"
 
 
 # -- sweep -----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ _POLL_S = 2.0  # AWS advises 5 s; two small requests a poll
 _UNIT = """\
 [Unit]
 Description=powers this node off when its driver is gone
+StartLimitIntervalSec=0
 [Service]
 ExecStart=/usr/bin/env python3 /usr/local/sbin/workflows-node agent {options}
 Restart=always
