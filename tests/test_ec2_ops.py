@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ec2cloud import KEYS
+from ec2cloud import KEYS, Request
 
 from workflows.ec2 import agent, sweep
 from workflows.ec2.accounts import phases
@@ -66,6 +66,84 @@ def test_down_works_when_no_node_answers(ec2: "Ec2") -> None:
 
     assert ec2.run("down", "--yes").code == 0
     assert left(ec2) == {}
+
+
+def test_down_does_not_depend_on_prices(ec2: "Ec2") -> None:
+    ec2.write(nodes=1)
+    ec2.fleet.up()
+    ec2.cloud.refuse("DescribeSpotPriceHistory", "UnauthorizedOperation")
+    ec2.cloud.requests.clear()
+
+    done = ec2.run("down", "--yes")
+
+    assert done.code == 0, done
+    assert left(ec2) == {}
+    assert "what it has cost is not known: describe_spot_price_history: " in done.err
+    asked = [request.action for request in ec2.cloud.requests]
+    assert asked.index("TerminateInstances") < asked.index("DescribeSpotPriceHistory")
+
+
+def test_down_does_not_depend_on_the_logs_of_runs(ec2: "Ec2") -> None:
+    ec2.write(nodes=1)
+    ec2.fleet.up()
+    (ec2.place.state / "runs" / "1" / "log.jsonl").mkdir(parents=True)  # it cannot be read
+
+    done = ec2.run("down", "--yes")
+
+    assert done.code == 0, done
+    assert left(ec2) == {}
+    assert "what it has cost is not known: " in done.err
+
+
+def test_what_shows_or_is_launched_while_a_fleet_goes_down_goes_too(ec2: "Ec2") -> None:
+    ec2.write(nodes=1)
+    ec2.fleet.up()
+    terminated = iter([True])
+
+    def launched_meanwhile(request: Request) -> None:
+        if request.action == "TerminateInstances" and next(terminated, False):
+            late(ec2)
+
+    ec2.cloud.answered.append(launched_meanwhile)
+
+    done = ec2.run("down", "--yes")
+
+    assert done.code == 0, done
+    assert ec2.live() == []
+    assert left(ec2) == {}
+
+
+def test_what_comes_when_all_else_is_gone_is_no_success(ec2: "Ec2") -> None:
+    ec2.write(nodes=1)
+    ec2.fleet.up()
+    deleted = iter([True])
+
+    def launched_meanwhile(request: Request) -> None:
+        if request.action == "DeleteSecurityGroup" and next(deleted, False):
+            late(ec2)
+
+    ec2.cloud.answered.append(launched_meanwhile)
+
+    done = ec2.run("down", "--yes")
+
+    assert done.code == 1, done
+    assert f"type it again: workflows fleet down {ec2.name}" in done.err
+    assert "is left in" not in done.err
+    assert ec2.live() == []
+
+
+def late(ec2: "Ec2") -> None:
+    """Launch an instance as an `up` does that is under way on another machine."""
+    (image, *_) = ec2.region.ec2.describe_images()["Images"]
+    tags = [{"Key": "workflows:fleet", "Value": ec2.name}]
+    ec2.region.boots = False
+    ec2.region.ec2.run_instances(
+        ImageId=image["ImageId"],
+        MinCount=1,
+        MaxCount=1,
+        SubnetId=ec2.region.subnets[0],
+        TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],
+    )
 
 
 def test_a_group_that_ec2_does_not_let_go_of_yet_is_waited_for(ec2: "Ec2") -> None:

@@ -1,7 +1,6 @@
 """``workflows fleet``: disposable EC2 fleets, from their prices to their end."""
 
 import argparse
-import contextlib
 import dataclasses
 import datetime as dt
 import json
@@ -108,17 +107,25 @@ def _down(arguments: argparse.Namespace) -> int:
     found = fleet.instances()
     if found:
         _confirm(arguments, f"terminate {len(found)} nodes of {fleet.spec.name}")
-    cost, since = fleet.cost(), time.time()
+    since = time.time()
     try:
-        fleet.down()
-        with contextlib.suppress(FleetError):  # all is gone: that matters
-            cost = fleet.cost(since if found else None)
-            accounts.remember(fleet.spec, cost)
+        fleet.down()  # before anything is asked about prices: that may take long, or fail
     finally:
-        for line in cost.lines():
-            _say(line)
+        _account(fleet, since if found else None)
     _say(f"nothing of {fleet.spec.name} is left in {fleet.spec.region}")
     return 0
+
+
+def _account(fleet: Ec2Fleet, since: float | None) -> None:
+    """Say what a fleet that was taken down has cost, and keep it; nothing depends on that."""
+    try:
+        cost = fleet.cost(since)
+        accounts.remember(fleet.spec, cost)
+    except (FleetError, OSError) as error:
+        _say(f"what it has cost is not known: {error}")
+        return
+    for line in cost.lines():
+        _say(line)
 
 
 def _extend(arguments: argparse.Namespace) -> int:
