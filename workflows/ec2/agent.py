@@ -56,9 +56,8 @@ def over(lease: str, deadline: str, idle: float, known: "dict[str, float]") -> s
     `known`: what was read the last time.
     """
     now = time.time()
-    with contextlib.suppress(OSError, ValueError):
-        with open(deadline) as file:
-            known["deadline"] = int(file.read())
+    with contextlib.suppress(OSError, ValueError), open(deadline) as file:
+        known["deadline"] = int(file.read())
     with contextlib.suppress(OSError):
         known["lease"] = os.stat(lease).st_mtime
     last, renewed = known["deadline"], known["lease"]

@@ -47,8 +47,8 @@ def tear_down(aws: Aws, fleet: str, *, say: Say) -> None:
         _delete_group(aws, row["GroupId"])
     if late := _terminate_new(aws, fleet, asked, say):
         raise FleetError(
-            f"{', '.join(sorted(late))} came while {fleet} was removed; type it again: workflows fleet down"
-            f" {fleet}"
+            f"{', '.join(sorted(late))} came while {fleet} was removed; type it again:"
+            f" workflows fleet down {fleet}"
         )
 
 
