@@ -105,6 +105,26 @@ def test_a_fleet_is_found_in_its_own_file_in_fleet_yaml_or_in_luigi_cfg(
     assert all(spec.name == name for name, spec in found.items())
 
 
+def test_a_region_that_contradicts_the_fleets_file_is_refused(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one.yaml").write_text("region: us-west-2")
+    (tmp_path / "luigi.cfg").write_text("[ec2 two]\nregion = us-west-2\n")
+
+    for name, where in (("one", "one.yaml"), ("two", r"luigi.cfg \[ec2 two\]")):
+        with pytest.raises(UsageError, match=f"--region eu-west-1, but {where} says"):
+            find_spec(name, "eu-west-1")
+        assert find_spec(name, "us-west-2").region == find_spec(name).region == "us-west-2"
+    assert find_spec("three", "eu-west-1").region == "eu-west-1"
+
+
+@pytest.mark.parametrize("nodes", [-1, 0, 1001])
+def test_a_fleet_is_not_resized_to_what_its_file_could_not_say(nodes: int) -> None:
+    with pytest.raises(UsageError, match=f"has 1 to 1000 nodes, not {nodes}"):
+        Spec("crawl").resized(nodes)
+
+
 # -- what EC2 is told ------------------------------------------------------------------------------
 
 

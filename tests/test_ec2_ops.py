@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ec2cloud import KEYS, Request
 
-from workflows.ec2 import agent, sweep
+from workflows.ec2 import agent, ground, sweep
 from workflows.ec2.accounts import phases
 from workflows.ec2.api import EXPIRES, Aws, Instance
 from workflows.ec2.prices import Spent, integrated, spent
 from workflows.ec2.teardown import leftovers
+from workflows.errors import FleetError
 
 if TYPE_CHECKING:
     from ec2fleets import Ec2
@@ -227,6 +228,38 @@ def test_sweep_finds_what_is_over_and_removes_it_only_if_told(ec2: "Ec2") -> Non
     assert set(kept) == {"instances", "key pairs", "security groups"}
     assert swept.code == 0, swept
     assert left(ec2) == {}
+
+
+def test_a_fleet_that_will_not_go_keeps_sweep_from_no_other(ec2: "Ec2") -> None:
+    names = [f"{ec2.name}-{letter}" for letter in "ab"]
+    for name in names:
+        ec2.region.ec2.import_key_pair(
+            KeyName=name,
+            PublicKeyMaterial=ground.key_pair()[1].encode(),
+            TagSpecifications=[
+                {"ResourceType": "key-pair", "Tags": [{"Key": "workflows:fleet", "Value": name}]}
+            ],
+        )
+    found, _ = sweep.find(["us-east-1"])
+    ec2.cloud.refuse("DeleteKeyPair", "UnauthorizedOperation", times=1)
+
+    with pytest.raises(FleetError, match=f"not removed: {names[0]} in us-east-1"):
+        sweep.remove([one for one in found if one.fleet in names], print)
+
+    assert [bool(leftovers(Aws("us-east-1"), name)) for name in names] == [True, False]
+    sweep.remove([one for one in found if one.fleet in names], print)
+
+
+def test_an_answer_that_is_not_from_aws_is_an_error_and_no_traceback(ec2: "Ec2") -> None:
+    def fault(request: Request) -> bytes | None:
+        return b"<Response><Errors>and then HTML" if request.action.startswith("Desc") else None
+
+    ec2.cloud.faults.append(fault)
+
+    done = ec2.run("status")
+
+    assert done.code == 1, done
+    assert done.err.startswith("workflows: describe_instances: Unable to parse response"), done
 
 
 def test_a_fleet_of_which_anything_has_time_left_is_not_over() -> None:

@@ -105,6 +105,7 @@ class Aws:
 def _named(operation: str) -> Iterator[None]:
     """Turn botocore's errors into ours."""
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+    from botocore.parsers import ResponseParserError  # what answered is no AWS; a proxy, perhaps
 
     try:
         yield
@@ -115,7 +116,7 @@ def _named(operation: str) -> Iterator[None]:
     except NoCredentialsError as error:
         why = "no AWS credentials; aws configure, or set AWS_ACCESS_KEY_ID"
         raise NotAllowed(f"{operation}: {why}", "NoCredentials") from error
-    except BotoCoreError as error:
+    except (BotoCoreError, ResponseParserError) as error:
         raise FleetError(f"{operation}: {error}", type(error).__name__) from error
 
 

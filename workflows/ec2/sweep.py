@@ -66,10 +66,21 @@ def overdue(found: Sequence[Leftover], now: dt.datetime) -> list[Leftover]:
 
 
 def remove(found: Sequence[Leftover], say: Say) -> None:
-    """Remove the fleets that these belong to, whole."""
+    """Remove the fleets that these belong to, whole; one that will not go keeps no other.
+
+    Raises:
+        FleetError: names those that would not go.
+    """
+    failed = []
     for region, fleet in sorted({(one.region, one.fleet) for one in found}):
         say(f"removing {fleet} in {region}")
-        tear_down(Aws(region), fleet, say=say)
+        try:
+            tear_down(Aws(region), fleet, say=say)
+        except FleetError as error:
+            say(str(error))
+            failed.append(f"{fleet} in {region}")
+    if failed:
+        raise FleetError(f"not removed: {', '.join(failed)}; type it again: workflows fleet sweep")
 
 
 def _time(text: str) -> dt.datetime | None:

@@ -223,7 +223,10 @@ def _put(arguments: argparse.Namespace) -> int:
 def _get(arguments: argparse.Namespace) -> int:
     fleet = _fleet(arguments)
     folder = arguments.target or os.curdir
-    os.makedirs(folder, exist_ok=True)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror}") from error
 
     def one_node(one: Instance) -> int:
         target = os.path.join(folder, f"{one.label}-{os.path.basename(arguments.source)}")
@@ -296,7 +299,8 @@ def _system(words: Sequence[str]) -> int:
 def _fleet(arguments: argparse.Namespace) -> Ec2Fleet:
     fleet = Ec2Fleet.load(arguments.name, arguments.region, say=_say)
     if arguments.action == "up":
-        fleet.spec = fleet.spec.resized(arguments.nodes or fleet.spec.nodes)
+        if arguments.nodes is not None:
+            fleet.spec = fleet.spec.resized(arguments.nodes)
         asked = arguments.results_host or fleet.spec.results_host
         fleet.spec = dataclasses.replace(fleet.spec, results_host=asked)
     return fleet
@@ -344,7 +348,10 @@ def _say(text: str) -> None:
 
 _OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, object]]] = {
     "yes": (("--yes",), {"action": "store_true", "help": "do not ask"}),
-    "nodes": (("--nodes",), {"type": int, "default": 0, "help": "instead of what the file says"}),
+    "nodes": (
+        ("--nodes",),
+        {"type": int, "default": None, "help": "instead of what the file says"},
+    ),
     "results": (
         ("--results-host",),
         {"action": "store_true", "help": "one more host, without keys; down removes it"},
