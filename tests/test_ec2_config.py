@@ -222,6 +222,28 @@ def test_the_hourly_cost_is_nodes_times_price_and_at_worst_the_fallback() -> Non
     assert cost.at_most == pytest.approx(12 * 0.904)
 
 
+def test_at_worst_the_dearest_type_is_bought_on_demand() -> None:
+    found = [Pool("small", "a", 0.01, 0.01, 0.05), Pool("large", "a", 0.02, 0.02, 0.40)]
+    spec = Spec("crawl", results_host=True, spot=config.Spot(on_demand_base=1))
+
+    cost = prices.hourly(spec, found, 3)
+
+    assert cost.expected == pytest.approx(2 * 0.01 + 2 * 0.05)
+    assert cost.at_most == pytest.approx(4 * 0.40)
+
+
+def test_what_may_cost_nobody_knows_what_is_refused_if_there_is_a_limit() -> None:
+    found = [Pool("known", "a", 0.01, 0.01, 0.05), Pool("odd", "a", 0.01, 0.01, None)]
+
+    cost = prices.hourly(Spec("crawl"), found, 3)
+
+    cost.check(Spec("crawl"))
+    with pytest.raises(FleetError, match=r"does not tell the price of odd, .* max_hourly_cost 1;"):
+        cost.check(Spec("crawl", max_hourly_cost=1.0))
+    only_spot = Spec("crawl", max_hourly_cost=1.0, spot=config.Spot(fallback=False))
+    prices.hourly(only_spot, found, 3).check(only_spot)
+
+
 def test_what_may_cost_more_than_the_limit_is_refused() -> None:
     spec = Spec("crawl", nodes=12, max_hourly_cost=10.0)
 
