@@ -332,6 +332,16 @@ def test_files_go_to_all_nodes_and_come_back_named_by_slot(ec2: "Ec2") -> None:
     assert back == {"0-kept here": data, "1-kept here": data}
 
 
+def test_get_into_what_is_no_directory_is_said_so(ec2: "Ec2") -> None:
+    ec2.write(nodes=1)
+    (ec2.place.path / "taken").touch()
+
+    done = ec2.run("get", "hello", "taken")
+
+    assert done.code == 2, done
+    assert done.err == "workflows: cannot write to taken: File exists\n"
+
+
 def test_ssh_and_rsync_are_the_systems_own_and_as_strict(ec2: "Ec2") -> None:
     ec2.write(nodes=1)
     ec2.fleet.up()
@@ -421,3 +431,16 @@ def test_replace_puts_new_nodes_in_the_slots_of_those_that_do_not_answer(ec2: "E
     assert after["0"] == before["0"]
     assert after["1"] != before["1"]
     wait_for(lambda: len(ec2.region.nodes) == 2, 10)
+
+
+def test_replace_leaves_a_fleet_as_large_as_it_was(ec2: "Ec2") -> None:
+    ec2.write(nodes=1)
+    up = ec2.run("up", "--nodes", "3", "--yes")
+    before = {tags["workflows:slot"]: name for name, tags in ec2.tags().items()}
+
+    done = ec2.run("replace", "--on", "0", "--yes")
+
+    after = {tags["workflows:slot"]: name for name, tags in ec2.tags().items()}
+    assert up.code == done.code == 0, (up, done)
+    assert after["0"] != before["0"]
+    assert (after["1"], after["2"]) == (before["1"], before["2"])

@@ -66,6 +66,8 @@ class Plan:
         each = cost.expected / hosts
         lines.append(f"  {hosts} x ${each:.4f} = ${cost.expected:.4f} an hour expected")
         lines.append(f"  at most ${cost.at_most:.4f} an hour ({cost.worst})")
+        if cost.unknown:
+            lines.append(f"  not counted: {', '.join(cost.unknown)}, whose price AWS does not tell")
         return "\n".join(lines)
 
 
@@ -177,7 +179,8 @@ class Ec2Fleet:
         """
         prices.hourly(self.spec, self.pools(), self.spec.nodes).check(self.spec)
         made, ready = bring_up(self.aws, self.spec, say=self.say, refresh_ami=refresh_ami)
-        dismiss_leaving(self.aws, self.spec.name)
+        if sum(not one.is_results for one in ready) >= self.spec.nodes:
+            dismiss_leaving(self.aws, self.spec.name)
         self._renew([one for one in ready if one not in made])
         return ready
 
@@ -203,6 +206,9 @@ class Ec2Fleet:
         if chosen:
             self.say(f"replacing {_ids(chosen)}")
             teardown.terminate(self.aws, [one.id for one in chosen])
+        # As many as there were: a fleet may have been made larger than its file says.
+        host = self.spec.results_host or any(one.is_results for one in live)
+        self.spec = dataclasses.replace(self.spec.resized(self.size(live)), results_host=host)
         return self.up()
 
     @contextmanager

@@ -103,7 +103,7 @@ def _request(aws: Aws, spec: Spec, stand: Site, *, spot: int, demand: int) -> Re
 
 def _template(aws: Aws, spec: Spec, stand: Site, boot_key: tuple[str, str]) -> str:
     """Create a launch template, which holds the key of the first contact; return its name."""
-    name = f"workflows-{spec.name}-{secrets.token_hex(6)}"
+    name = f"workflows-{spec.name}-{stand.mark}-{secrets.token_hex(4)}"
     text = user_data(spec, boot_key, stand.login_key)
     aws.call(
         "create_launch_template",
