@@ -147,6 +147,58 @@ def late(ec2: "Ec2") -> None:
     )
 
 
+def test_down_of_a_name_alone_finds_its_fleet_in_another_region(ec2: "Ec2") -> None:
+    far = Aws("eu-west-1")
+    tags = [{"Key": "workflows:fleet", "Value": "elsewhere"}]
+    public = ground.key_pair()[1].encode()
+    far.call(
+        "import_key_pair",
+        KeyName="elsewhere",
+        PublicKeyMaterial=public,
+        TagSpecifications=[{"ResourceType": "key-pair", "Tags": tags}],
+    )
+
+    done = ec2.run_any("down", "elsewhere", "--yes")
+    there = ec2.run_any("down", "elsewhere", "--region", "eu-west-1", "--yes")
+    again = ec2.run_any("down", "elsewhere", "--yes")
+
+    assert done.code == 2, done
+    assert "in eu-west-1: workflows fleet down elsewhere --region eu-west-1\n" in done.err
+    assert "is left" not in done.err
+    assert there.code == again.code == 0, (there, again)
+    assert leftovers(far, "elsewhere") == {}
+
+
+def test_a_fleet_that_is_begun_again_costs_what_it_has_cost_since(ec2: "Ec2") -> None:
+    ec2.write(nodes=2)
+    ec2.converge()
+    first = ec2.run("down", "--yes")
+    ec2.write(nodes=1)
+    ec2.converge()
+
+    second = ec2.run("down", "--yes")
+
+    assert "2 nodes, " in first.err, first
+    assert "1 nodes, " in second.err, second
+
+
+def test_what_ec2_forgets_at_once_is_accounted_for(ec2: "Ec2") -> None:
+    ec2.write(nodes=1)
+    (name,) = ec2.converge()
+
+    def forgotten(request: Request) -> None:
+        if request.action == "DeleteSecurityGroup":
+            ec2.region.ec2.delete_tags(Resources=[name], Tags=[{"Key": "workflows:fleet"}])
+
+    ec2.cloud.answered.append(forgotten)
+
+    done = ec2.run("down", "--yes")
+
+    assert done.code == 0, done
+    assert "1 nodes, " in done.err
+    assert "teardown" in done.err
+
+
 def test_a_group_that_ec2_does_not_let_go_of_yet_is_waited_for(ec2: "Ec2") -> None:
     ec2.write(nodes=1)
     ec2.fleet.up()

@@ -241,9 +241,11 @@ class Ec2Fleet:
                 )
         return end
 
-    def cost(self, down_since: float | None = None) -> accounts.Cost:
-        """Return what the fleet's instances have cost, as far as EC2 still describes them."""
-        return accounts.cost(self.aws, self.spec, down_since)
+    def cost(
+        self, down_since: float | None = None, before: Sequence[Instance] = ()
+    ) -> accounts.Cost:
+        """Return what the fleet has cost since it was begun; see `accounts.cost`."""
+        return accounts.cost(self.aws, self.spec, down_since, before)
 
     def size(self, live: Sequence[Instance]) -> int:
         """Return how many slots it has: as it is described, or else those that are filled."""

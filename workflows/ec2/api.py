@@ -16,6 +16,7 @@ BOOT_KEY, HOST_KEY = "workflows:bootkey", "workflows:hostkey"
 AMI, EXPIRES = "workflows:ami", "workflows:expires"
 REACHED, READY, LEAVING = "workflows:reached", "workflows:ready", "workflows:leaving"
 ACCESS, ROLE = "workflows:access", "workflows:role"
+GROUP = "workflows:group"  # the security group: another one each time that a fleet is begun
 RESULTS = "results"  # the role of a host that holds no keys; all others are nodes
 RESULTS_SLOT = 1 << 20  # above all on which keys are placed
 LIVE = ("pending", "running")

@@ -107,19 +107,38 @@ def _down(arguments: argparse.Namespace) -> int:
     found = fleet.instances()
     if found:
         _confirm(arguments, f"terminate {len(found)} nodes of {fleet.spec.name}")
-    since = time.time()
+    elif not (fleet.is_described or arguments.region):
+        _look_elsewhere(fleet)
+    since, before = time.time(), accounts.known(fleet.aws, fleet.spec.name)
     try:
         fleet.down()  # before anything is asked about prices: that may take long, or fail
     finally:
-        _account(fleet, since if found else None)
+        _account(fleet, since if found else None, before)
     _say(f"nothing of {fleet.spec.name} is left in {fleet.spec.region}")
     return 0
 
 
-def _account(fleet: Ec2Fleet, since: float | None) -> None:
+def _look_elsewhere(fleet: Ec2Fleet) -> None:
+    """Make sure that a fleet of which only the name is known is not in another region.
+
+    Raises:
+        UsageError: it is.
+    """
+    name, here = fleet.spec.name, fleet.spec.region
+    found, failed = sweep.find(one for one in sweep.regions(fleet.aws) if one != here)
+    for region, why in failed.items():
+        _say(f"{region} could not be looked at: {why}")
+    for region in sorted({one.region for one in found if one.fleet == name}):
+        raise UsageError(
+            f"no node of {name} is in {here}, but something is in {region}:"
+            f" workflows fleet down {name} --region {region}"
+        )
+
+
+def _account(fleet: Ec2Fleet, since: float | None, before: Sequence[Instance]) -> None:
     """Say what a fleet that was taken down has cost, and keep it; nothing depends on that."""
     try:
-        cost = fleet.cost(since)
+        cost = fleet.cost(since, before)
         accounts.remember(fleet.spec, cost)
     except (FleetError, OSError) as error:
         _say(f"what it has cost is not known: {error}")
