@@ -36,7 +36,16 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do one action."""
-    code: int = _ACTIONS[arguments.action][0](arguments)
+    try:
+        code: int = _ACTIONS[arguments.action][0](arguments)
+    except KeyboardInterrupt:
+        if arguments.action in ("up", "resize", "replace", "down"):
+            name = arguments.name
+            _say(
+                f"interrupted: nodes of {name} may be up, and cost; workflows fleet up {name} goes"
+                f" on, workflows fleet down {name} removes all"
+            )
+        raise
     return code
 
 
