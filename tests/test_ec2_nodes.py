@@ -96,6 +96,18 @@ def test_a_node_that_never_answers_is_given_up_replaced_once_and_named(ec2: "Ec2
 # -- bootstrap -------------------------------------------------------------------------------------
 
 
+def test_a_node_whose_first_boot_never_ends_is_given_up_and_named(ec2: "Ec2") -> None:
+    ec2.region.programs["cloud-init"] = "exec sleep 300"
+    ec2.write(nodes=1, boot_timeout="5s")
+
+    done = ec2.run("up", "--yes")
+
+    assert done.code == 1, done
+    assert "is lost: cloud-init is not done after 5 s; terminating it" in done.err
+    assert "Traceback" not in done.err
+    assert ec2.live() == []
+
+
 def bootstrapped(ec2: "Ec2") -> pathlib.Path:
     """Give the fleet packages and a script; return the script."""
     script = ec2.place.path / "init.sh"

@@ -51,8 +51,9 @@ class Keeper:
                 answers = list(pool.map(self._beat, self.remotes))
             try:
                 self._look(answers)
-            except WorkflowsError as error:
-                self._say(str(error))
+            except Exception as error:  # noqa: BLE001 - the leases are renewed, whatever happens
+                known = isinstance(error, WorkflowsError)
+                self._say(str(error) if known else f"{type(error).__name__}: {error}")
                 self._tried = time.monotonic()
             time.sleep(max(0.0, BEAT_S - (time.monotonic() - started)))
 
