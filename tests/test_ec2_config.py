@@ -144,7 +144,18 @@ def test_user_data_holds_what_must_work_when_ssh_never_does_and_fits() -> None:
     assert made["users"][1]["ssh_authorized_keys"] == ["ssh-ed25519 LOGIN"]
     unit = next(f for f in made["write_files"] if f["path"].endswith(".service"))["content"]
     assert "agent --home /home/ann/.workflows --idle 1800 --max 43200" in unit
-    assert any("169.254.169.254" in line for line in made["runcmd"])
+    # Not once, at the first boot: a reboot takes the rules away.
+    rules = [line for line in unit.splitlines() if line.startswith("ExecStartPre=-/bin/sh -c ")]
+    assert [("169.254.169.254" in line, "fd00:ec2::254" in line) for line in rules] == [
+        (True, False),
+        (False, True),
+    ]
+    assert unit.index("ExecStartPre") < unit.index("ExecStart=")
+    assert "StartLimitIntervalSec=0" in unit  # however often it fails, it is started again
+    with_profile = user_data(
+        Spec("crawl", profile="p"), ("PRIVATE", "ssh-ed25519 BOOT"), "ssh-ed25519 LOGIN"
+    )
+    assert "169.254.169.254 -m" not in with_profile
 
 
 def test_user_data_that_ec2_would_refuse_is_refused_here() -> None:
