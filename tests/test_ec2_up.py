@@ -237,6 +237,16 @@ def test_enough_nodes_are_gone_on_with_if_ec2_has_no_more(ec2: "Ec2") -> None:
     assert len(launches(ec2)) == 4  # it was tried again, on demand too
 
 
+def test_a_run_on_fewer_nodes_than_asked_for_places_no_key_where_nothing_is(ec2: "Ec2") -> None:
+    ec2.write(nodes=3, min_nodes=2)
+    one_short(ec2)
+
+    assert len(ec2.fleet.up()) == 2
+    assert len(ec2.fleet.hosts()) == 2
+    ec2.write(min_nodes=3)
+    assert len(ec2.fleet.hosts()) == 3  # of which one is filled during the run
+
+
 def test_a_launch_that_brings_nothing_leaves_alone_what_another_up_has_launched(
     ec2: "Ec2",
 ) -> None:

@@ -257,14 +257,17 @@ class Ec2Fleet:
     def hosts(self) -> list[Host]:
         """Return how to reach each slot; those that nothing fills cannot be reached yet.
 
+        Slots above `min_nodes` that nothing fills are left out: no key may wait for them.
+
         Raises:
             UsageError: the fleet has no nodes.
         """
-        filled = {one.slot: one for one in self.nodes()}
+        filled = {one.slot: one for one in self.nodes() if not one.is_results}
+        least = self.spec.least if self.is_described else 0
         nowhere = Host(address=_NOWHERE, identity=self.spec.identity, host_key=("none",))
         return [
             sessions.host_of(self.spec, filled[slot]) if slot in filled else nowhere
-            for slot in range(self.size(list(filled.values())))
+            for slot in range(max([least, *[slot + 1 for slot in filled]]))
         ]
 
 

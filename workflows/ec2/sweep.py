@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from workflows.ec2.api import EXPIRES, FLEET, Aws
 from workflows.ec2.launch import Say
 from workflows.ec2.teardown import leftovers, tear_down
-from workflows.errors import FleetError
+from workflows.errors import FleetError, UsageError
 
 _AT_ONCE = 8
 NO_TIME = "no time of expiry"
@@ -54,6 +54,22 @@ def find(names: Iterable[str]) -> tuple[list[Leftover], dict[str, str]]:
     there = [one for rows in answers.values() if isinstance(rows, list) for one in rows]
     failed = {name: str(rows) for name, rows in answers.items() if isinstance(rows, FleetError)}
     return there, failed
+
+
+def look_elsewhere(aws: Aws, fleet: str, say: Say) -> None:
+    """Make sure that a fleet of which only the name is known is in no other region.
+
+    Raises:
+        UsageError: it is.
+    """
+    found, failed = find(name for name in regions(aws) if name != aws.region)
+    for region, why in failed.items():
+        say(f"{region} could not be looked at: {why}")
+    for region in sorted({one.region for one in found if one.fleet == fleet}):
+        raise UsageError(
+            f"no node of {fleet} is in {aws.region}, but something is in {region}:"
+            f" workflows fleet down {fleet} --region {region}"
+        )
 
 
 def overdue(found: Sequence[Leftover], now: dt.datetime) -> list[Leftover]:

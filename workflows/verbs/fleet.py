@@ -117,7 +117,7 @@ def _down(arguments: argparse.Namespace) -> int:
     if found:
         _confirm(arguments, f"terminate {len(found)} nodes of {fleet.spec.name}")
     elif not (fleet.is_described or arguments.region):
-        _look_elsewhere(fleet)
+        sweep.look_elsewhere(fleet.aws, fleet.spec.name, _say)
     since, before = time.time(), accounts.known(fleet.aws, fleet.spec.name)
     try:
         fleet.down()  # before anything is asked about prices: that may take long, or fail
@@ -125,23 +125,6 @@ def _down(arguments: argparse.Namespace) -> int:
         _account(fleet, since if found else None, before)
     _say(f"nothing of {fleet.spec.name} is left in {fleet.spec.region}")
     return 0
-
-
-def _look_elsewhere(fleet: Ec2Fleet) -> None:
-    """Make sure that a fleet of which only the name is known is not in another region.
-
-    Raises:
-        UsageError: it is.
-    """
-    name, here = fleet.spec.name, fleet.spec.region
-    found, failed = sweep.find(one for one in sweep.regions(fleet.aws) if one != here)
-    for region, why in failed.items():
-        _say(f"{region} could not be looked at: {why}")
-    for region in sorted({one.region for one in found if one.fleet == name}):
-        raise UsageError(
-            f"no node of {name} is in {here}, but something is in {region}:"
-            f" workflows fleet down {name} --region {region}"
-        )
 
 
 def _account(fleet: Ec2Fleet, since: float | None, before: Sequence[Instance]) -> None:
