@@ -105,6 +105,26 @@ def test_a_fleet_is_found_in_its_own_file_in_fleet_yaml_or_in_luigi_cfg(
     assert all(spec.name == name for name, spec in found.items())
 
 
+def test_a_region_that_contradicts_the_fleets_file_is_refused(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one.yaml").write_text("region: us-west-2")
+    (tmp_path / "luigi.cfg").write_text("[ec2 two]\nregion = us-west-2\n")
+
+    for name, where in (("one", "one.yaml"), ("two", r"luigi.cfg \[ec2 two\]")):
+        with pytest.raises(UsageError, match=f"--region eu-west-1, but {where} says"):
+            find_spec(name, "eu-west-1")
+        assert find_spec(name, "us-west-2").region == find_spec(name).region == "us-west-2"
+    assert find_spec("three", "eu-west-1").region == "eu-west-1"
+
+
+@pytest.mark.parametrize("nodes", [-1, 0, 1001])
+def test_a_fleet_is_not_resized_to_what_its_file_could_not_say(nodes: int) -> None:
+    with pytest.raises(UsageError, match=f"has 1 to 1000 nodes, not {nodes}"):
+        Spec("crawl").resized(nodes)
+
+
 # -- what EC2 is told ------------------------------------------------------------------------------
 
 
@@ -124,7 +144,18 @@ def test_user_data_holds_what_must_work_when_ssh_never_does_and_fits() -> None:
     assert made["users"][1]["ssh_authorized_keys"] == ["ssh-ed25519 LOGIN"]
     unit = next(f for f in made["write_files"] if f["path"].endswith(".service"))["content"]
     assert "agent --home /home/ann/.workflows --idle 1800 --max 43200" in unit
-    assert any("169.254.169.254" in line for line in made["runcmd"])
+    # Not once, at the first boot: a reboot takes the rules away.
+    rules = [line for line in unit.splitlines() if line.startswith("ExecStartPre=-/bin/sh -c ")]
+    assert [("169.254.169.254" in line, "fd00:ec2::254" in line) for line in rules] == [
+        (True, False),
+        (False, True),
+    ]
+    assert unit.index("ExecStartPre") < unit.index("ExecStart=")
+    assert "StartLimitIntervalSec=0" in unit  # however often it fails, it is started again
+    with_profile = user_data(
+        Spec("crawl", profile="p"), ("PRIVATE", "ssh-ed25519 BOOT"), "ssh-ed25519 LOGIN"
+    )
+    assert "169.254.169.254 -m" not in with_profile
 
 
 def test_user_data_that_ec2_would_refuse_is_refused_here() -> None:
@@ -200,6 +231,28 @@ def test_the_hourly_cost_is_nodes_times_price_and_at_worst_the_fallback() -> Non
 
     assert cost.expected == pytest.approx(12 * 0.2712)
     assert cost.at_most == pytest.approx(12 * 0.904)
+
+
+def test_at_worst_the_dearest_type_is_bought_on_demand() -> None:
+    found = [Pool("small", "a", 0.01, 0.01, 0.05), Pool("large", "a", 0.02, 0.02, 0.40)]
+    spec = Spec("crawl", results_host=True, spot=config.Spot(on_demand_base=1))
+
+    cost = prices.hourly(spec, found, 3)
+
+    assert cost.expected == pytest.approx(2 * 0.01 + 2 * 0.05)
+    assert cost.at_most == pytest.approx(4 * 0.40)
+
+
+def test_what_may_cost_nobody_knows_what_is_refused_if_there_is_a_limit() -> None:
+    found = [Pool("known", "a", 0.01, 0.01, 0.05), Pool("odd", "a", 0.01, 0.01, None)]
+
+    cost = prices.hourly(Spec("crawl"), found, 3)
+
+    cost.check(Spec("crawl"))
+    with pytest.raises(FleetError, match=r"does not tell the price of odd, .* max_hourly_cost 1;"):
+        cost.check(Spec("crawl", max_hourly_cost=1.0))
+    only_spot = Spec("crawl", max_hourly_cost=1.0, spot=config.Spot(fallback=False))
+    prices.hourly(only_spot, found, 3).check(only_spot)
 
 
 def test_what_may_cost_more_than_the_limit_is_refused() -> None:

@@ -65,6 +65,32 @@ def test_no_heartbeat_extends_the_longest_life(ec2: "Ec2") -> None:
     assert (state / "off").read_text() == "it has reached its longest life"
 
 
+def test_a_node_that_can_write_nothing_any_more_ends_itself_all_the_same(ec2: "Ec2") -> None:
+    """A full disk: what the agent writes fails, and an `extend` has left its file empty."""
+    ec2.write(nodes=1, ttl={"idle": "8s", "max": "1h"})
+    ec2.fleet.up()
+    (name,) = ec2.tags()
+    state = ec2.node_home(name) / ".workflows"
+    for file in ("off.new", "notice.new"):
+        (state / file).mkdir()
+    (state / "deadline").write_text("")
+    ec2.cloud.notices[name] = NOTICE
+
+    wait_for(lambda: not ec2.live(), LOST_S)
+
+    assert not (state / "off").exists()
+
+
+def test_a_node_whose_lease_was_removed_still_ends_itself(ec2: "Ec2") -> None:
+    ec2.write(nodes=1, ttl={"idle": "8s", "max": "1h"})
+    ec2.fleet.up()
+    (name,) = ec2.tags()
+    for file in ("lease", "deadline"):
+        (ec2.node_home(name) / ".workflows" / file).unlink()
+
+    wait_for(lambda: not ec2.live(), LOST_S)
+
+
 def test_a_run_keeps_its_nodes_and_they_end_when_its_driver_is_killed(ec2: "Ec2") -> None:
     ec2.write(ttl={"idle": "15s", "max": "1h"})
     with started(ec2) as run:

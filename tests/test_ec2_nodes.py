@@ -3,7 +3,9 @@
 import concurrent.futures
 import os
 import pathlib
+import shlex
 import signal
+import subprocess
 import time
 from typing import TYPE_CHECKING
 
@@ -92,6 +94,18 @@ def test_a_node_that_never_answers_is_given_up_replaced_once_and_named(ec2: "Ec2
 
 
 # -- bootstrap -------------------------------------------------------------------------------------
+
+
+def test_a_node_whose_first_boot_never_ends_is_given_up_and_named(ec2: "Ec2") -> None:
+    ec2.region.programs["cloud-init"] = "exec sleep 300"
+    ec2.write(nodes=1, boot_timeout="5s")
+
+    done = ec2.run("up", "--yes")
+
+    assert done.code == 1, done
+    assert "is lost: cloud-init is not done after 5 s; terminating it" in done.err
+    assert "Traceback" not in done.err
+    assert ec2.live() == []
 
 
 def bootstrapped(ec2: "Ec2") -> pathlib.Path:
@@ -332,6 +346,73 @@ def test_files_go_to_all_nodes_and_come_back_named_by_slot(ec2: "Ec2") -> None:
     assert back == {"0-kept here": data, "1-kept here": data}
 
 
+def test_a_reader_that_has_had_enough_is_no_lost_node(ec2: "Ec2") -> None:
+    ec2.write(nodes=1)
+    ec2.fleet.up()
+    words = ec2.place.command("workflows", "fleet", "exec", ec2.name, "seq 300000")
+
+    done = subprocess.run(
+        ["bash", "-c", f"{shlex.join(words)} | head -1; exit ${{PIPESTATUS[0]}}"],
+        cwd=ec2.place.path,
+        env=ec2.place.environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0: 1\n", "")
+
+
+def test_a_file_that_cannot_be_written_here_is_no_lost_node(ec2: "Ec2") -> None:
+    ec2.write(nodes=1)
+    ec2.fleet.up()
+    (ec2.place.path / "out" / "0-hello").mkdir(parents=True)
+    ec2.run("exec", "echo hi > hello")
+
+    done = ec2.run("get", "hello", "out")
+
+    assert done.code == 2, done
+    assert done.err == "workflows: cannot write out/0-hello: Is a directory\n"
+    assert [path.name for path in (ec2.place.path / "out").iterdir()] == ["0-hello"]
+
+
+def test_one_ctrl_c_is_enough_while_a_command_runs_on_the_nodes(ec2: "Ec2") -> None:
+    ec2.write(nodes=1)
+    ec2.fleet.up()
+    with ec2.place.start("workflows", "fleet", "exec", ec2.name, "echo begun; sleep 300") as run:
+        run.wait_for(lambda: "begun" in run.said, 60)
+        os.kill(run.process.pid, signal.SIGINT)
+
+        assert run.end(30) == 130
+        assert "Traceback" not in run.said
+
+
+def test_one_ctrl_c_is_enough_while_nodes_are_set_up_and_it_says_that_they_are_there(
+    ec2: "Ec2",
+) -> None:
+    script = ec2.place.path / "init.sh"
+    script.write_text("echo begun; sleep 300")
+    ec2.write(nodes=1, post_init=str(script))
+    with ec2.place.start("workflows", "fleet", "up", ec2.name, "--yes") as run:
+        run.wait_for(lambda: "begun" in run.said, 60)
+        os.kill(run.process.pid, signal.SIGINT)
+
+        assert run.end(30) == 130
+        assert f"workflows fleet down {ec2.name} removes all" in run.said
+        assert "Traceback" not in run.said
+
+
+def test_get_into_what_is_no_directory_is_said_so(ec2: "Ec2") -> None:
+    ec2.write(nodes=1)
+    (ec2.place.path / "taken").touch()
+
+    done = ec2.run("get", "hello", "taken")
+
+    assert done.code == 2, done
+    assert done.err == "workflows: cannot write to taken: File exists\n"
+
+
 def test_ssh_and_rsync_are_the_systems_own_and_as_strict(ec2: "Ec2") -> None:
     ec2.write(nodes=1)
     ec2.fleet.up()
@@ -421,3 +502,16 @@ def test_replace_puts_new_nodes_in_the_slots_of_those_that_do_not_answer(ec2: "E
     assert after["0"] == before["0"]
     assert after["1"] != before["1"]
     wait_for(lambda: len(ec2.region.nodes) == 2, 10)
+
+
+def test_replace_leaves_a_fleet_as_large_as_it_was(ec2: "Ec2") -> None:
+    ec2.write(nodes=1)
+    up = ec2.run("up", "--nodes", "3", "--yes")
+    before = {tags["workflows:slot"]: name for name, tags in ec2.tags().items()}
+
+    done = ec2.run("replace", "--on", "0", "--yes")
+
+    after = {tags["workflows:slot"]: name for name, tags in ec2.tags().items()}
+    assert up.code == done.code == 0, (up, done)
+    assert after["0"] != before["0"]
+    assert (after["1"], after["2"]) == (before["1"], before["2"])

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ec2cloud import KEYS
+from ec2cloud import KEYS, Request
 
-from workflows.ec2 import agent, sweep
+from workflows.ec2 import agent, ground, sweep
 from workflows.ec2.accounts import phases
 from workflows.ec2.api import EXPIRES, Aws, Instance
 from workflows.ec2.prices import Spent, integrated, spent
 from workflows.ec2.teardown import leftovers
+from workflows.errors import FleetError
 
 if TYPE_CHECKING:
     from ec2fleets import Ec2
@@ -66,6 +67,136 @@ def test_down_works_when_no_node_answers(ec2: "Ec2") -> None:
 
     assert ec2.run("down", "--yes").code == 0
     assert left(ec2) == {}
+
+
+def test_down_does_not_depend_on_prices(ec2: "Ec2") -> None:
+    ec2.write(nodes=1)
+    ec2.fleet.up()
+    ec2.cloud.refuse("DescribeSpotPriceHistory", "UnauthorizedOperation")
+    ec2.cloud.requests.clear()
+
+    done = ec2.run("down", "--yes")
+
+    assert done.code == 0, done
+    assert left(ec2) == {}
+    assert "what it has cost is not known: describe_spot_price_history: " in done.err
+    asked = [request.action for request in ec2.cloud.requests]
+    assert asked.index("TerminateInstances") < asked.index("DescribeSpotPriceHistory")
+
+
+def test_down_does_not_depend_on_the_logs_of_runs(ec2: "Ec2") -> None:
+    ec2.write(nodes=1)
+    ec2.fleet.up()
+    (ec2.place.state / "runs" / "1" / "log.jsonl").mkdir(parents=True)  # it cannot be read
+
+    done = ec2.run("down", "--yes")
+
+    assert done.code == 0, done
+    assert left(ec2) == {}
+    assert "what it has cost is not known: " in done.err
+
+
+def test_what_shows_or_is_launched_while_a_fleet_goes_down_goes_too(ec2: "Ec2") -> None:
+    ec2.write(nodes=1)
+    ec2.fleet.up()
+    terminated = iter([True])
+
+    def launched_meanwhile(request: Request) -> None:
+        if request.action == "TerminateInstances" and next(terminated, False):
+            late(ec2)
+
+    ec2.cloud.answered.append(launched_meanwhile)
+
+    done = ec2.run("down", "--yes")
+
+    assert done.code == 0, done
+    assert ec2.live() == []
+    assert left(ec2) == {}
+
+
+def test_what_comes_when_all_else_is_gone_is_no_success(ec2: "Ec2") -> None:
+    ec2.write(nodes=1)
+    ec2.fleet.up()
+    deleted = iter([True])
+
+    def launched_meanwhile(request: Request) -> None:
+        if request.action == "DeleteSecurityGroup" and next(deleted, False):
+            late(ec2)
+
+    ec2.cloud.answered.append(launched_meanwhile)
+
+    done = ec2.run("down", "--yes")
+
+    assert done.code == 1, done
+    assert f"type it again: workflows fleet down {ec2.name}" in done.err
+    assert "is left in" not in done.err
+    assert ec2.live() == []
+
+
+def late(ec2: "Ec2") -> None:
+    """Launch an instance as an `up` does that is under way on another machine."""
+    (image, *_) = ec2.region.ec2.describe_images()["Images"]
+    tags = [{"Key": "workflows:fleet", "Value": ec2.name}]
+    ec2.region.boots = False
+    ec2.region.ec2.run_instances(
+        ImageId=image["ImageId"],
+        MinCount=1,
+        MaxCount=1,
+        SubnetId=ec2.region.subnets[0],
+        TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],
+    )
+
+
+def test_down_of_a_name_alone_finds_its_fleet_in_another_region(ec2: "Ec2") -> None:
+    far = Aws("eu-west-1")
+    tags = [{"Key": "workflows:fleet", "Value": "elsewhere"}]
+    public = ground.key_pair()[1].encode()
+    far.call(
+        "import_key_pair",
+        KeyName="elsewhere",
+        PublicKeyMaterial=public,
+        TagSpecifications=[{"ResourceType": "key-pair", "Tags": tags}],
+    )
+
+    done = ec2.run_any("down", "elsewhere", "--yes")
+    there = ec2.run_any("down", "elsewhere", "--region", "eu-west-1", "--yes")
+    again = ec2.run_any("down", "elsewhere", "--yes")
+
+    assert done.code == 2, done
+    assert "in eu-west-1: workflows fleet down elsewhere --region eu-west-1\n" in done.err
+    assert "is left" not in done.err
+    assert there.code == again.code == 0, (there, again)
+    assert leftovers(far, "elsewhere") == {}
+
+
+def test_a_fleet_that_is_begun_again_costs_what_it_has_cost_since(ec2: "Ec2") -> None:
+    ec2.write(nodes=2)
+    ec2.converge()
+    first = ec2.run("down", "--yes")
+    ec2.write(nodes=1)
+    ec2.converge()
+
+    second = ec2.run("down", "--yes")
+
+    assert "2 nodes, " in first.err, first
+    assert "1 nodes, " in second.err, second
+
+
+def test_what_ec2_forgets_at_once_is_accounted_for(ec2: "Ec2") -> None:
+    ec2.write(nodes=1)
+    (name,) = ec2.converge()
+
+    def forgotten(request: Request) -> None:
+        if request.action == "DeleteSecurityGroup":
+            ec2.region.ec2.delete_tags(Resources=[name], Tags=[{"Key": "workflows:fleet"}])
+
+    ec2.cloud.answered.append(forgotten)
+
+    done = ec2.run("down", "--yes")
+
+    assert done.code == 0, done
+    assert "1 nodes, " in done.err
+    assert "teardown" in done.err
 
 
 def test_a_group_that_ec2_does_not_let_go_of_yet_is_waited_for(ec2: "Ec2") -> None:
@@ -121,9 +252,9 @@ def test_a_node_that_was_extended_lives_on_while_nobody_renews_its_lease(
     os.utime(tmp_path / "lease", (0, 0))
     lease, deadline = str(tmp_path / "lease"), str(tmp_path / "deadline")
 
-    assert agent.over(lease, deadline, idle=60) == ""
+    assert agent.over(lease, deadline, 60, {}) == ""
     (tmp_path / "extended").unlink()
-    assert agent.over(lease, deadline, idle=60) == "nobody has renewed its lease for 60 s"
+    assert agent.over(lease, deadline, 60, {}) == "nobody has renewed its lease for 60 s"
 
 
 # -- sweep -----------------------------------------------------------------------------------------
@@ -149,6 +280,38 @@ def test_sweep_finds_what_is_over_and_removes_it_only_if_told(ec2: "Ec2") -> Non
     assert set(kept) == {"instances", "key pairs", "security groups"}
     assert swept.code == 0, swept
     assert left(ec2) == {}
+
+
+def test_a_fleet_that_will_not_go_keeps_sweep_from_no_other(ec2: "Ec2") -> None:
+    names = [f"{ec2.name}-{letter}" for letter in "ab"]
+    for name in names:
+        ec2.region.ec2.import_key_pair(
+            KeyName=name,
+            PublicKeyMaterial=ground.key_pair()[1].encode(),
+            TagSpecifications=[
+                {"ResourceType": "key-pair", "Tags": [{"Key": "workflows:fleet", "Value": name}]}
+            ],
+        )
+    found, _ = sweep.find(["us-east-1"])
+    ec2.cloud.refuse("DeleteKeyPair", "UnauthorizedOperation", times=1)
+
+    with pytest.raises(FleetError, match=f"not removed: {names[0]} in us-east-1"):
+        sweep.remove([one for one in found if one.fleet in names], print)
+
+    assert [bool(leftovers(Aws("us-east-1"), name)) for name in names] == [True, False]
+    sweep.remove([one for one in found if one.fleet in names], print)
+
+
+def test_an_answer_that_is_not_from_aws_is_an_error_and_no_traceback(ec2: "Ec2") -> None:
+    def fault(request: Request) -> bytes | None:
+        return b"<Response><Errors>and then HTML" if request.action.startswith("Desc") else None
+
+    ec2.cloud.faults.append(fault)
+
+    done = ec2.run("status")
+
+    assert done.code == 1, done
+    assert done.err.startswith("workflows: describe_instances: Unable to parse response"), done
 
 
 def test_a_fleet_of_which_anything_has_time_left_is_not_over() -> None:

@@ -54,6 +54,31 @@ def test_up_brings_a_results_host_beside_the_nodes_once_and_it_can_be_worked_wit
     }
 
 
+def test_of_two_that_two_calls_of_up_brought_one_is_kept(ec2: "Ec2") -> None:
+    ec2.write(nodes=1, results_host=True)
+    ec2.converge()
+    ec2.region.boots = False
+    (tags,) = [tags for tags in ec2.tags().values() if tags["workflows:role"] == "results"]
+    (image, *_) = ec2.region.ec2.describe_images()["Images"]
+    ec2.region.ec2.run_instances(
+        ImageId=image["ImageId"],
+        MinCount=1,
+        MaxCount=1,
+        SubnetId=ec2.region.subnets[0],
+        TagSpecifications=[
+            {
+                "ResourceType": "instance",
+                "Tags": [{"Key": name, "Value": value} for name, value in tags.items()],
+            }
+        ],
+    )
+    assert roles(ec2)["results"] == ["-", "-"]
+
+    ec2.converge()
+
+    assert roles(ec2) == {"node": ["0"], "results": ["-"]}
+
+
 def test_a_run_places_nothing_on_it_and_only_down_removes_it(ec2: "Ec2") -> None:
     ec2.write(results_host=True, nodes=1)
     ec2.fleet.up()

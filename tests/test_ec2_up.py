@@ -226,6 +226,56 @@ def test_fewer_than_min_nodes_are_terminated_again(ec2: "Ec2") -> None:
     )["LaunchTemplates"]
 
 
+def test_enough_nodes_are_gone_on_with_if_ec2_has_no_more(ec2: "Ec2") -> None:
+    ec2.write(nodes=3, min_nodes=2)
+    one_short(ec2)
+    before = set(ec2.converge())
+
+    after = ec2.converge()
+
+    assert set(after) == before
+    assert len(launches(ec2)) == 4  # it was tried again, on demand too
+
+
+def test_a_run_on_fewer_nodes_than_asked_for_places_no_key_where_nothing_is(ec2: "Ec2") -> None:
+    ec2.write(nodes=3, min_nodes=2)
+    one_short(ec2)
+
+    assert len(ec2.fleet.up()) == 2
+    assert len(ec2.fleet.hosts()) == 2
+    ec2.write(min_nodes=3)
+    assert len(ec2.fleet.hosts()) == 3  # of which one is filled during the run
+
+
+def test_a_launch_that_brings_nothing_leaves_alone_what_another_up_has_launched(
+    ec2: "Ec2",
+) -> None:
+    ec2.write(nodes=2)
+    others: list[str] = []
+    calls = iter([True])
+
+    def at_first(request: Request) -> bytes | None:
+        if request.action != "CreateFleet":
+            return None
+        if next(calls, False):
+            ec2.cloud.faults = []
+            others.extend(ec2.converge())
+            ec2.cloud.faults = [refused]
+        return refused(request)
+
+    def refused(request: Request) -> bytes | None:
+        if request.action != "CreateFleet":
+            return None
+        return error_body("InsufficientInstanceCapacity", "none left")
+
+    ec2.cloud.faults = [at_first]
+
+    with pytest.raises(NoCapacity):
+        ec2.converge()
+
+    assert sorted(one["InstanceId"] for one in ec2.live()) == sorted(others)
+
+
 def one_short(ec2: "Ec2") -> None:
     """Let the first CreateFleet bring one instance less than asked for, and the others nothing."""
     calls = []

@@ -66,6 +66,8 @@ class Plan:
         each = cost.expected / hosts
         lines.append(f"  {hosts} x ${each:.4f} = ${cost.expected:.4f} an hour expected")
         lines.append(f"  at most ${cost.at_most:.4f} an hour ({cost.worst})")
+        if cost.unknown:
+            lines.append(f"  not counted: {', '.join(cost.unknown)}, whose price AWS does not tell")
         return "\n".join(lines)
 
 
@@ -177,7 +179,8 @@ class Ec2Fleet:
         """
         prices.hourly(self.spec, self.pools(), self.spec.nodes).check(self.spec)
         made, ready = bring_up(self.aws, self.spec, say=self.say, refresh_ami=refresh_ami)
-        dismiss_leaving(self.aws, self.spec.name)
+        if sum(not one.is_results for one in ready) >= self.spec.nodes:
+            dismiss_leaving(self.aws, self.spec.name)
         self._renew([one for one in ready if one not in made])
         return ready
 
@@ -203,6 +206,9 @@ class Ec2Fleet:
         if chosen:
             self.say(f"replacing {_ids(chosen)}")
             teardown.terminate(self.aws, [one.id for one in chosen])
+        # As many as there were: a fleet may have been made larger than its file says.
+        host = self.spec.results_host or any(one.is_results for one in live)
+        self.spec = dataclasses.replace(self.spec.resized(self.size(live)), results_host=host)
         return self.up()
 
     @contextmanager
@@ -235,9 +241,11 @@ class Ec2Fleet:
                 )
         return end
 
-    def cost(self, down_since: float | None = None) -> accounts.Cost:
-        """Return what the fleet's instances have cost, as far as EC2 still describes them."""
-        return accounts.cost(self.aws, self.spec, down_since)
+    def cost(
+        self, down_since: float | None = None, before: Sequence[Instance] = ()
+    ) -> accounts.Cost:
+        """Return what the fleet has cost since it was begun; see `accounts.cost`."""
+        return accounts.cost(self.aws, self.spec, down_since, before)
 
     def size(self, live: Sequence[Instance]) -> int:
         """Return how many slots it has: as it is described, or else those that are filled."""
@@ -249,14 +257,17 @@ class Ec2Fleet:
     def hosts(self) -> list[Host]:
         """Return how to reach each slot; those that nothing fills cannot be reached yet.
 
+        Slots above `min_nodes` that nothing fills are left out: no key may wait for them.
+
         Raises:
             UsageError: the fleet has no nodes.
         """
-        filled = {one.slot: one for one in self.nodes()}
+        filled = {one.slot: one for one in self.nodes() if not one.is_results}
+        least = self.spec.least if self.is_described else 0
         nowhere = Host(address=_NOWHERE, identity=self.spec.identity, host_key=("none",))
         return [
             sessions.host_of(self.spec, filled[slot]) if slot in filled else nowhere
-            for slot in range(self.size(list(filled.values())))
+            for slot in range(max([least, *[slot + 1 for slot in filled]]))
         ]
 
 

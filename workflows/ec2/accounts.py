@@ -4,9 +4,10 @@ import dataclasses
 import datetime as dt
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 from workflows.config import settings
-from workflows.ec2.api import REACHED, READY, Aws, instances
+from workflows.ec2.api import GROUP, REACHED, READY, Aws, Instance, instances
 from workflows.ec2.config import Spec
 from workflows.ec2.prices import Spent, spent
 from workflows.runlog import COST, Phase, append, cover, phase_table, read_lines
@@ -43,13 +44,28 @@ class Cost:
         return [*lines, *phase_table(self.phases).splitlines()]
 
 
-def cost(aws: Aws, spec: Spec, down_since: float | None = None) -> Cost:
+def known(aws: Aws, fleet: str) -> list[Instance]:
+    """Return the instances that a fleet has had since it was begun, as far as EC2 shows them.
+
+    Of a fleet that was taken down and begun again EC2 still shows those of before: another fleet,
+    which was accounted for.
+    """
+    found = instances(aws, fleet, states=_ALL)
+    return [one for one in found if one.tags.get(GROUP) == found[-1].tags.get(GROUP)]
+
+
+def cost(
+    aws: Aws, spec: Spec, down_since: float | None = None, before: Sequence[Instance] = ()
+) -> Cost:
     """Return what a fleet has cost. EC2 forgets instances about an hour after their end.
 
     `down_since` is when its teardown began, seconds since the epoch; None if it is not torn down.
+    `before` are those that were `known` then: EC2 may forget the tags of what has ended at once.
     """
     until = dt.datetime.now(dt.timezone.utc)
-    rows = spent(aws, instances(aws, spec.name, states=_ALL), spec.disk_gb, until)
+    found = {one.id: one if one.ended else replace(one, ended=until) for one in before}
+    found |= {one.id: one for one in known(aws, spec.name)}
+    rows = spent(aws, list(found.values()), spec.disk_gb, until)
     return Cost(tuple(rows), phases(rows, compute_times(spec.name), until.timestamp(), down_since))
 
 

@@ -113,7 +113,7 @@ def first_contact(aws: Aws, spec: Spec, one: Instance, watched: Watched) -> Conn
     if not allowed:
         raise NodeRefused(name_of(one), "it has no host key in its tags; it is not ours")
     with _patiently(spec, one, watched, deadline, *allowed) as connection:
-        connection.run("cloud-init status --wait", timeout_s=max(1.0, deadline - time.monotonic()))
+        _await_cloud_init(spec, one, connection, deadline)
         made = _run(connection, one, f"{_NODE} newkey").strip()
         set_tags(aws, [one.id], {HOST_KEY: made, REACHED: f"{time.time():.0f}"})
         _run(connection, one, f"{_NODE} usekey")
@@ -121,6 +121,21 @@ def first_contact(aws: Aws, spec: Spec, one: Instance, watched: Watched) -> Conn
     connection = _patiently(spec, one, watched, until, made)
     aws.call("delete_tags", Resources=[one.id], Tags=[{"Key": BOOT_KEY}])
     return connection
+
+
+def _await_cloud_init(spec: Spec, one: Instance, connection: Connection, deadline: float) -> None:
+    """Wait until the node's first boot is done. How it ended does not matter: not every image says.
+
+    Raises:
+        NodeLost: it takes too long, or the connection broke.
+    """
+    try:
+        connection.run("cloud-init status --wait", timeout_s=max(1.0, deadline - time.monotonic()))
+    except TimeoutError as error:
+        why = f"cloud-init is not done after {spec.boot_timeout} s"
+        raise NodeLost(name_of(one), why) from error
+    except OSError as error:
+        raise NodeLost(name_of(one), str(error) or type(error).__name__) from error
 
 
 def _with_address(spec: Spec, one: Instance, watched: Watched, deadline: float) -> Instance:

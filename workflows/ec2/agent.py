@@ -32,32 +32,38 @@ def agent(home: str, idle: float, longest: float, poll: float) -> None:
     lease, deadline = os.path.join(home, "lease"), os.path.join(home, "deadline")
     for path, text in ((lease, ""), (deadline, str(int(time.time() + longest)))):
         if not os.path.exists(path):
-            write(path, text)
-            os.chown(path, user.st_uid, user.st_gid)
+            with contextlib.suppress(OSError):
+                write(path, text)
+                os.chown(path, user.st_uid, user.st_gid)
+    known = {"deadline": time.time() + longest, "lease": time.time()}
     while True:
-        why = over(lease, deadline, idle)
+        why = over(lease, deadline, idle, known)
         if why:
             end(home, why)
         for name in NOTICES:
             text = imds(name)
             if text:
-                write(os.path.join(home, "notice"), json.dumps({"what": name, "says": text}))
+                with contextlib.suppress(OSError):  # a full disk must not end what watches
+                    write(os.path.join(home, "notice"), json.dumps({"what": name, "says": text}))
                 break
         time.sleep(poll)
 
 
-def over(lease: str, deadline: str, idle: float) -> str:
-    """Return why the node's time is over, or nothing."""
+def over(lease: str, deadline: str, idle: float, known: "dict[str, float]") -> str:
+    """Return why the node's time is over, or nothing.
+
+    What cannot be read, since it is being written, was removed, or the disk was full, is as in
+    `known`: what was read the last time.
+    """
     now = time.time()
-    try:
-        with open(deadline) as file:
-            last = int(file.read())
-        renewed = os.stat(lease).st_mtime
-        with contextlib.suppress(FileNotFoundError):
-            extended = os.path.join(os.path.dirname(lease), "extended")
-            renewed = max(renewed, os.stat(extended).st_mtime)
-    except (OSError, ValueError):
-        return ""  # being written just now
+    with contextlib.suppress(OSError, ValueError), open(deadline) as file:
+        known["deadline"] = int(file.read())
+    with contextlib.suppress(OSError):
+        known["lease"] = os.stat(lease).st_mtime
+    last, renewed = known["deadline"], known["lease"]
+    with contextlib.suppress(OSError):
+        extended = os.path.join(os.path.dirname(lease), "extended")
+        renewed = max(renewed, os.stat(extended).st_mtime)
     if now > last:
         return "it has reached its longest life"
     if now - renewed > idle:
@@ -67,7 +73,8 @@ def over(lease: str, deadline: str, idle: float) -> str:
 
 def end(home: str, why: str) -> None:
     """Run the flush hook, then power off, again and again until it works."""
-    write(os.path.join(home, "off"), why)
+    with contextlib.suppress(OSError):  # the disk may be full
+        write(os.path.join(home, "off"), why)
     flush = os.path.join(home, "flush")
     if os.access(flush, os.X_OK):
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):

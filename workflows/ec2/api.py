@@ -16,6 +16,7 @@ BOOT_KEY, HOST_KEY = "workflows:bootkey", "workflows:hostkey"
 AMI, EXPIRES = "workflows:ami", "workflows:expires"
 REACHED, READY, LEAVING = "workflows:reached", "workflows:ready", "workflows:leaving"
 ACCESS, ROLE = "workflows:access", "workflows:role"
+GROUP = "workflows:group"  # the security group: another one each time that a fleet is begun
 RESULTS = "results"  # the role of a host that holds no keys; all others are nodes
 RESULTS_SLOT = 1 << 20  # above all on which keys are placed
 LIVE = ("pending", "running")
@@ -105,6 +106,7 @@ class Aws:
 def _named(operation: str) -> Iterator[None]:
     """Turn botocore's errors into ours."""
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+    from botocore.parsers import ResponseParserError  # what answered is no AWS; a proxy, perhaps
 
     try:
         yield
@@ -115,7 +117,7 @@ def _named(operation: str) -> Iterator[None]:
     except NoCredentialsError as error:
         why = "no AWS credentials; aws configure, or set AWS_ACCESS_KEY_ID"
         raise NotAllowed(f"{operation}: {why}", "NoCredentials") from error
-    except BotoCoreError as error:
+    except (BotoCoreError, ResponseParserError) as error:
         raise FleetError(f"{operation}: {error}", type(error).__name__) from error
 
 

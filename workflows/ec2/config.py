@@ -101,7 +101,14 @@ class Spec:
         return self.access.identity or os.path.expanduser(f"~/.ssh/workflows-{self.name}")
 
     def resized(self, nodes: int) -> "Spec":
-        """Return the same fleet with another number of nodes."""
+        """Return the same fleet with another number of nodes.
+
+        Raises:
+            UsageError: there cannot be so many.
+        """
+        _, least, most = _KINDS["nodes"]
+        if not least <= nodes <= most:
+            raise UsageError(f"a fleet has {least} to {most} nodes, not {nodes}")
         return dataclasses.replace(self, nodes=nodes, min_nodes=min(self.min_nodes, nodes))
 
 
@@ -112,7 +119,7 @@ def find_spec(name: str, region: str = "") -> Spec:
     Where there is none, the defaults serve: a fleet's state is in its tags.
 
     Raises:
-        UsageError: there is no name, or the file cannot be read.
+        UsageError: there is no name, the file cannot be read, or it says another region.
         ConfigError: names everything in it that is wrong.
     """
     if not name:
@@ -120,12 +127,20 @@ def find_spec(name: str, region: str = "") -> Spec:
             "ec2: names no fleet; write --fleet ec2:NAME, and what NAME is into NAME.yaml:"
             " workflows fleet plan NAME"
         )
-    section = _luigi_section(name)
-    if section is not None:
-        return parse_spec({"name": name, **section}, f"luigi.cfg [ec2 {name}]", os.curdir)
-    path = _file_of(name)
-    if path:
-        return read_spec(path)
+    section, path = _luigi_section(name), _file_of(name)
+    if section is not None or path:
+        where = path if section is None else f"luigi.cfg [ec2 {name}]"
+        spec = (
+            read_spec(path)
+            if section is None
+            else parse_spec({"name": name, **section}, where, os.curdir)
+        )
+        if region not in ("", spec.region):
+            raise UsageError(
+                f"--region {region}, but {where} says region: {spec.region}; a fleet there, which"
+                " this file is not about, is reached from a directory without it"
+            )
+        return spec
     return parse_spec({"name": name, **({"region": region} if region else {})}, name, os.curdir)
 
 

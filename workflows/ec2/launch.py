@@ -14,6 +14,7 @@ from workflows.ec2.api import (
     ACCESS,
     AMI,
     BOOT_KEY,
+    GROUP,
     LAUNCH,
     RESULTS,
     ROLE,
@@ -94,6 +95,7 @@ def _request(aws: Aws, spec: Spec, stand: Site, *, spot: int, demand: int) -> Re
         **ground.common_tags(spec),
         LAUNCH: template,
         AMI: stand.image.id,
+        GROUP: stand.group,
         BOOT_KEY: boot_key[1],
         ACCESS: f"{spec.access.user} {spec.access.ssh_port} {spec.access.address}",
         ROLE: "node",
@@ -103,7 +105,7 @@ def _request(aws: Aws, spec: Spec, stand: Site, *, spot: int, demand: int) -> Re
 
 def _template(aws: Aws, spec: Spec, stand: Site, boot_key: tuple[str, str]) -> str:
     """Create a launch template, which holds the key of the first contact; return its name."""
-    name = f"workflows-{spec.name}-{secrets.token_hex(6)}"
+    name = f"workflows-{spec.name}-{stand.mark}-{secrets.token_hex(4)}"
     text = user_data(spec, boot_key, stand.login_key)
     aws.call(
         "create_launch_template",

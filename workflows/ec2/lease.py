@@ -51,8 +51,9 @@ class Keeper:
                 answers = list(pool.map(self._beat, self.remotes))
             try:
                 self._look(answers)
-            except WorkflowsError as error:
-                self._say(str(error))
+            except Exception as error:  # noqa: BLE001 - the leases are renewed, whatever happens
+                known = isinstance(error, WorkflowsError)
+                self._say(str(error) if known else f"{type(error).__name__}: {error}")
                 self._tried = time.monotonic()
             time.sleep(max(0.0, BEAT_S - (time.monotonic() - started)))
 
@@ -100,14 +101,19 @@ class Keeper:
 
     def _fill(self) -> None:
         started = time.monotonic()
-        spec = dataclasses.replace(self.spec, nodes=len(self.remotes), min_nodes=1)
+        # Somebody may have made it larger since the run began.
+        live = present(self.aws, self.spec.name)
+        most = max((one.slot + 1 for one in live if not one.is_results), default=0)
+        nodes = max(len(self.remotes), most)
+        spec = dataclasses.replace(self.spec, nodes=nodes, min_nodes=1)
         _, ready = bring_up(self.aws, spec, say=self._say)
         self._at = {one.slot: one for one in ready}
         took = time.monotonic() - started
         for one in self._follow():
             self._say(f"slot {one.slot} is filled by {one.id} after {took:.0f} s")
             append(self.log, what="refilled", slot=one.slot, id=one.id, seconds=round(took, 1))
-        dismiss_leaving(self.aws, self.spec.name)
+        if not self._has_empty():
+            dismiss_leaving(self.aws, self.spec.name)
 
     def _follow(self) -> list[Instance]:
         """Tell the hub where its slots are now; return those that have moved.

@@ -43,14 +43,21 @@ class Cost:
     expected: float
     at_most: float
     worst: str  # what `at_most` is made of
+    unknown: tuple[str, ...] = ()  # types that may be bought, but whose price AWS does not tell
 
     def check(self, spec: Spec) -> None:
         """Refuse what may cost more than the fleet's file allows.
 
         Raises:
-            FleetError: it may.
+            FleetError: it may, or nobody can tell.
         """
         limit = spec.max_hourly_cost
+        if limit is not None and self.unknown:
+            raise FleetError(
+                f"AWS does not tell the price of {', '.join(self.unknown)}, so that {spec.name}"
+                f" might cost more than max_hourly_cost {limit:g}; see: workflows fleet prices"
+                f" {spec.name} (it needs pricing:GetProducts), or take max_hourly_cost out"
+            )
         if limit is not None and self.at_most > limit:
             raise FleetError(
                 f"{spec.nodes} nodes of {spec.name} could cost ${self.at_most:.4f} an hour"
@@ -163,14 +170,25 @@ def hourly(spec: Spec, found: Sequence[Pool], nodes: int) -> Cost:
         )
     demands = [pool.on_demand for pool in found if pool.on_demand]
     base = min(spec.spot.on_demand_base, nodes)
-    bought = (base + spec.results_host) * min(demands, default=0.0)
+    bought = base + spec.results_host
     cheapest, dearest = min(spots, default=0.0), limit or max(spots, default=0.0)
-    fallback = min(demands, default=0.0) if spec.spot.fallback else 0.0
-    expected = (nodes - base) * cheapest + bought
+    # EC2 buys the cheapest type that there is on demand, which may be the dearest of all.
+    demand = max(demands, default=0.0)
+    fallback = demand if spec.spot.fallback else 0.0
+    expected = (nodes - base) * cheapest + bought * min(demands, default=0.0)
     worst_each = max(dearest, fallback)
-    at_most = (nodes - base) * worst_each + bought
+    at_most = (nodes - base) * worst_each + bought * demand
     what = "the on-demand fallback" if fallback >= dearest else "the dearest spot pool"
-    return Cost(expected, at_most, f"{what} at ${worst_each:.4f} each")
+    return Cost(expected, at_most, f"{what} at ${worst_each:.4f} each", _unknown(spec, found))
+
+
+def _unknown(spec: Spec, found: Sequence[Pool]) -> tuple[str, ...]:
+    """Return the types that a fleet may buy, but of which AWS does not tell the price."""
+    buys = spec.spot.fallback or spec.spot.on_demand_base or spec.results_host
+    names = [pool.type for pool in found if buys and not pool.on_demand]
+    if spec.spot.max_price is None and not any(pool.spot for pool in found):
+        names += [pool.type for pool in found]
+    return tuple(dict.fromkeys(names))
 
 
 @dataclasses.dataclass(frozen=True)

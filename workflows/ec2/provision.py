@@ -12,8 +12,9 @@ from workflows.ec2 import ground
 from workflows.ec2.api import LEAVING, SLOT, Aws, Instance, instances, set_tags
 from workflows.ec2.config import Spec
 from workflows.ec2.launch import Say, launch, launch_results_host, site
+from workflows.ec2.request import Site
 from workflows.ec2.teardown import clear_templates, terminate
-from workflows.errors import NoCapacity
+from workflows.errors import NoCapacity, OverQuota
 
 
 def converge(aws: Aws, spec: Spec, *, say: Say, refresh_ami: bool = False) -> list[Instance]:
@@ -32,11 +33,10 @@ def converge(aws: Aws, spec: Spec, *, say: Say, refresh_ami: bool = False) -> li
         return live
     if missing:
         say(f"{spec.nodes - missing} of {spec.nodes} nodes are there, launching {missing}")
-    before = {one.id for one in live}
+    stand = site(aws, spec, live, refresh_ami=refresh_ami)
     try:
-        stand = site(aws, spec, live, refresh_ami=refresh_ami)
         if missing:
-            launch(aws, spec, stand, missing, say)
+            _launch_missing(aws, spec, stand, len(_workers(live)), say)
         if lacks_host:
             launch_results_host(aws, spec, stand, say)
         # Again: what an earlier call launched that was cut off may only show now.
@@ -46,10 +46,20 @@ def converge(aws: Aws, spec: Spec, *, say: Say, refresh_ami: bool = False) -> li
                 f"only {len(_workers(live))} of at least {spec.least} nodes could be had"
             )
     except BaseException as error:
-        _undo(aws, spec, before, error, say)
+        _undo(aws, spec, stand, error, say)
         raise
     clear_templates(aws, spec.name)
     return live
+
+
+def _launch_missing(aws: Aws, spec: Spec, stand: Site, there: int, say: Say) -> None:
+    """Launch what is missing; if nothing comes and those `there` are enough, go on with them."""
+    try:
+        launch(aws, spec, stand, spec.nodes - there, say)
+    except (NoCapacity, OverQuota) as error:
+        if there < spec.least:
+            raise
+        say(f"{error}; going on with {there} nodes, at least {spec.least} are asked for")
 
 
 def _without_surplus(aws: Aws, spec: Spec, say: Say) -> list[Instance]:
@@ -58,6 +68,11 @@ def _without_surplus(aws: Aws, spec: Spec, say: Say) -> list[Instance]:
     if surplus:
         say(f"terminating {len(surplus)} above {spec.nodes} nodes: {', '.join(surplus)}")
         terminate(aws, surplus)
+    more = [one.id for one in live if one.is_results][1:]  # of two calls of `up` at once
+    if more:
+        say(f"terminating all results hosts but the oldest: {', '.join(more)}")
+        terminate(aws, more)
+        surplus += more
     return [one for one in live if one.id not in surplus]
 
 
@@ -66,10 +81,13 @@ def _workers(live: Sequence[Instance]) -> list[Instance]:
     return [one for one in live if not one.is_results]
 
 
-def _undo(aws: Aws, spec: Spec, before: set[str], error: BaseException, say: Say) -> None:
-    """After a launch that broke: terminate what came, unless it is enough to be of use."""
+def _undo(aws: Aws, spec: Spec, stand: Site, error: BaseException, say: Say) -> None:
+    """After a launch that broke: terminate what came, unless it is enough to be of use.
+
+    Nothing else: another call of `up` may have launched something meanwhile.
+    """
     live = instances(aws, spec.name)
-    came = [one.id for one in live if one.id not in before]
+    came = [one.id for one in live if stand.has_launched(one)]
     if came and (len(_workers(live)) < spec.least or isinstance(error, NoCapacity)):
         say(f"terminating the {len(came)} that came: {', '.join(came)}")
         terminate(aws, came)

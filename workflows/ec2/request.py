@@ -3,22 +3,28 @@
 import base64
 import dataclasses
 import hashlib
+import secrets
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from workflows.ec2 import ground
-from workflows.ec2.api import canonical
+from workflows.ec2.api import LAUNCH, Instance, canonical
 from workflows.ec2.config import Spec
 
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """What launches of a fleet have in common."""
+    """What the launches of one call of `up` have in common."""
 
     image: ground.Image
     network: ground.Network
     group: str
     login_key: str
+    mark: str = dataclasses.field(default_factory=lambda: secrets.token_hex(6))
+
+    def has_launched(self, one: Instance) -> bool:
+        """Tell whether an instance is of this call, by the name of its launch template."""
+        return f"-{self.mark}-" in one.tags.get(LAUNCH, "")
 
 
 def template_data(spec: Spec, stand: Site, text: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import os
+import queue
 import shlex
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -143,26 +144,38 @@ def streamed(
         if stdin:
             channel.sendall(stdin)
         channel.shutdown_write()
-        rest = b""
-        while data := channel.recv(1 << 16):
-            *lines, rest = (rest + data).split(b"\n")
-            for text in lines:
-                on_line(text.decode("utf-8", "replace"))
-        if rest:
-            on_line(rest.decode("utf-8", "replace"))
-        status = int(channel.recv_exit_status())
     except BROKEN as error:
-        why = connection.why_closed or str(error) or type(error).__name__
-        raise NodeLost(name, why) from error
-    if status < 0:
-        raise NodeLost(name, connection.why_closed or "it hung up in the middle of a command")
-    return status
+        raise _lost(name, connection, error) from error
+    rest = b""
+    for data in _received(name, connection, channel):
+        *lines, rest = (rest + data).split(b"\n")
+        for text in lines:
+            on_line(text.decode("utf-8", "replace"))
+    if rest:
+        on_line(rest.decode("utf-8", "replace"))
+    return _status(name, connection, channel)
+
+
+def _received(name: str, connection: Connection, channel: Any) -> Iterator[bytes]:
+    """Yield what a command prints. What fails in handing it on here is not the node's fault."""
+    try:
+        while data := channel.recv(1 << 16):
+            yield data
+    except BROKEN as error:
+        raise _lost(name, connection, error) from error
+
+
+def _lost(name: str, connection: Connection, error: Exception) -> NodeLost:
+    return NodeLost(name, connection.why_closed or str(error) or type(error).__name__)
 
 
 def each(
     found: Iterable[Instance], work: Callable[[Instance], T]
 ) -> dict[int, "T | NodeLost | NodeRefused"]:
-    """Do `work` for several nodes at once; return slot -> result, or how the node was lost."""
+    """Do `work` for several nodes at once; return slot -> result, or how the node was lost.
+
+    Whoever is interrupted waits for none of them.
+    """
 
     def guarded(one: Instance) -> "T | NodeLost | NodeRefused":
         try:
@@ -170,12 +183,24 @@ def each(
         except (NodeLost, NodeRefused) as error:
             return error
 
-    chosen = list(found)
-    if not chosen:
-        return {}
-    with concurrent.futures.ThreadPoolExecutor(min(len(chosen), _AT_ONCE)) as pool:
-        futures = {one.slot: pool.submit(guarded, one) for one in chosen}
-        return {slot: future.result() for slot, future in futures.items()}
+    futures: dict[int, concurrent.futures.Future[T | NodeLost | NodeRefused]] = {}
+    todo: queue.SimpleQueue[Instance] = queue.SimpleQueue()
+    for one in found:
+        futures[one.slot] = concurrent.futures.Future()
+        todo.put(one)
+
+    def works() -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                one = todo.get_nowait()
+                try:
+                    futures[one.slot].set_result(guarded(one))
+                except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+                    futures[one.slot].set_exception(error)
+
+    for _ in range(min(len(futures), _AT_ONCE)):  # not a pool, whose threads hold Ctrl-C up
+        threading.Thread(target=works, daemon=True).start()
+    return {slot: future.result() for slot, future in futures.items()}
 
 
 def run_everywhere(
@@ -221,7 +246,7 @@ def put(spec: Spec, one: Instance, source: str, target: str) -> int:
                 while data := file.read(1 << 20):
                     channel.sendall(data)
             channel.shutdown_write()
-            return _status(one, connection, channel)
+            return _status(name_of(one), connection, channel)
         except BROKEN as error:
             raise NodeLost(name_of(one), connection.why_closed or str(error)) from error
 
@@ -233,23 +258,25 @@ def get(spec: Spec, one: Instance, source: str, target: str) -> int:
         try:
             channel = connection.command(f"cat -- {shlex.quote(source)}")
             channel.settimeout(None)  # the connection is watched
+        except BROKEN as error:
+            raise _lost(name_of(one), connection, error) from error
+        try:
             with open(tmp, "wb") as file:
-                while data := channel.recv(1 << 20):
+                for data in _received(name_of(one), connection, channel):
                     file.write(data)
-            status = _status(one, connection, channel)
+            status = _status(name_of(one), connection, channel)
             if status == 0:
                 os.replace(tmp, target)
-        except BROKEN as error:
-            raise NodeLost(name_of(one), connection.why_closed or str(error)) from error
+        except OSError as error:
+            raise UsageError(f"cannot write {target}: {error.strerror}") from error
         finally:
             if os.path.exists(tmp):
                 os.unlink(tmp)
     return status
 
 
-def _status(one: Instance, connection: Connection, channel: Any) -> int:
+def _status(name: str, connection: Connection, channel: Any) -> int:
     status = int(channel.recv_exit_status())
     if status < 0:
-        why = connection.why_closed or "it hung up in the middle of a copy"
-        raise NodeLost(name_of(one), why)
+        raise NodeLost(name, connection.why_closed or "it hung up before its command had ended")
     return status

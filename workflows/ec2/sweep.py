@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from workflows.ec2.api import EXPIRES, FLEET, Aws
 from workflows.ec2.launch import Say
 from workflows.ec2.teardown import leftovers, tear_down
-from workflows.errors import FleetError
+from workflows.errors import FleetError, UsageError
 
 _AT_ONCE = 8
 NO_TIME = "no time of expiry"
@@ -56,6 +56,22 @@ def find(names: Iterable[str]) -> tuple[list[Leftover], dict[str, str]]:
     return there, failed
 
 
+def look_elsewhere(aws: Aws, fleet: str, say: Say) -> None:
+    """Make sure that a fleet of which only the name is known is in no other region.
+
+    Raises:
+        UsageError: it is.
+    """
+    found, failed = find(name for name in regions(aws) if name != aws.region)
+    for region, why in failed.items():
+        say(f"{region} could not be looked at: {why}")
+    for region in sorted({one.region for one in found if one.fleet == fleet}):
+        raise UsageError(
+            f"no node of {fleet} is in {aws.region}, but something is in {region}:"
+            f" workflows fleet down {fleet} --region {region}"
+        )
+
+
 def overdue(found: Sequence[Leftover], now: dt.datetime) -> list[Leftover]:
     """Return what belongs to fleets of which nothing has time left.
 
@@ -66,10 +82,21 @@ def overdue(found: Sequence[Leftover], now: dt.datetime) -> list[Leftover]:
 
 
 def remove(found: Sequence[Leftover], say: Say) -> None:
-    """Remove the fleets that these belong to, whole."""
+    """Remove the fleets that these belong to, whole; one that will not go keeps no other.
+
+    Raises:
+        FleetError: names those that would not go.
+    """
+    failed = []
     for region, fleet in sorted({(one.region, one.fleet) for one in found}):
         say(f"removing {fleet} in {region}")
-        tear_down(Aws(region), fleet, say=say)
+        try:
+            tear_down(Aws(region), fleet, say=say)
+        except FleetError as error:
+            say(str(error))
+            failed.append(f"{fleet} in {region}")
+    if failed:
+        raise FleetError(f"not removed: {', '.join(failed)}; type it again: workflows fleet sweep")
 
 
 def _time(text: str) -> dt.datetime | None:

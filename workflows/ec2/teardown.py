@@ -33,12 +33,9 @@ def tear_down(aws: Aws, fleet: str, *, say: Say) -> None:
     Raises:
         FleetError: something would not go.
     """
-    found = instances(aws, fleet, states=_THERE[:-1])
-    if found:
-        say(f"terminating {len(found)}: {', '.join(one.id for one in found)}")
-        terminate(aws, [one.id for one in found])
-    clear_templates(aws, fleet)
-    _await_gone(aws, fleet)
+    asked = _terminate_new(aws, fleet, set(), say)
+    clear_templates(aws, fleet)  # nothing more can be launched from them
+    asked |= _await_gone(aws, fleet, asked, say)
     for row in aws.call("describe_key_pairs", Filters=[fleet_filter(fleet)])["KeyPairs"]:
         aws.call("delete_key_pair", KeyName=row["KeyName"])
     filters = [fleet_filter(fleet), {"Name": "status", "Values": ["available"]}]
@@ -48,6 +45,20 @@ def tear_down(aws: Aws, fleet: str, *, say: Say) -> None:
         "describe_security_groups", "SecurityGroups", Filters=[fleet_filter(fleet)]
     ):
         _delete_group(aws, row["GroupId"])
+    if late := _terminate_new(aws, fleet, asked, say):
+        raise FleetError(
+            f"{', '.join(sorted(late))} came while {fleet} was removed; type it again:"
+            f" workflows fleet down {fleet}"
+        )
+
+
+def _terminate_new(aws: Aws, fleet: str, asked: set[str], say: Say) -> set[str]:
+    """Terminate what is there now, but for those in `asked`, on which it was done; return it."""
+    found = {one.id for one in instances(aws, fleet, states=_THERE[:-1])} - asked
+    if found:
+        say(f"terminating {len(found)}: {', '.join(sorted(found))}")
+        terminate(aws, sorted(found))
+    return found
 
 
 def clear_templates(aws: Aws, fleet: str) -> None:
@@ -80,15 +91,19 @@ def _ids(rows: Iterable[Mapping[str, Any]], key: str) -> dict[str, dict[str, str
     return {row[key]: tags_of(row) for row in rows}
 
 
-def _await_gone(aws: Aws, fleet: str) -> None:
+def _await_gone(aws: Aws, fleet: str, asked: set[str], say: Say) -> set[str]:
+    """Wait until no instance is left; return those that came meanwhile, and were terminated too."""
+    came: set[str] = set()
     deadline = time.monotonic() + _GONE_S
     pauses = iter(PAUSES_S)
     while left := instances(aws, fleet, states=_THERE):
         if time.monotonic() > deadline:
             break
         time.sleep(next(pauses, 2.0))
+        # EC2 shows some late, and an `up` elsewhere may launch more.
+        came |= _terminate_new(aws, fleet, asked | came, say)
     else:
-        return
+        return came
     raise FleetError(
         f"still there after {_GONE_S:g} s: {', '.join(one.id for one in left)}; type it again:"
         f" workflows fleet down {fleet}"

@@ -11,8 +11,9 @@ _POLL_S = 2.0  # AWS advises 5 s; two small requests a poll
 _UNIT = """\
 [Unit]
 Description=powers this node off when its driver is gone
+StartLimitIntervalSec=0
 [Service]
-ExecStart=/usr/bin/env python3 /usr/local/sbin/workflows-node agent {options}
+{firewall}ExecStart=/usr/bin/env python3 /usr/local/sbin/workflows-node agent {options}
 Restart=always
 RestartSec=1
 [Install]
@@ -20,10 +21,15 @@ WantedBy=multi-user.target
 """
 _SSHD = "MaxSessions 100\nMaxStartups 100:30:300\nPasswordAuthentication no\n"
 _LIMITS = "* soft nofile 1048576\n* hard nofile 1048576\n"
-# Only root reaches the metadata service: a job must not read the node's role or user data.
-_FIREWALL = (
-    "iptables -A OUTPUT -d 169.254.169.254 -m owner ! --uid-owner 0 -j REJECT || true",
-    "ip6tables -A OUTPUT -d fd00:ec2::254 -m owner ! --uid-owner 0 -j REJECT || true",
+# Only root reaches the metadata service: a job must not read the node's role or user data. At each
+# start of the unit, since rules are gone after a reboot; - : an image may have no iptables.
+_RULE = "OUTPUT -d {address} -m owner ! --uid-owner 0 -j REJECT"
+_FIREWALL = "".join(
+    f"ExecStartPre=-/bin/sh -c '{program} -w -C {rule} || {program} -w -A {rule}'\n"
+    for program, rule in (
+        ("iptables", _RULE.format(address="169.254.169.254")),
+        ("ip6tables", _RULE.format(address="fd00:ec2::254")),
+    )
 )
 
 
@@ -38,6 +44,7 @@ def user_data(spec: Spec, boot_key: tuple[str, str], login_key: str, poll_s: flo
     options = (
         f"--home {home} --idle {spec.ttl.idle} --max {spec.ttl.max} --poll {poll_s or _POLL_S:g}"
     )
+    unit = _UNIT.format(options=options, firewall="" if spec.profile else _FIREWALL)
     program = pathlib.Path(agent.__file__).read_text(encoding="utf-8")
     config = {
         "ssh_deletekeys": True,
@@ -54,14 +61,13 @@ def user_data(spec: Spec, boot_key: tuple[str, str], login_key: str, poll_s: flo
         ],
         "write_files": [
             _file("/usr/local/sbin/workflows-node", program, "0755"),
-            _file("/etc/systemd/system/workflows-node.service", _UNIT.format(options=options)),
+            _file("/etc/systemd/system/workflows-node.service", unit),
             _file("/etc/ssh/sshd_config.d/10-workflows.conf", _SSHD),
             _file("/etc/security/limits.d/10-workflows.conf", _LIMITS),
         ],
         "runcmd": [
             "systemctl daemon-reload",
             "systemctl enable --now workflows-node.service",
-            *([] if spec.profile else _FIREWALL),
         ],
     }
     import yaml

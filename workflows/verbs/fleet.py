@@ -1,7 +1,6 @@
 """``workflows fleet``: disposable EC2 fleets, from their prices to their end."""
 
 import argparse
-import contextlib
 import dataclasses
 import datetime as dt
 import json
@@ -37,7 +36,16 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do one action."""
-    code: int = _ACTIONS[arguments.action][0](arguments)
+    try:
+        code: int = _ACTIONS[arguments.action][0](arguments)
+    except KeyboardInterrupt:
+        if arguments.action in ("up", "resize", "replace", "down"):
+            name = arguments.name
+            _say(
+                f"interrupted: nodes of {name} may be up, and cost; workflows fleet up {name} goes"
+                f" on, workflows fleet down {name} removes all"
+            )
+        raise
     return code
 
 
@@ -108,17 +116,27 @@ def _down(arguments: argparse.Namespace) -> int:
     found = fleet.instances()
     if found:
         _confirm(arguments, f"terminate {len(found)} nodes of {fleet.spec.name}")
-    cost, since = fleet.cost(), time.time()
+    elif not (fleet.is_described or arguments.region):
+        sweep.look_elsewhere(fleet.aws, fleet.spec.name, _say)
+    since, before = time.time(), accounts.known(fleet.aws, fleet.spec.name)
     try:
-        fleet.down()
-        with contextlib.suppress(FleetError):  # all is gone: that matters
-            cost = fleet.cost(since if found else None)
-            accounts.remember(fleet.spec, cost)
+        fleet.down()  # before anything is asked about prices: that may take long, or fail
     finally:
-        for line in cost.lines():
-            _say(line)
+        _account(fleet, since if found else None, before)
     _say(f"nothing of {fleet.spec.name} is left in {fleet.spec.region}")
     return 0
+
+
+def _account(fleet: Ec2Fleet, since: float | None, before: Sequence[Instance]) -> None:
+    """Say what a fleet that was taken down has cost, and keep it; nothing depends on that."""
+    try:
+        cost = fleet.cost(since, before)
+        accounts.remember(fleet.spec, cost)
+    except (FleetError, OSError) as error:
+        _say(f"what it has cost is not known: {error}")
+        return
+    for line in cost.lines():
+        _say(line)
 
 
 def _extend(arguments: argparse.Namespace) -> int:
@@ -216,7 +234,10 @@ def _put(arguments: argparse.Namespace) -> int:
 def _get(arguments: argparse.Namespace) -> int:
     fleet = _fleet(arguments)
     folder = arguments.target or os.curdir
-    os.makedirs(folder, exist_ok=True)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror}") from error
 
     def one_node(one: Instance) -> int:
         target = os.path.join(folder, f"{one.label}-{os.path.basename(arguments.source)}")
@@ -289,7 +310,8 @@ def _system(words: Sequence[str]) -> int:
 def _fleet(arguments: argparse.Namespace) -> Ec2Fleet:
     fleet = Ec2Fleet.load(arguments.name, arguments.region, say=_say)
     if arguments.action == "up":
-        fleet.spec = fleet.spec.resized(arguments.nodes or fleet.spec.nodes)
+        if arguments.nodes is not None:
+            fleet.spec = fleet.spec.resized(arguments.nodes)
         asked = arguments.results_host or fleet.spec.results_host
         fleet.spec = dataclasses.replace(fleet.spec, results_host=asked)
     return fleet
@@ -337,7 +359,10 @@ def _say(text: str) -> None:
 
 _OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, object]]] = {
     "yes": (("--yes",), {"action": "store_true", "help": "do not ask"}),
-    "nodes": (("--nodes",), {"type": int, "default": 0, "help": "instead of what the file says"}),
+    "nodes": (
+        ("--nodes",),
+        {"type": int, "default": None, "help": "instead of what the file says"},
+    ),
     "results": (
         ("--results-host",),
         {"action": "store_true", "help": "one more host, without keys; down removes it"},
