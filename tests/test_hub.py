@@ -256,6 +256,9 @@ class Broken:
     def settimeout(self, timeout: float | None) -> None:
         pass
 
+    def close(self) -> None:
+        pass
+
     def recv_stderr_ready(self) -> bool:
         return False
 
