@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from benchmarks import measure
-from benchmarks.measure import Took
+from benchmarks.measure import MEMORY_SETTLE_S, Took
 from workflows import tasks
 from workflows.fleet import open_fleet
 from workflows.node.work import BASH
@@ -23,10 +23,6 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # The user's own environment, not the developer's: what is installed there, Luigi may import.
 PYTHON = ROOT / ".venv/bin/python"
 NODES = 3
-# A virtual machine gives freed memory back to its host within seconds, and a first write into
-# memory that it has to get again is ten times slower (measured: 1.6 GB of cat, 0.5 or 4.8 CPU s).
-# A run that starts at once inherits what the one before it freed; the wait lets all start alike.
-MEMORY_SETTLE_S = 10
 _BIG = 1 << 20  # bytes
 KEYED_STEPS = 4  # Fetch, Select, GroupCount, Shuffle; MergeCounts is one key whatever comes in
 CORES = len(os.sched_getaffinity(0))

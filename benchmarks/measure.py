@@ -7,6 +7,10 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
+# A virtual machine gives freed memory back to its host within seconds, and a first write into
+# memory that it has to get again is ten times slower (measured: 1.6 GB of cat, 0.5 or 4.8 CPU s).
+# A run that starts at once inherits what the one before it freed; the wait lets all start alike.
+MEMORY_SETTLE_S = 10
 _SAMPLE_S = 0.1
 _LAST_WORDS = 2000
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks import table
-from benchmarks.jobs import MEMORY_SETTLE_S
+from benchmarks.measure import MEMORY_SETTLE_S
 from workflows import s3, uploads
 from workflows.fleet import open_fleet
 from workflows.lineage import Key

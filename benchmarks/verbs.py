@@ -15,8 +15,8 @@ import time
 from typing import Any
 
 from benchmarks import data, measure, table
-from benchmarks.jobs import CORES, MEMORY_SETTLE_S, PYTHON, ROOT
-from benchmarks.measure import Took
+from benchmarks.jobs import CORES, PYTHON, ROOT
+from benchmarks.measure import MEMORY_SETTLE_S, Took
 from workflows.node.work import BASH
 
 LISTED = 10_000
