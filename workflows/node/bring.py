@@ -179,9 +179,9 @@ def damaged(
             continue
         record = ledger.record(identity)
         why = _damage(storage, step, record) if record else None
-        if why is not None:
+        if record is not None and why is not None:
             storage.drop(step, [identity], why)
-            yield {"key": entry.key, "id": identity, "why": why}
+            yield {"key": entry.key, "id": identity, "why": why, "spec": record.get("spec", "")}
 
 
 def _damage(storage: Storage, step: str, record: Record) -> Optional[str]:

@@ -20,13 +20,18 @@ def run(arguments: argparse.Namespace) -> int:
         message = {"op": "check", "steps": arguments.steps}
         return list(fleet.channel(slot).ask(message, "checked"))
 
-    bad = checked = 0
+    bad = checked = lost = 0
     for slot, events in fleet.each(range(len(fleet)), check).items():
         for event in events:
             if event["event"] == "bad":
                 bad += 1
-                print(f"{event['step']}/{event['key']} on {fleet.nodes[slot].name}: {event['why']}")
+                name = f"{event['step']}/{event['key']}"
+                print(f"{name} on {fleet.nodes[slot].name}: {event['why']}")
+                if event["spec"] == "put":
+                    lost += 1
+                    print(f"  nothing makes it: put it again, workflows cp FILE fleet://{name}")
             else:
                 checked += int(str(event["keys"]))
-    print(f"{checked} keys read, {bad} damaged" + (", to be made again" if bad else ""))
+    again = ", to be made again" if bad > lost else ""
+    print(f"{checked} keys read, {bad} damaged{again}")
     return 1 if bad else 0
