@@ -217,6 +217,21 @@ def test_what_is_posted_arrives_though_nothing_follows(stream: Slow) -> None:
     assert [stream.theirs.recv(10) for _ in range(3)] == [{"n": n} for n in range(3)]
 
 
+def test_what_is_posted_is_sent_at_once_where_there_can_be_no_more_threads(
+    stream: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    wire = Wire(stream)  # type: ignore[arg-type]
+
+    for number in range(3):
+        wire.post({"n": number})
+
+    assert [stream.theirs.recv(10) for _ in range(3)] == [{"n": n} for n in range(3)]
+
+
 def test_a_message_after_a_pause_is_sent_at_once(stream: Slow) -> None:
     wire = Wire(stream)  # type: ignore[arg-type]
     wire.post({"n": 0})

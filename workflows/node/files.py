@@ -45,14 +45,21 @@ def checksum(path: str) -> str:
     A CRC finds damage, not malice; it was chosen because it costs least (measured: 7 GB/s, against
     2 for SHA-256), and every output is read once for it.
     """
+    return f"{crc_of(path):08x}"
+
+
+def crc_of(path: str, start: int = 0, end: "Optional[int]" = None) -> int:
+    """Return the CRC-32 of a file, or of what is in it from `start` to before `end`."""
     value = 0
+    left = (1 << 63 if end is None else end) - start
     with open(path, "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
-        buffer = bytearray(max(1, min(size, _READ)))
-        view = memoryview(buffer)
-        while count := file.readinto(buffer):
-            value = zlib.crc32(view[:count], value)
-    return f"{value:08x}"
+        buffer = memoryview(bytearray(max(1, min(size, _READ))))
+        file.seek(start)
+        while count := file.readinto(buffer[:left]):
+            value = zlib.crc32(buffer[:count], value)
+            left -= count
+    return value
 
 
 def digests(path: str) -> "tuple[int, str, str]":

@@ -10,7 +10,6 @@ import errno
 import functools
 import os
 import re
-import zlib
 from typing import NamedTuple, Optional
 
 from workflows.node import role
@@ -25,11 +24,10 @@ from workflows.node.curl import (
     request,
     signed,
 )
-from workflows.node.files import combined
+from workflows.node.files import combined, crc_of
 
 AT_ONCE = 4
 LEAST = 32 << 20  # bytes of a range: below that, starting a curl costs more than it gains
-_READ = 1 << 18
 _NOT_STARTED = (125, 126, 127)  # by stdbuf
 _ODD = Trouble("the server answered no range", 0, "")
 
@@ -58,7 +56,7 @@ def fetch(curl: Curl, one: Transfer, scratch: str) -> "tuple[Optional[Trouble], 
         (trouble,) = curl.run([one], scratch)
         if trouble is not None and trouble.status == 412:
             trouble = trouble._replace(why="it was replaced after it was committed")
-        return trouble, _checksum(one.path, 0, one.size)
+        return trouble, crc_of(one.path)
     crc = 0
     for piece, (_, other) in zip(ranges, ended):
         crc = combined(crc, other, piece.end - piece.start)
@@ -99,7 +97,7 @@ def _fetched(
         except role.NoRole as error:
             return Trouble(str(error), 0, "NoRole"), 0
         if trouble is None:
-            return None, _checksum(one.path, piece.start, piece.end)
+            return None, crc_of(one.path, piece.start, piece.end)
         if not is_passing:
             break
     return trouble, 0
@@ -144,17 +142,3 @@ def _answer(path: str) -> "tuple[int, tuple[int, ...]]":
     status = re.match(rb"HTTP/\S+ (\d+)", answers[-1])
     place = re.search(rb"(?im)^content-range: *bytes (\d+)-(\d+)/(\d+)", answers[-1])
     return int(status[1]) if status else 0, tuple(map(int, place.groups())) if place else ()
-
-
-def _checksum(path: str, start: int, end: int) -> int:
-    value = 0
-    buffer = memoryview(bytearray(_READ))
-    with open(path, "rb", buffering=0) as file:
-        file.seek(start)
-        while start < end:
-            count = file.readinto(buffer[: min(_READ, end - start)])
-            if not count:
-                break
-            value = zlib.crc32(buffer[:count], value)
-            start += count
-    return value

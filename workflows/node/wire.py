@@ -48,7 +48,7 @@ class Wire:
     def post(self, message: dict[str, Any]) -> None:
         """Send one message within `SOON_S`, if not at once: many small ones travel together.
 
-        Each takes all on its way some work, which over ssh is a third of a millisecond.
+        Each takes all on its way some work, most of all over ssh.
         """
         with self._sending:
             self._posted.append(_line(message))
@@ -60,7 +60,10 @@ class Wire:
                 return
         timer = threading.Timer(pause_s, self._late)
         timer.daemon = True
-        timer.start()
+        try:
+            timer.start()
+        except RuntimeError:  # there can be no more threads
+            self._late()
 
     def _late(self) -> None:
         with self._sending, contextlib.suppress(OSError):  # who reads, or sends next, finds out

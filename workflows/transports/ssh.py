@@ -64,11 +64,15 @@ class Full(Exception):
     """A connection has as many commands at once as its host allows (sshd's MaxSessions)."""
 
 
-class _Counted:
-    """A socket, or a channel in its place, that counts what comes from the other side."""
+class _Heard:
+    """A socket, or a channel in its place, that counts what comes and acknowledges it at once.
+
+    sshd sends two small packets after a login, and the second waits for the first one's
+    acknowledgement (Nagle's algorithm), which Linux holds back for 40 ms.
+    """
 
     def __init__(self, sock: Any) -> None:
-        self._sock = sock
+        self._sock, self._is_socket = sock, isinstance(sock, socket.socket)
         self.received = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -78,6 +82,9 @@ class _Counted:
         """Receive as a socket does."""
         data: bytes = self._sock.recv(size)
         self.received += len(data)
+        if self._is_socket:
+            with contextlib.suppress(OSError):
+                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         return data
 
 
@@ -222,28 +229,11 @@ def _connect(node: str, host: Host) -> Connection:
         raise
 
 
-class _Prompt(socket.socket):
-    """A socket that acknowledges at once what it has received.
-
-    sshd sends two small packets after a login, and the second waits for the first one's
-    acknowledgement (Nagle's algorithm), which Linux holds back for 40 ms.
-    """
-
-    def recv(self, *arguments: Any) -> bytes:
-        """Receive as any socket does."""
-        data = super().recv(*arguments)
-        with contextlib.suppress(OSError):
-            self.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-        return data
-
-
 def _dialled(node: str, login: Login) -> socket.socket:
     try:
-        dialled = socket.create_connection((login.address, login.port), CONNECT_S)
+        sock = socket.create_connection((login.address, login.port), CONNECT_S)
     except OSError as error:
         raise NodeLost(node, f"cannot connect to {login}: {error}") from error
-    sock = _Prompt(fileno=dialled.detach())
-    sock.settimeout(CONNECT_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(USER_TIMEOUT_S * 1000))
     return sock
@@ -252,7 +242,7 @@ def _dialled(node: str, login: Login) -> socket.socket:
 def _login(node: str, login: Login, sock: Any) -> paramiko.Transport:
     """Shake hands over `sock`, check the host key, and only then log in."""
     known = known_keys(node, login)
-    transport = paramiko.Transport(_Counted(sock))  # type: ignore[arg-type]
+    transport = paramiko.Transport(_Heard(sock))  # type: ignore[arg-type]
     try:
         transport.banner_timeout = transport.auth_timeout = CONNECT_S
         options = transport.get_security_options()
