@@ -1,7 +1,13 @@
 """Opening a fleet of any kind by its spec."""
 
+import atexit
+import contextlib
+
 from workflows.config import settings
+from workflows.errors import WorkflowsError
 from workflows.fleet import Fleet, open_fleet
+
+_begun: dict[str, Fleet] = {}
 
 
 def open_any(spec: str, log: str = "") -> Fleet:
@@ -12,9 +18,31 @@ def open_any(spec: str, log: str = "") -> Fleet:
     Raises:
         UsageError: there is no such fleet, or it has no nodes.
     """
+    if spec in _begun:
+        return _begun.pop(spec)
     chosen = settings()
     if spec.startswith("ec2:"):
         from workflows.ec2_fleet import open_ec2
 
         return open_ec2(spec, slots=chosen.slots, log=log)
     return open_fleet(spec, state=chosen.state, slots=chosen.slots, silence_s=chosen.silence_s)
+
+
+def begin(spec: str) -> None:
+    """Start a fleet's nodes before what will use them is loaded: both take as long.
+
+    What is wrong with it is told to whoever opens it then. An EC2 fleet's hub is all that is begun
+    early, as the fleet needs the log of its run.
+    """
+    if spec.startswith("ec2:") or spec in _begun:
+        return
+    with contextlib.suppress(WorkflowsError):
+        _begun[spec] = opened = open_any(spec)
+        opened.start()
+
+
+@atexit.register
+def _discard() -> None:
+    """End the nodes that nobody needed."""
+    while _begun:
+        _begun.popitem()[1].close()

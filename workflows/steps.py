@@ -22,8 +22,13 @@ import luigi
 
 from workflows.transports import hubprocess
 
+# Before the rest is loaded, which takes as long as a hub or a local runtime does.
 if sys.argv[0].endswith(("/luigi", "/luigi/__main__.py")):
-    hubprocess.begin(sys.argv)  # before the rest is loaded, which takes as long as a hub does
+    _begun = hubprocess.begin(sys.argv)
+    if _begun.startswith("local:") and not {"-h", "--help", "--help-all"}.intersection(sys.argv):
+        from workflows import fleets
+
+        fleets.begin(_begun)
 
 from workflows import barriers, checkpoints, execution, results, run
 from workflows.config import settings

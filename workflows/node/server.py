@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 _READ = 1 << 20
 # Of a ledger record: who needs these asks for `records`.
-_LONG = ("inputs", "totals", "pieces")
+_LONG = ("inputs", "totals", "pieces", "stat")
 Message = dict[str, Any]
 
 

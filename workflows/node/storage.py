@@ -16,7 +16,7 @@ import threading
 from typing import Any, Optional
 
 from workflows.keys import PIECES
-from workflows.node.files import remove
+from workflows.node.files import checksum, remove
 from workflows.node.ledger import Ledger, Record
 
 
@@ -129,12 +129,22 @@ class Storage:
                 os.chmod(tmp, 0o444)
                 os.link(tmp, final)  # a rename would replace; a link refuses
                 os.unlink(tmp)
+                record = dict(record, stat=_stat(final))
             try:
                 ledger.append(fd, record)
             except OSError:
                 remove(os.path.join(self.root, "data", step, identity))
                 raise
         return record
+
+    def is_intact(self, step: str, record: Record) -> bool:
+        """Tell whether an output is what was published: its bytes are read if it was touched since.
+
+        Whatever writes to a file, renames it or gives it another owner, mode or time sets its
+        ctime, which nothing can set back. What a disk does to it unseen is found by `fsck`.
+        """
+        path = self.path(step, record["id"], record["key"])
+        return bool(record.get("stat") == _stat(path) or record["crc"] == checksum(path))
 
     def drop(self, step: str, identities: list[str], why: str) -> int:
         """Take keys out of the ledger, then remove their files; return how many there were."""
@@ -194,3 +204,9 @@ class Storage:
                     lock = stack.enter_context(open(os.path.join(entry.path, "alive"), "rb"))
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 remove(entry.path)
+
+
+def _stat(path: str) -> "list[int]":
+    """Return what changes when a file is changed or replaced: its inode and its ctime."""
+    status = os.stat(path)
+    return [status.st_ino, status.st_ctime_ns]

@@ -125,7 +125,7 @@ class KeyRun:
                 raise InputGone(self.work.step, f"{step}/{name}")
             records.append(record)
             paths.append(self.storage.path(step, identity, name))
-            if self.item.get("by_name") and checksum(paths[-1]) != record["crc"]:
+            if self.item.get("by_name") and not self.storage.is_intact(step, record):
                 why = f"its input {step}/{name} is damaged: its bytes have changed"
                 raise KeyFailed(why, self.work.step)
         size = sum(record["bytes"] for record in records)

@@ -86,12 +86,17 @@ def _above_standard(fd: int) -> int:
 _begun: list[HubProcess] = []
 
 
-def begin(arguments: Sequence[str]) -> None:
-    """Begin a hub if the fleet that a command line names, or the settings, will need one."""
-    kind = _fleet(arguments).partition(":")[0]
+def begin(arguments: Sequence[str]) -> str:
+    """Begin a hub if the fleet that a command line names, or the settings, will need one.
+
+    Return the fleet's spec, empty if it cannot be known yet.
+    """
+    spec = _fleet(arguments)
+    kind = spec.partition(":")[0]
     if kind in HUBS and not _begun:
         _begun.append(HubProcess(HUBS[kind]))
         atexit.register(_discard)
+    return spec
 
 
 def take(module: str) -> HubProcess:
@@ -117,6 +122,8 @@ def _fleet(arguments: Sequence[str]) -> str:
             return argument.partition("=")[2]
         if argument == "--fleet" and number + 1 < len(arguments):
             return arguments[number + 1]
+        if argument.partition("=")[0].endswith("-fleet"):  # that of one task, as Luigi lets it be
+            return ""
     from workflows.config import settings
     from workflows.errors import ConfigError
 

@@ -6,7 +6,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from workflows import fleetkeys
+from workflows import fleetkeys, fleets
 from workflows.channel import Channel
 from workflows.config import settings
 from workflows.errors import WorkflowsError
@@ -41,6 +41,7 @@ def run_map(kind: str, arguments: argparse.Namespace) -> int:
     source, target = fleetkeys.bare(arguments.source), fleetkeys.bare(arguments.target)
     fleetkeys.parse_pattern(source)
     made = fleetkeys.parse_folder(target)
+    fleets.begin(arguments.fleet)
     from workflows import run
 
     fleet = run.fleet(arguments.fleet)
