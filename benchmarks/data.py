@@ -57,6 +57,11 @@ def _write(path: str, blocks: Iterator[bytes]) -> None:
     os.rename(tmp, path)
 
 
+def size(folder: str) -> int:
+    """Return the bytes of all files of a folder."""
+    return sum(entry.stat().st_size for entry in os.scandir(folder))
+
+
 def warm(paths: list[str]) -> None:
     """Read every file once, so that it is in the page cache."""
     buffer = bytearray(1 << 20)

@@ -9,12 +9,11 @@ import os
 import pathlib
 import shlex
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from benchmarks import measure
-from benchmarks.measure import MEMORY_SETTLE_S, Took
+from benchmarks import data, measure
+from benchmarks.measure import Took
 from workflows import tasks
 from workflows.fleet import open_fleet
 from workflows.node.work import BASH
@@ -148,8 +147,7 @@ def alternate(
             here = job._replace(folder=f"{job.folder}-{len(folders)}")
             folders.append(here.folder)
             here.clean()
-            os.sync()  # what is still to be written is not written while the next one is timed
-            time.sleep(MEMORY_SETTLE_S)
+            measure.level(data.size(job.source))
             one = here.run()
             took[name].append(one)
             results.setdefault(here.result(), name)

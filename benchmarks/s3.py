@@ -20,8 +20,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import table
-from benchmarks.measure import MEMORY_SETTLE_S
+from benchmarks import data, measure, table
 from workflows import s3, uploads
 from workflows.fleet import open_fleet
 from workflows.lineage import Key
@@ -76,8 +75,8 @@ class Bench:
 
     def _part(self, name: str) -> dict[str, Any]:
         with open(os.path.join(self.files, name), "rb") as file:
-            data = file.read()
-        about = {"bytes": len(data), "crc": f"{zlib.crc32(data):08x}", "slot": 0}
+            content = file.read()
+        about = {"bytes": len(content), "crc": f"{zlib.crc32(content):08x}", "slot": 0}
         return {"key": name, "id": f"id{name}", **about}
 
     def ours(self) -> tuple[float, float]:
@@ -95,10 +94,10 @@ class Bench:
         for part in parts:
             part["object"] = f"{attempt}/{part['key']}"
         step: Any = types.SimpleNamespace(name="Bench", nodes=sender)
-        begun = _settled()
+        begun = self._begun()
         target.commit(uploads.send(step, store, keys, parts), {"attempt": attempt})
         sent = time.perf_counter() - begun
-        begun = _settled()
+        begun = self._begun()
         manifest = CheckpointTarget(store, "Bench", "identity").manifest() or {}
         items = [{**part, **uploads.source_of(store, part)} for part in manifest["parts"]]
         message = {"op": "bring", "step": "Bench", "items": items}
@@ -127,17 +126,22 @@ class Bench:
         os.makedirs(back)
         here = f"{self.files}/{glob if self.count > 1 else '00000'}"
         environ = dict(os.environ, AWS_ENDPOINT_URL=self.url, S3_ENDPOINT_URL=self.url)
-        begun = _settled()
+        begun = self._begun()
         subprocess.run([*argv, here, there], env=environ, check=True)
         sent = time.perf_counter() - begun
         source = there + (glob if self.count > 1 else "00000")
-        begun = _settled()
+        begun = self._begun()
         subprocess.run([*argv, source, back + "/"], env=environ, check=True)
         fetched = time.perf_counter() - begun
         if len(os.listdir(back)) != self.count:
             raise SystemExit(f"{name} brought back {len(os.listdir(back))} of {self.count}")
         self._clear(back)
         return sent, fetched
+
+    def _begun(self) -> float:
+        """Let all transfers start alike; return when."""
+        measure.level(data.size(self.files))
+        return time.perf_counter()
 
     def _clear(self, folder: str) -> None:
         """Remove a few large files at once; many small ones go in the end, with all else.
@@ -149,21 +153,16 @@ class Bench:
             shutil.rmtree(folder)
 
 
-def _settled() -> float:
-    """Let what was written reach the disk and freed memory go, so that all start alike."""
-    os.sync()
-    time.sleep(MEMORY_SETTLE_S)
-    return time.perf_counter()
-
-
 def transfers(bench: Bench, rounds: int, tools: list[str]) -> Timed:
     """Return label -> seconds of each round; the tools take turns."""
     ways: dict[str, Callable[[], tuple[float, float]]] = {
         name: getattr(bench, name) for name in tools
     }
     took: Timed = {f"{name} {way}": [] for name in tools for way in ("up", "down")}
+    turns = list(ways.items())
     for bench.round in range(rounds):
-        for name, run in ways.items():
+        turns.append(turns.pop(0))
+        for name, run in turns:
             up, down = run()
             took[f"{name} up"].append(up)
             took[f"{name} down"].append(down)
@@ -223,8 +222,9 @@ def result(args: argparse.Namespace, big: Timed, small: Timed, listed: Timed) ->
         "about": "One node sends a step's outputs with signed URLs and curl, is verified by one"
         " listing and committed; another, empty node restores them, compares checksums and"
         " publishes. Both are running, as in the middle of a run; the other tools start up each"
-        " time. Each begins with nothing left to be written to the disk, and with no memory that"
-        " another has just freed. SeaweedFS shares the machine's cores with its client.",
+        " time. Who is first takes turns. Each begins with nothing left to be written to the disk,"
+        " and with memory that the virtual machine has already got from its host. SeaweedFS shares"
+        " the machine's cores with its client.",
         "run": "python -m benchmarks.s3",
         "machine": table.machine(),
         "tables": [
