@@ -130,7 +130,7 @@ def alternate(
     rounds: int,
     say: Callable[[str], None],
 ) -> dict[str, list[Took]]:
-    """Run the jobs in turn, `rounds` times; return what each took each time.
+    """Run the jobs in turn, `rounds` times, each time another one first; return what each took.
 
     Every run has a folder of its own. Its big files are emptied at once, for all of them would not
     fit; all is removed at the end: ext4 does not reuse an inode for a minute, and whenever it needs
@@ -142,8 +142,10 @@ def alternate(
     took: dict[str, list[Took]] = {name: [] for name, _ in jobs}
     results: dict[bytes, str] = {}
     folders: list[str] = []
+    turns = list(jobs)
     for number in range(rounds):
-        for name, job in jobs:
+        turns.append(turns.pop(0))
+        for name, job in turns:
             here = job._replace(folder=f"{job.folder}-{len(folders)}")
             folders.append(here.folder)
             here.clean()

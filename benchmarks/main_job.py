@@ -78,8 +78,9 @@ def rows(took: Taken) -> list[list[Any]]:
 
 
 def ratio(many: list[Took], floor: list[Took], name: str) -> float:
-    """Return the ratio of two medians."""
-    return median(many, name) / median(floor, name)
+    """Return the median of the ratios of each round: the machine's speed drifts between rounds."""
+    pairs = zip(many, floor, strict=True)
+    return statistics.median(getattr(one, name) / getattr(other, name) for one, other in pairs)
 
 
 def wall_ratio(took: Taken) -> float:
@@ -121,9 +122,10 @@ def measured(chosen: argparse.Namespace, work: str) -> dict[str, Any]:
         "name": "main_job",
         "title": "The main job against the same commands under xargs",
         "about": f"Fetch, Select, GroupCount, Shuffle and MergeCounts on {jobs.NODES} local nodes"
-        f" with {jobs.slots()} slots in all, {chosen.rounds} times in turn with the floor; results"
-        f" compared. {small_title}: {ours_ms:.2f} ms of wall time per key and step,"
-        f" {floor_ms:.2f} the floor's.",
+        f" with {jobs.slots()} slots in all, {chosen.rounds} rounds in turn with the floor, who is"
+        f" first takes turns; results compared. Ratios are medians of those of each round, to the"
+        f" floor with the least median. {small_title}: {ours_ms:.2f} ms of wall time per key and"
+        f" step, {floor_ms:.2f} the floor's.",
         "run": "python -m " + " ".join(["benchmarks.main_job", *sys.argv[1:]]),
         "machine": before,
         "tables": [
