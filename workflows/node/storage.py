@@ -140,8 +140,8 @@ class Storage:
     def is_intact(self, step: str, record: Record) -> bool:
         """Tell whether an output is what was published: its bytes are read if it was touched since.
 
-        Whatever writes to a file, renames it or gives it another owner, mode or time sets its
-        ctime, which nothing can set back. What a disk does to it unseen is found by `fsck`.
+        Whatever writes to a file or gives it another owner, mode or time sets its ctime to the
+        clock's. What a disk does to it unseen is found by `fsck`.
         """
         path = self.path(step, record["id"], record["key"])
         return bool(record.get("stat") == _stat(path) or record["crc"] == checksum(path))
