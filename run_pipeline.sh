@@ -235,6 +235,8 @@ make_environment() {
   pip+=(--disable-pip-version-check --no-input)
   "${pip[@]}" install -r "$(pins_of "$env")" &&
     "${pip[@]}" install --no-deps -e . &&
+    # Else each start would, where Python may not write: cron's user may not, some environments forbid it.
+    "$env/bin/python" -m compileall -q -x /scripts/ workflows &&
     fingerprint "$env" "${PYTHON:-}" >"$env/.made-from.new" &&
     mv "$env/.made-from.new" "$env/.made-from"  # last: a set-up that was killed has none, and is redone
 }

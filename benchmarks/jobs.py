@@ -81,7 +81,7 @@ class Floor(NamedTuple):
         _fresh(self.folder)
         for step in ("Fetch", "Select", "GroupCount", "Shuffle", "MergeCounts"):
             os.mkdir(os.path.join(self.folder, step))
-        for script in (ROOT / "workflows/scripts").iterdir():
+        for script in (ROOT / "workflows/scripts").glob("*.*"):
             shutil.copy(script, self.folder)
         names = sorted(os.listdir(self.source))
         pathlib.Path(self.folder, "names").write_bytes(b"".join(map(_terminated, names)))

@@ -54,9 +54,12 @@ def run(
 ) -> Took:
     """Run `argv` to its end and return what it took, with all its descendants that were waited for.
 
+    Python may keep what it compiles, as on a user's machine.
+
     Raises:
         RunFailed: it exited non-zero; shows the end of what it said.
     """
+    env = {name: value for name, value in env.items() if name != "PYTHONDONTWRITEBYTECODE"}
     output = os.path.join(cwd, "output.log")
     with open(output, "wb") as log:
         started = time.perf_counter()
