@@ -235,8 +235,8 @@ make_environment() {
   pip+=(--disable-pip-version-check --no-input)
   "${pip[@]}" install -r "$(pins_of "$env")" &&
     "${pip[@]}" install --no-deps -e . &&
-    # Else each start would, where Python may not write: cron's user may not, some environments forbid it.
-    "$env/bin/python" -m compileall -q -x /scripts/ workflows &&
+    # As pip does; else each start would, where Python may not write. Whatever it says, the rest works.
+    { "$env/bin/python" -m compileall -q -x /scripts/ workflows || true; } &&
     fingerprint "$env" "${PYTHON:-}" >"$env/.made-from.new" &&
     mv "$env/.made-from.new" "$env/.made-from"  # last: a set-up that was killed has none, and is redone
 }

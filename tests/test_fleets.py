@@ -99,7 +99,9 @@ def test_help_starts_no_node(place: "Place") -> None:
     assert not (place.state / "nodes").exists()
 
 
-def test_nodes_are_started_before_the_pipeline_is_loaded(place: "Place", hosts: "Hosts") -> None:
+def test_local_nodes_are_started_before_the_pipeline_is_loaded_and_hosts_not_reached(
+    place: "Place", hosts: "Hosts"
+) -> None:
     place.module(
         STEP
         + "import sys\n"
@@ -109,10 +111,65 @@ def test_nodes_are_started_before_the_pipeline_is_loaded(place: "Place", hosts: 
     place.key("a_key", b"x\n")
     hosts.add(1)
 
-    for spec in ("local:2", hosts.spec):
+    for spec, begun in (("local:2", " local:2"), (hosts.spec, "")):
         done = place.luigi("First", "--fleet", spec)
         assert done.code == 0, done
-        assert f"begun {spec}\n" in done.err, done
+        assert f"begun{begun}\n" in done.err, done
+
+
+def test_nodes_that_were_begun_are_ended_when_it_turns_out_that_another_fleet_is_meant(
+    place: "Place",
+) -> None:
+    other = "import os\nfleets.open_any('local:1')\nos._exit(len(fleets._begun))"
+
+    done = begun(place, "local:2", other)
+
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert all(has_ended(int(pid)) for pid in done.stdout.split())
+
+
+def test_a_forked_process_does_not_take_the_nodes_of_the_one_before_it(place: "Place") -> None:
+    fork = (
+        "import os\n"
+        "if os.fork() == 0:\n"
+        "    os._exit(len(fleets._begun))\n"
+        "assert os.wait()[1] == 0\n"
+        "assert len(fleets._begun) == 1\n"
+    )
+
+    done = begun(place, "local:1", fork)
+
+    assert (done.returncode, done.stderr) == (0, ""), done
+
+
+def test_several_maps_in_one_process_use_the_same_nodes_until_it_closes_them(
+    place: "Place",
+) -> None:
+    place.key("a_key", b"x\n")
+    assert place.run("workflows", "cp", "source/a_key", "fleet://in/a_key").code == 0
+    maps = (
+        "import os\n"
+        "from workflows import run\n"
+        "from workflows.cli import main\n"
+        "children = f'/proc/self/task/{os.getpid()}/children'\n"
+        "for out in 'abc':\n"
+        "    assert main(['map', 'in/', out + '/', 'cat', '--fleet', 'local:3']) == 0\n"
+        "    print('children', len(open(children).read().split()))\n"
+        "run.close()\n"
+        "print('children', len(open(children).read().split()))\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", maps],
+        cwd=place.path,
+        env=place.environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.stdout.split("\n") == ["children 3"] * 3 + ["children 0", ""], done
 
 
 def test_the_nodes_of_another_fleet_are_not_begun_for_a_task_with_a_fleet_of_its_own(

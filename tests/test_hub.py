@@ -99,15 +99,15 @@ def test_a_hub_that_nobody_needs_has_loaded_paramiko_and_reaches_nothing() -> No
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "True False\n")
 
 
-def test_a_hub_that_is_killed_while_the_pipeline_is_loaded_is_replaced(
+def test_a_hub_that_is_killed_before_it_is_told_anything_is_replaced(
     place: "Place", hosts: "Hosts"
 ) -> None:
     place.module(
         "import os, signal\n"
         + STEP
-        + "from workflows import fleets\n"
-        + "(fleet,) = fleets._begun.values()\n"
-        + "os.kill(fleet.nodes[0]._hub._hub.process.pid, signal.SIGKILL)\n"
+        + "from workflows.transports import hubprocess\n"
+        + "(hub,) = hubprocess._begun\n"
+        + "os.kill(hub.process.pid, signal.SIGKILL)\n"
     )
     place.key("a_key", b"x\n")
     hosts.add(1)

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import os
 
 from workflows.config import settings
 from workflows.errors import WorkflowsError
@@ -18,8 +19,10 @@ def open_any(spec: str, log: str = "") -> Fleet:
     Raises:
         UsageError: there is no such fleet, or it has no nodes.
     """
-    if spec in _begun:
-        return _begun.pop(spec)
+    begun = _begun.pop(spec, None)
+    end_begun()  # others were not meant
+    if begun is not None:
+        return begun
     chosen = settings()
     if spec.startswith("ec2:"):
         from workflows.ec2_fleet import open_ec2
@@ -36,13 +39,16 @@ def begin(spec: str) -> None:
     """
     if spec.startswith("ec2:") or spec in _begun:
         return
-    with contextlib.suppress(WorkflowsError):
+    with contextlib.suppress(WorkflowsError, OSError):
         _begun[spec] = opened = open_any(spec)
         opened.start()
 
 
 @atexit.register
-def _discard() -> None:
-    """End the nodes that nobody needed."""
+def end_begun() -> None:
+    """End the nodes that were begun and that nobody has opened."""
     while _begun:
         _begun.popitem()[1].close()
+
+
+os.register_at_fork(after_in_child=_begun.clear)  # they are those of the process before it

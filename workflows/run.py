@@ -26,7 +26,7 @@ from workflows.dataset import Dataset, load
 from workflows.deadline import Deadline
 from workflows.errors import UsageError, WorkflowsError
 from workflows.fleet import Fleet
-from workflows.fleets import open_any
+from workflows.fleets import end_begun, open_any
 from workflows.progress import Progress
 from workflows.runlog import RunLog, Totals, read_lines, refills
 from workflows.s3 import SCHEME, S3Store
@@ -241,6 +241,7 @@ def close() -> None:
     """End this process's fleets and forget all; for programs that make several runs."""
     while _fleets:
         _fleets.pop().close()
+    end_begun()
     for cached in (fleet, listings, store, dataset, log, begin, watch):
         cached.cache_clear()
     Register.clear_instance_cache()  # tasks remember their keys and shards

@@ -22,10 +22,11 @@ import luigi
 
 from workflows.transports import hubprocess
 
-# Before the rest is loaded, which takes as long as a hub or a runtime does.
+# Before the rest is loaded, which takes as long as a hub or a local runtime does. Hosts are not
+# reached yet: nobody knows whether Luigi will accept the command line.
 if sys.argv[0].endswith(("/luigi", "/luigi/__main__.py")):
     _begun = hubprocess.begin(sys.argv)
-    if _begun and not {"-h", "--help", "--help-all"}.intersection(sys.argv):
+    if _begun.startswith("local:") and not {"-h", "--help", "--help-all"}.intersection(sys.argv):
         from workflows import fleets
 
         fleets.begin(_begun)

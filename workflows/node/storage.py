@@ -139,8 +139,8 @@ class Storage:
     def is_intact(self, step: str, record: Record) -> bool:
         """Tell whether an output is what was published: its bytes are read if it was touched since.
 
-        Whatever writes to a file or gives it another owner, mode or time sets its ctime to the
-        clock's. What a disk does to it unseen is found by `fsck`.
+        To write to a file, or change its owner, mode or time, sets its ctime to the clock's.
+        What a disk does to it unseen, or a loss of power, is found by `fsck`.
         """
         path = self.path(step, record["id"], record["key"])
         return bool(record.get("stat") == _stat(path) or record["crc"] == checksum(path))

@@ -128,8 +128,12 @@ def processes(since: int = 0) -> Iterable[int]:
 
 
 def last_pid() -> int:
-    """Return the number of the newest process."""
-    return int(os.pread(_loadavg(), 256, 0).split()[-1])
+    """Return the number of the newest process, 0 if it cannot be known."""
+    try:
+        return int(os.pread(_loadavg(), 256, 0).split()[-1])
+    except OSError:
+        _loadavg.cache_clear()
+        return 0
 
 
 @functools.cache

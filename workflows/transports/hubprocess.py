@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import fcntl
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -122,8 +123,8 @@ def _fleet(arguments: Sequence[str]) -> str:
             return argument.partition("=")[2]
         if argument == "--fleet" and number + 1 < len(arguments):
             return arguments[number + 1]
-        if argument.partition("=")[0].endswith("-fleet"):  # that of one task, as Luigi lets it be
-            return ""
+    if any(re.match(r"--\S+-fleet(=|$)", argument) for argument in arguments):
+        return ""  # that of one task, as Luigi lets it be
     from workflows.config import settings
     from workflows.errors import ConfigError
 

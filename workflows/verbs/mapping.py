@@ -41,7 +41,8 @@ def run_map(kind: str, arguments: argparse.Namespace) -> int:
     source, target = fleetkeys.bare(arguments.source), fleetkeys.bare(arguments.target)
     fleetkeys.parse_pattern(source)
     made = fleetkeys.parse_folder(target)
-    fleets.begin(arguments.fleet)
+    if "luigi" not in sys.modules:
+        fleets.begin(arguments.fleet)
     from workflows import run
 
     fleet = run.fleet(arguments.fleet)
