@@ -1,6 +1,7 @@
 """The environment of commands: on nodes, and where `workflows repro` runs one again."""
 
 import os
+import shutil
 import sys
 
 # What would change, on this machine alone, what bash or Python does; and credentials: what a
@@ -10,8 +11,13 @@ _DROPPED_PREFIXES = ("BASH_FUNC_", "AWS_")
 
 
 def environment(slot: str, nodes: str, **more: str) -> "dict[str, str]":
-    """Return what every command of a slot gets: this process's own, cleaned, in the C locale."""
-    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
+    """Return what every command of a slot gets: this process's own, cleaned, in the C locale.
+
+    `python3` is the one that runs the node; otherwise PATH is in the order that its user gave it.
+    """
+    path, own_bin = os.environ.get("PATH", os.defpath), os.path.dirname(sys.executable)
+    if os.path.dirname(shutil.which("python3", path=path) or "") != own_bin:
+        path = os.pathsep.join([own_bin, path])
     inherited = {
         name: value
         for name, value in os.environ.items()
