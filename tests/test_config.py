@@ -71,6 +71,11 @@ def test_all_bad_settings_are_reported_together() -> None:
     assert "WORKFLOWS_SHARDS = none" in str(caught.value)
 
 
+def test_an_endpoint_without_its_scheme_is_an_error_that_says_so() -> None:
+    with pytest.raises(ConfigError, match="endpoint_url = 127.0.0.1:8333: must begin with http://"):
+        parse({"s3": {"endpoint_url": "127.0.0.1:8333"}}, {})
+
+
 def test_a_percent_sign_and_a_space_in_a_value_are_kept(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,11 +1,13 @@
 """Durable copies of a step: commit them when all keys are done, bring them back to empty nodes."""
 
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from workflows import run, uploads
 from workflows.accounts import check_totals, records_of, summed
 from workflows.barriers import read_manifest
+from workflows.channel import Channel
 from workflows.errors import CheckpointError, WorkflowsError
 from workflows.lineage import Key
 from workflows.s3 import S3Store
@@ -152,6 +154,35 @@ def parts_for(step: "Step", missing: list[Key]) -> list[Event]:
         }
         for key in missing
     ]
+
+
+def restored(step: "Step", missing: list[Key], channel: Channel) -> Iterator[Event]:
+    """Let a node bring keys of a durable step back from its checkpoint; yield its events.
+
+    What S3 refuses for its age is signed anew, once; of what else it refuses, the event says what
+    to do.
+
+    Raises:
+        WorkflowsError: the checkpoint does not hold one of them.
+    """
+    store, left = step.checkpointed.store, missing
+    manifest = step.checkpointed.manifest() or {"parts": []}
+    objects = {part["id"]: part["object"] for part in manifest["parts"]}
+    for is_last in (False, True):
+        stale: set[str] = set()
+        for event in channel.bring(step.name, parts_for(step, left)):
+            if "code" not in event or not isinstance(store, S3Store):
+                yield event  # it is not about a transfer that S3 refused
+            elif event["code"] in uploads.STALE and not is_last:
+                stale.add(event["id"])
+            else:
+                code = str(event["code"] or event["status"] or "")
+                name = objects[event["id"]]
+                why = store.explain("GetObject", name, code, event["why"])
+                yield dict(event, why=why, was_restored=True)
+        left = [key for key in left if key.identity in stale]
+        if not left:
+            return
 
 
 def _counted(part: Event) -> Event:

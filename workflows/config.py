@@ -20,6 +20,7 @@ _PATHS = ("/etc/luigi/client.cfg", "/etc/luigi/luigi.cfg", "client.cfg", "luigi.
 _ADDRESSING = ("auto", "path", "virtual")
 _COMPRESS = ("none", "zstd", "gzip")
 _NODES = ("signed", "role")
+_HTTP = ("http://", "https://")
 _DURATION = re.compile(r"(\d{1,6})([smhd]?)")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -143,10 +144,7 @@ def _converted(field: dataclasses.Field[object], text: str) -> object:
     if kind is bool:
         return _flag(text)
     if kind is str:
-        choices = field.metadata["choices"]
-        if choices and text not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}")
-        return text
+        return _text(field, text)
     try:
         value = kind(text)  # type: ignore[call-arg]
     except ValueError:
@@ -156,6 +154,15 @@ def _converted(field: dataclasses.Field[object], text: str) -> object:
     if value < field.metadata["least"]:
         raise ValueError(f"must be at least {field.metadata['least']}")
     return value
+
+
+def _text(field: dataclasses.Field[object], text: str) -> str:
+    choices = field.metadata["choices"]
+    if choices and text not in choices:
+        raise ValueError(f"must be one of {', '.join(choices)}")
+    if text and field.name == "s3_endpoint_url" and not text.startswith(_HTTP):
+        raise ValueError("must begin with http:// or https://")
+    return text
 
 
 def _flag(text: str) -> bool:

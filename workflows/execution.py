@@ -131,9 +131,7 @@ def _run_once(step: "Step", shard: Shard, report: TaskReport, bereft: list[Event
     missing = listings.missing(shard.slot, step.name, shard.keys)
     report.expect(len(missing))
     if missing and step.is_restorable:
-        channel = step.nodes.channel(shard.slot)
-        items = checkpoints.parts_for(step, missing)
-        for event in channel.bring(step.name, items):
+        for event in checkpoints.restored(step, missing, step.nodes.channel(shard.slot)):
             report.take(event)
         listings.forget()
         return

@@ -16,7 +16,7 @@ _MB = 1 << 20  # S3 takes no part below 5 MiB but the last
 _PART_BYTES, _MOST_PARTS = 64 * _MB, 9_000  # S3 takes 10,000: what is packed may grow a little
 _SUFFIX = {"zstd": ".zst", "gzip": ".gz"}
 # What a node is answered when a URL, or the credentials behind it, came of age on the way.
-_STALE = ("ExpiredToken", "RequestExpired", "TokenRefreshRequired", "AccessDenied")
+STALE = ("ExpiredToken", "RequestExpired", "TokenRefreshRequired", "AccessDenied")
 
 
 def send(
@@ -77,7 +77,7 @@ def _round(  # noqa: PLR0913 - what one round of sending needs
             if upload_id is not None:
                 store.finish(part["object"], upload_id, event["md5s"])
             part.update(stored=event["stored"], etag=_etag(event["md5s"], upload_id is not None))
-        elif event.get("code") in _STALE and not is_last:
+        elif event.get("code") in STALE and not is_last:
             stale.append(part)
         else:
             code, why = str(event.get("code", "")), f"{event['why']} (from node {part['slot']})"

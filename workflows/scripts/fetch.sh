@@ -56,6 +56,25 @@ with_curl() {
             --output fetch.body --write-out '%{http_code}' 2> fetch.error
 }
 
+# Print the code of what S3 answers, and what to do; curl --fail does not show it, so ask once more.
+s3_says() {
+    local quoted=${1//\\/\\\\} answer code
+    answer=$(printf 'url = "%s"\n' "${quoted//\"/\\\"}" |
+        curl --disable --config - --globoff --proto '=http,https' --silent --connect-timeout 20 \
+            --max-time 20 --range 0-2047 2> /dev/null | head -c 2048 | tr -d '\0') || true
+    [[ $answer =~ \<Code\>([A-Za-z]+)\</Code\> ]] || return 0
+    code=${BASH_REMATCH[1]}
+    printf ' %s' "$code"
+    case $code in
+        Expired* | RequestExpired | TokenRefreshRequired) printf '; the credentials have expired: log in again, then run the same' ;;
+        AccessDenied) printf '; these credentials may not: grant s3:GetObject on it, or choose others with [s3] profile' ;;
+        SlowDown | ServiceUnavailable | InternalError) printf '; S3 asks for less at once: run the same again later' ;;
+        PermanentRedirect | AuthorizationHeaderMalformed | IllegalLocation*) printf '; the bucket is in another region: set [s3] region' ;;
+        NoSuchKey) printf '; it was removed after it was listed: run the same again' ;;
+        RequestTimeTooSkewed) printf '; the clock of the machine that signs is wrong: set it' ;;
+    esac
+}
+
 with_python() {
     printf %s "$1" | python3 -I -S -c '
 import base64, shutil, sys, urllib.error, urllib.parse, urllib.request
@@ -100,10 +119,10 @@ download() {
         # it known that a retry gets the same bytes: any other starts afresh.
         [[ $is_signed ]] || : > fetch.body
         status=$($with "$url") || code=$?
-        ((code == 0)) && return
+        ((code == 0 && ${status:-0} < 300)) && return  # a redirect to nowhere is no success
         error=$(< fetch.error)
         error=${error//"$url"/"$shown"}
-        ((${status:-0} >= 400)) && error="HTTP status $status"
+        ((${status:-0} >= 300)) && error="HTTP status $status"
         [[ $status == 412 && $is_signed ]] && error="it has changed since it was listed: run the same again"
         [[ $status == 403 ]] && error+=${is_signed:+: access denied, or the URL has expired}
         [[ $status == 403 && ! $is_signed ]] && error+=": too many requests, or there is no such file"
@@ -112,12 +131,13 @@ download() {
             22:408 | 22:429 | 22:5??) ;;
             22:403) [[ $is_signed ]] && break ;;
             33:* | 36:* | 22:416) : > fetch.body ;;  # it cannot go on from where it was
-            22:* | 3:* | 23:* | 60:*) break ;;
+            0:* | 22:* | 3:* | 23:* | 60:*) break ;;
         esac
         ((attempt < attempts)) || break
         sleep "$wait_s"
         wait_s=$((wait_s * 2))
     done
+    [[ $is_signed && $with == with_curl ]] && ((${status:-0} >= 300)) && error+=$(s3_says "$url")
     fail "$shown: ${error:-failed} (attempt $attempt of $attempts)"
 }
 

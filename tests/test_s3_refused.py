@@ -1,0 +1,200 @@
+"""What a user is told when S3 refuses a node: a proxy before a real server refuses for it."""
+
+import contextlib
+import http.client
+import http.server
+import pathlib
+import shutil
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from s3_servers import Weed
+
+if TYPE_CHECKING:
+    from conftest import Done, Place
+
+STEPS = """
+from workflows.steps import Map
+
+
+class Fetch(Map):
+    command = ". ./fetch.sh"
+    files = ("fetch.sh",)
+
+
+class Kept(Map):
+    upstream = Fetch
+    command = "cat"
+    durable = True
+
+
+class Last(Map):
+    upstream = Kept
+    command = "{command}"
+    durable = True
+"""
+BODY = "<?xml version='1.0'?><Error><Code>{code}</Code><Message>as asked</Message></Error>"
+STATUS = {"ExpiredToken": 400, "AccessDenied": 403, "SlowDown": 503, "PermanentRedirect": 301}
+
+
+class Refusing(http.server.ThreadingHTTPServer):
+    """Passes on what is asked of S3; refuses nodes' signed GETs of a part of the keys."""
+
+    def __init__(self, weed: Weed) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.weed, self.url = weed, f"http://127.0.0.1:{self.server_address[1]}"
+        self.code, self.part, self.is_once = "", "", False
+        self.refused: set[str] = set()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def refuse(self, code: str, part: str, *, once: bool = False) -> None:
+        """Refuse the keys that have `part` in their path; `once`: each the first time only."""
+        self.code, self.part, self.is_once = code, part, once
+
+    def takes(self, method: str, path: str) -> bool:
+        """Tell whether a request is refused."""
+        key, _, query = path.partition("?")
+        if not self.code or method != "GET" or "X-Amz-Signature" not in query:
+            return False
+        is_refused = self.part in key and not (self.is_once and key in self.refused)
+        self.refused.update([key] if is_refused else [])
+        return is_refused
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """One connection to the proxy."""
+
+    protocol_version = "HTTP/1.1"
+    server: Refusing
+
+    def pass_on(self) -> None:
+        """Answer one request."""
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.server.takes(self.command, self.path):
+            code = self.server.code
+            self.answer(STATUS[code], BODY.format(code=code).encode(), {})
+            return
+        there = http.client.HTTPConnection("127.0.0.1", self.server.weed.ports["s3"])
+        with contextlib.closing(there):
+            there.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() != "expect":
+                    there.putheader(name, value)
+            there.endheaders(body or None)
+            found = there.getresponse()
+            self.answer(found.status, found.read(), dict(found.getheaders()))
+
+    def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        """Send an answer with its body's length."""
+        self.send_response(status)
+        length = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(body))
+        for name, value in headers.items():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", length)
+        self.end_headers()
+        self.wfile.write(b"" if self.command == "HEAD" else body)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+for _method in ("GET", "PUT", "POST", "HEAD", "DELETE"):
+    setattr(Handler, f"do_{_method}", Handler.pass_on)
+
+
+@pytest.fixture
+def refusing(weed: Weed) -> Iterator[Refusing]:
+    one = Refusing(weed)
+    yield one
+    one.shutdown()
+    one.server_close()
+
+
+class Pipeline:
+    """Two durable steps over three keys in a bucket behind the proxy."""
+
+    def __init__(self, weed: Weed, place: "Place", refusing: Refusing) -> None:
+        self.place, self.bucket = place, "r" + refusing.url.rpartition(":")[2]
+        self.environ: dict[str, Any] = weed.environ | {"WORKFLOWS_S3_ENDPOINT_URL": refusing.url}
+        self.client = weed.bucket(self.bucket)
+        script = pathlib.Path(__file__).parent.parent / "workflows" / "scripts" / "fetch.sh"
+        (place.path / "fetch.sh").write_bytes(script.read_bytes())
+        for name in "abc":
+            self.client.put_object(Bucket=self.bucket, Key=f"in/{name}", Body=name.encode())
+
+    def run(self, command: str = "cat") -> "Done":
+        self.place.module(STEPS.format(command=command))
+        words = ("--source", f"s3://{self.bucket}/in/", "--checkpoint", f"s3://{self.bucket}/kept")
+        return self.place.luigi(
+            "Last", *words, "--pattern", "*", WORKFLOWS_FETCH_BACKOFF_S="0", **self.environ
+        )
+
+
+@pytest.fixture
+def pipeline(weed: Weed, place: "Place", refusing: Refusing) -> Pipeline:
+    return Pipeline(weed, place, refusing)
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        ("ExpiredToken", "the credentials have expired: log in again"),
+        ("AccessDenied", "grant s3:GetObject on it"),
+        ("SlowDown", "run the same again later"),
+        ("PermanentRedirect", "set [s3] region"),
+    ],
+)
+def test_a_node_that_may_not_read_a_source_says_what_s3_said_and_what_to_do(
+    pipeline: Pipeline, refusing: Refusing, code: str, remedy: str
+) -> None:
+    refusing.refuse(code, "/in/b")
+
+    done = pipeline.run()
+
+    assert done.code == 30, done
+    assert f"/{pipeline.bucket}/in/b" in done.err, done
+    assert code in done.err, done
+    assert remedy in done.err, done
+    assert "X-Amz" not in done.err, done
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        ("ExpiredToken", "the credentials have expired: log in again"),
+        ("AccessDenied", "grant s3:GetObject on it"),
+        ("SlowDown", "run the same again later"),
+        ("PermanentRedirect", "set [s3] region"),
+    ],
+)
+def test_a_node_that_may_not_restore_a_key_names_the_object_and_what_to_do(
+    pipeline: Pipeline, refusing: Refusing, code: str, remedy: str
+) -> None:
+    assert pipeline.run().code == 0
+    refusing.refuse(code, "/kept/Kept/")
+    shutil.rmtree(pipeline.place.state)
+
+    done = pipeline.run("rev")  # reads what is kept, which the nodes have lost
+
+    assert done.code == 30, done
+    assert f"GetObject of s3://{pipeline.bucket}/kept/Kept/" in done.err, done
+    assert code in done.err, done
+    assert remedy in done.err, done
+    assert "workflows repro" not in done.err, done
+    assert "X-Amz" not in done.err, done
+
+
+def test_what_is_restored_is_signed_anew_once_where_the_signature_came_of_age(
+    pipeline: Pipeline, refusing: Refusing
+) -> None:
+    assert pipeline.run().code == 0
+    shutil.rmtree(pipeline.place.state)
+    refusing.refuse("ExpiredToken", "/kept/Kept/", once=True)
+
+    done = pipeline.run("rev")
+
+    assert done.code == 0, done
+    assert len(refusing.refused) == 3
