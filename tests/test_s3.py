@@ -447,7 +447,7 @@ def test_why_says_what_made_an_object_and_gc_removes_what_was_never_committed(
     assert CheckpointTarget(store, "Last", one["identity"]).damaged() == []
 
 
-def test_ten_pages_say_whether_ten_thousand_objects_are_complete(
+def test_one_listing_says_whether_thousands_of_objects_are_complete(
     moto: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "b" + secrets.token_hex(8)
