@@ -23,7 +23,7 @@ from workflows import fleets
 fleets.begin(sys.argv[1])
 for fleet in fleets._begun.values():
     for node in fleet.nodes:
-        print(node.connect().runtime)
+        print(node.connect().runtime, flush=True)
 """
 
 
