@@ -121,7 +121,8 @@ class Storage:
             if self.is_done(step, identity):
                 remove(tmp)
                 return ledger.record(identity) or record
-            _make_anew(os.path.dirname(final))
+            remove(os.path.join(self.root, "data", step, identity))
+            os.makedirs(os.path.dirname(final), exist_ok=True)
             if os.path.isdir(tmp):
                 os.rename(tmp, final)
             else:
@@ -203,15 +204,6 @@ class Storage:
                     lock = stack.enter_context(open(os.path.join(entry.path, "alive"), "rb"))
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 remove(entry.path)
-
-
-def _make_anew(path: str) -> None:
-    """Make an empty directory in place of whatever is there."""
-    try:
-        os.mkdir(path)
-    except OSError:
-        remove(path)
-        os.makedirs(path)
 
 
 def _stat(path: str) -> "list[int]":

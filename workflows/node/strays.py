@@ -6,7 +6,6 @@ a process is in the middle of ``exec`` the kernel shows no environment of it at 
 """
 
 import contextlib
-import functools
 import os
 import select
 import signal
@@ -128,18 +127,8 @@ def processes(since: int = 0) -> Iterable[int]:
 
 
 def last_pid() -> int:
-    """Return the number of the newest process, 0 if it cannot be known."""
-    try:
-        return int(os.pread(_loadavg(), 256, 0).split()[-1])
-    except OSError:
-        _loadavg.cache_clear()
-        return 0
-
-
-@functools.cache
-def _loadavg() -> int:
-    """Return an open file that says so, anew whenever it is read: each command asks four times."""
-    return os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
+    """Return the number of the newest process."""
+    return int((_read("/proc/loadavg") or b"0").split()[-1])
 
 
 def _holds(pid: int, link: str) -> bool:
