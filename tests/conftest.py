@@ -71,10 +71,10 @@ class Place:
         (self.path / f"{name}.py").write_text(text)
 
     def command(self, *words: str) -> list[str]:
-        """Return the command line of Luigi or of the workflows command."""
+        """Return the command line of Luigi, of the workflows command or of Python."""
         program, *rest = words
-        start = {"luigi": "luigi", "workflows": "workflows"}[program]
-        return [sys.executable, "-m", start, *rest]
+        start = {"luigi": ["-m", "luigi"], "workflows": ["-m", "workflows"], "python": []}[program]
+        return [sys.executable, *start, *rest]
 
     def luigi(self, task: str, *words: str, module: str = "mine", **kwargs: Any) -> "Done":
         """Run `luigi --module module task` over this place's source; wait for it."""

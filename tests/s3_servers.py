@@ -17,6 +17,28 @@ import pytest
 from botocore.config import Config
 
 ADMIN, READER = ("writer", "writer-secret"), ("reader", "reader-secret")
+# A module of steps: read from a source, kept, made of what is kept by the command `last`, and kept.
+STEPS = """
+from workflows.steps import Map
+
+
+class Fetch(Map):
+    command = ". ./fetch.sh"
+    files = ("fetch.sh",)
+
+
+class Kept(Map):
+    upstream = Fetch
+    command = "tr a b"
+    durable = True
+
+
+class Last(Map):
+    upstream = Kept
+    command = "{last}"
+    durable = True
+"""
+FETCH = pathlib.Path(__file__).parent.parent / "workflows" / "scripts" / "fetch.sh"
 _NAMES = ("s3", "master", "volume", "filer", "admin")
 
 

@@ -3,8 +3,6 @@
 import os
 import pathlib
 import select
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,19 +25,6 @@ for fleet in fleets._begun.values():
 """
 
 
-def begun(place: "Place", spec: str, more: str = "") -> "subprocess.CompletedProcess[str]":
-    """Begin a fleet in a process of its own, and do no more with it."""
-    return subprocess.run(
-        [sys.executable, "-c", BEGIN + more, spec],
-        cwd=place.path,
-        env=place.environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 def has_ended(pid: int, within_s: float = 30) -> bool:
     """Wait for the end of a process that is not ours."""
     try:
@@ -56,10 +41,10 @@ def has_ended(pid: int, within_s: float = 30) -> bool:
 def test_nodes_that_were_begun_and_never_needed_end_with_their_process(
     place: "Place", more: str
 ) -> None:
-    done = begun(place, "local:2", more)
+    done = place.run("python", "-c", BEGIN + more, "local:2")
 
-    runtimes = [int(pid) for pid in done.stdout.split()]
-    assert (len(runtimes), done.stderr) == (2, ""), done
+    runtimes = [int(pid) for pid in done.out.split()]
+    assert (len(runtimes), done.err) == (2, ""), done
     assert all(has_ended(pid) for pid in runtimes)
 
 
@@ -70,7 +55,7 @@ def test_what_is_wrong_with_a_fleet_is_said_once_when_it_is_opened_not_when_it_i
     place.key("a_key", b"x\n")
 
     for spec in ("nowhere:3", "ssh:missing.yaml"):
-        assert begun(place, spec).stderr == ""
+        assert place.run("python", "-c", BEGIN, spec).err == ""
         done = place.luigi("First", "--fleet", spec)
         assert done.code != 0, done
         assert done.err.count(spec.partition(":")[2]) == 1, done
@@ -122,10 +107,10 @@ def test_nodes_that_were_begun_are_ended_when_it_turns_out_that_another_fleet_is
 ) -> None:
     other = "import os\nfleets.open_any('local:1')\nos._exit(len(fleets._begun))"
 
-    done = begun(place, "local:2", other)
+    done = place.run("python", "-c", BEGIN + other, "local:2")
 
-    assert (done.returncode, done.stderr) == (0, ""), done
-    assert all(has_ended(int(pid)) for pid in done.stdout.split())
+    assert (done.code, done.err) == (0, ""), done
+    assert all(has_ended(int(pid)) for pid in done.out.split())
 
 
 def test_a_forked_process_does_not_take_the_nodes_of_the_one_before_it(place: "Place") -> None:
@@ -137,9 +122,9 @@ def test_a_forked_process_does_not_take_the_nodes_of_the_one_before_it(place: "P
         "assert len(fleets._begun) == 1\n"
     )
 
-    done = begun(place, "local:1", fork)
+    done = place.run("python", "-c", BEGIN + fork, "local:1")
 
-    assert (done.returncode, done.stderr) == (0, ""), done
+    assert (done.code, done.err) == (0, ""), done
 
 
 def test_several_maps_in_one_process_use_the_same_nodes_until_it_closes_them(
@@ -159,17 +144,9 @@ def test_several_maps_in_one_process_use_the_same_nodes_until_it_closes_them(
         "print('children', len(open(children).read().split()))\n"
     )
 
-    done = subprocess.run(
-        [sys.executable, "-c", maps],
-        cwd=place.path,
-        env=place.environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = place.run("python", "-c", maps)
 
-    assert done.stdout.split("\n") == ["children 3"] * 3 + ["children 0", ""], done
+    assert done.out.split("\n") == ["children 3"] * 3 + ["children 0", ""], done
 
 
 def test_the_nodes_of_another_fleet_are_not_begun_for_a_task_with_a_fleet_of_its_own(

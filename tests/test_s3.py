@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from s3_servers import READER, Weed, client_of, environ_of, started
+from s3_servers import FETCH, READER, STEPS, Weed, client_of, environ_of, started
 
 from workflows.config import settings
 from workflows.s3 import S3Store
@@ -22,23 +22,6 @@ if TYPE_CHECKING:
     from conftest import Done, Place
     from sshd import Hosts
 
-KEPT = """
-from workflows.steps import Map
-
-class Fetch(Map):
-    command = ". ./fetch.sh"
-    files = ("fetch.sh",)
-
-class Kept(Map):
-    upstream = Fetch
-    command = "tr a b"
-    durable = True
-
-class Last(Map):
-    upstream = Kept
-    command = "sed s/^/{mark}/"
-    durable = True
-"""
 CHANGED = """
 cat > url
 printf changed > new
@@ -56,8 +39,7 @@ class Bucket:
         self.client = weed.bucket(self.name)
         self.place = place
         self.environ: dict[str, Any] = weed.environ
-        scripts = pathlib.Path(__file__).parent.parent / "workflows" / "scripts"
-        shutil.copy(scripts / "fetch.sh", place.path)
+        shutil.copy(FETCH, place.path)
 
     def put(self, key: str, data: bytes) -> None:
         self.client.put_object(Bucket=self.name, Key=key, Body=data)
@@ -115,7 +97,7 @@ def done_keys(place: "Place", step: str) -> int:
 def test_sources_and_checkpoints_keep_any_name_and_no_secret_is_written_anywhere(
     bucket: Bucket, store: S3Store
 ) -> None:
-    bucket.place.module(KEPT.format(mark="x"))
+    bucket.place.module(STEPS.format(last="sed s/^/x/"))
     for name in NAMES:
         bucket.put(f"trip data/{name}", f"abc {name}\n".encode())
     bucket.put("trip data/folder/", b"")
@@ -147,7 +129,7 @@ def secrets_in(place: "Place") -> list[str]:
 
 
 def test_signed_urls_are_in_nobodys_argv(bucket: Bucket, tmp_path: pathlib.Path) -> None:
-    bucket.place.module(KEPT.format(mark="x"))
+    bucket.place.module(STEPS.format(last="sed s/^/x/"))
     for number in range(6):
         bucket.put(f"trip data/{number}.txt", b"x" * 4_000_000 + b"\n")
     seen: set[str] = set()
@@ -175,7 +157,7 @@ def test_signed_urls_are_in_nobodys_argv(bucket: Bucket, tmp_path: pathlib.Path)
 def test_an_empty_fleet_and_an_empty_driver_go_on_from_the_checkpoint(
     bucket: Bucket, store: S3Store
 ) -> None:
-    bucket.place.module(KEPT.format(mark="x"))
+    bucket.place.module(STEPS.format(last="sed s/^/x/"))
     for number in range(5):
         bucket.put(f"trip data/{number}.txt", f"ab{number}\n".encode())
     first = bucket.luigi("Last")
@@ -183,7 +165,7 @@ def test_an_empty_fleet_and_an_empty_driver_go_on_from_the_checkpoint(
     shutil.rmtree(bucket.place.state)
 
     again = bucket.luigi("Last")
-    bucket.place.module(KEPT.format(mark="y"))
+    bucket.place.module(STEPS.format(last="sed s/^/y/"))
     changed = bucket.luigi("Last", "--fleet", "local:2")
 
     assert again.code == 0, again
@@ -199,7 +181,7 @@ def test_an_empty_fleet_and_an_empty_driver_go_on_from_the_checkpoint(
 def test_large_objects_go_in_parts_and_come_back_whole_and_packed_bytes_are_reproducible(
     bucket: Bucket, store: S3Store, compress: str
 ) -> None:
-    bucket.place.module(KEPT.format(mark="x"))
+    bucket.place.module(STEPS.format(last="sed s/^/x/"))
     data = os.urandom(12_000_000).replace(b"\n", b"") + b"\n"
     bucket.put("trip data/large.txt", data)
     bucket.put("trip data/empty.txt", b"")
@@ -211,7 +193,7 @@ def test_large_objects_go_in_parts_and_come_back_whole_and_packed_bytes_are_repr
     before = {part["key"]: part["etag"] for part in one["parts"]}
     kept = {line["key"]: line["crc"] for line in bucket.place.ledger("Kept")}
     shutil.rmtree(bucket.place.state)
-    bucket.place.module(KEPT.format(mark="y"))
+    bucket.place.module(STEPS.format(last="sed s/^/y/"))
     restored = bucket.luigi("Last", **chosen)
     assert restored.code == 0, restored
     back = {line["key"]: line["crc"] for line in bucket.place.ledger("Kept")}
@@ -233,7 +215,7 @@ def test_large_objects_go_in_parts_and_come_back_whole_and_packed_bytes_are_repr
 
 
 def test_runs_that_overlap_give_one_result_and_no_error(bucket: Bucket, store: S3Store) -> None:
-    bucket.place.module(KEPT.format(mark="x"))
+    bucket.place.module(STEPS.format(last="sed s/^/x/"))
     for number in range(4):
         bucket.put(f"trip data/{number}.txt", f"ab{number}\n".encode())
     argv = bucket.place.command("luigi", "--module", "mine", "Last", *bucket.words(), "--no-lock")
@@ -299,7 +281,7 @@ def test_a_server_killed_in_the_middle_of_uploads_leaves_nothing_half_written_as
 ) -> None:
     with started(tmp_path / "own weed") as server:
         bucket = Bucket(server, place)
-        place.module(KEPT.format(mark="x"))
+        place.module(STEPS.format(last="sed s/^/x/"))
         for number in range(8):
             bucket.put(f"trip data/{number}.txt", bytes([97 + number]) * 12_000_000 + b"\n")
         env = server.environ | {"WORKFLOWS_S3_MULTIPART_MB": "5"}
@@ -347,7 +329,7 @@ def test_a_server_killed_in_the_middle_of_uploads_leaves_nothing_half_written_as
 def test_a_mistake_is_named_with_operation_bucket_and_remedy(
     bucket: Bucket, env: dict[str, str], words: list[str], said: str
 ) -> None:
-    bucket.place.module(KEPT.format(mark="x"))
+    bucket.place.module(STEPS.format(last="sed s/^/x/"))
     bucket.put("trip data/1.txt", b"x\n")
 
     done = bucket.luigi("Last", *words, AWS_MAX_ATTEMPTS="1", **env)
@@ -358,7 +340,7 @@ def test_a_mistake_is_named_with_operation_bucket_and_remedy(
 
 
 def test_who_may_only_read_is_told_so_and_still_gets_the_results(bucket: Bucket) -> None:
-    bucket.place.module(KEPT.format(mark="x"))
+    bucket.place.module(STEPS.format(last="sed s/^/x/"))
     bucket.put("trip data/1.txt", b"1,2\n")
     assert bucket.luigi("Last").code == 0
     reader = environ_of(bucket.environ["WORKFLOWS_S3_ENDPOINT_URL"], READER)
@@ -382,7 +364,7 @@ def test_who_may_only_read_is_told_so_and_still_gets_the_results(bucket: Bucket)
 
 
 def test_a_source_that_changed_after_it_was_listed_is_noticed(bucket: Bucket) -> None:
-    text = KEPT.format(mark="x").replace('". ./fetch.sh"', "'''" + CHANGED + "'''")
+    text = STEPS.format(last="sed s/^/x/").replace('". ./fetch.sh"', "'''" + CHANGED + "'''")
     bucket.place.module(text)
     bucket.put("trip data/1.txt", b"x\n")
     signed = bucket.client.generate_presigned_url(
@@ -421,7 +403,7 @@ def test_verify_fetches_what_is_in_s3_and_says_so_if_that_has_changed(bucket: Bu
 def test_why_says_what_made_an_object_and_gc_removes_what_was_never_committed(
     bucket: Bucket, store: S3Store
 ) -> None:
-    bucket.place.module(KEPT.format(mark="x"))
+    bucket.place.module(STEPS.format(last="sed s/^/x/"))
     bucket.put("trip data/1.txt", b"ab\n")
     assert bucket.luigi("Last").code == 0
     (one,) = [manifest for manifest in bucket.manifests() if manifest["step"] == "Last"]

@@ -3,39 +3,24 @@
 import contextlib
 import http.client
 import http.server
-import pathlib
 import shutil
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from s3_servers import Weed
+from s3_servers import FETCH, STEPS, Weed
 
 if TYPE_CHECKING:
     from conftest import Done, Place
 
-STEPS = """
-from workflows.steps import Map
-
-
-class Fetch(Map):
-    command = ". ./fetch.sh"
-    files = ("fetch.sh",)
-
-
-class Kept(Map):
-    upstream = Fetch
-    command = "cat"
-    durable = True
-
-
-class Last(Map):
-    upstream = Kept
-    command = "{command}"
-    durable = True
-"""
 BODY = "<?xml version='1.0'?><Error><Code>{code}</Code><Message>as asked</Message></Error>"
+REMEDIES = {
+    "ExpiredToken": "the credentials have expired: log in again",
+    "AccessDenied": "grant s3:GetObject on it",
+    "SlowDown": "run the same again later",
+    "PermanentRedirect": "set [s3] region",
+}
 STATUS = {"ExpiredToken": 400, "AccessDenied": 403, "SlowDown": 503, "PermanentRedirect": 301}
 
 
@@ -120,13 +105,12 @@ class Pipeline:
         self.place, self.bucket = place, "r" + refusing.url.rpartition(":")[2]
         self.environ: dict[str, Any] = weed.environ | {"WORKFLOWS_S3_ENDPOINT_URL": refusing.url}
         self.client = weed.bucket(self.bucket)
-        script = pathlib.Path(__file__).parent.parent / "workflows" / "scripts" / "fetch.sh"
-        (place.path / "fetch.sh").write_bytes(script.read_bytes())
+        shutil.copy(FETCH, place.path)
         for name in "abc":
             self.client.put_object(Bucket=self.bucket, Key=f"in/{name}", Body=name.encode())
 
     def run(self, command: str = "cat") -> "Done":
-        self.place.module(STEPS.format(command=command))
+        self.place.module(STEPS.format(last=command))
         words = ("--source", f"s3://{self.bucket}/in/", "--checkpoint", f"s3://{self.bucket}/kept")
         return self.place.luigi(
             "Last", *words, "--pattern", "*", WORKFLOWS_FETCH_BACKOFF_S="0", **self.environ
@@ -138,15 +122,7 @@ def pipeline(weed: Weed, place: "Place", refusing: Refusing) -> Pipeline:
     return Pipeline(weed, place, refusing)
 
 
-@pytest.mark.parametrize(
-    ("code", "remedy"),
-    [
-        ("ExpiredToken", "the credentials have expired: log in again"),
-        ("AccessDenied", "grant s3:GetObject on it"),
-        ("SlowDown", "run the same again later"),
-        ("PermanentRedirect", "set [s3] region"),
-    ],
-)
+@pytest.mark.parametrize(("code", "remedy"), REMEDIES.items())
 def test_a_node_that_may_not_read_a_source_says_what_s3_said_and_what_to_do(
     pipeline: Pipeline, refusing: Refusing, code: str, remedy: str
 ) -> None:
@@ -161,15 +137,7 @@ def test_a_node_that_may_not_read_a_source_says_what_s3_said_and_what_to_do(
     assert "X-Amz" not in done.err, done
 
 
-@pytest.mark.parametrize(
-    ("code", "remedy"),
-    [
-        ("ExpiredToken", "the credentials have expired: log in again"),
-        ("AccessDenied", "grant s3:GetObject on it"),
-        ("SlowDown", "run the same again later"),
-        ("PermanentRedirect", "set [s3] region"),
-    ],
-)
+@pytest.mark.parametrize(("code", "remedy"), REMEDIES.items())
 def test_a_node_that_may_not_restore_a_key_names_the_object_and_what_to_do(
     pipeline: Pipeline, refusing: Refusing, code: str, remedy: str
 ) -> None:

@@ -100,3 +100,17 @@ class Definition(StepParameters):
                 laws.parse(law)
             except ValueError as error:
                 raise UsageError(f"{self.name}: {error}") from error
+
+    def refuse_gap(self, before: "Definition", far_before: "Sequence[Definition]") -> None:
+        """Check that every step that has a parameter of this one is given its value.
+
+        Raises:
+            UsageError: one is not, as `before`, between it and this one, has no such parameter.
+        """
+        for name in self.parameters.keys() - before.parameters:
+            for far in far_before:
+                if far.parameters.get(name, self.parameters[name]) != self.parameters[name]:
+                    raise UsageError(
+                        f"{name} of {self.name} does not get to {far.name}: {before.name} between"
+                        f" them has no such parameter; let it have the same one"
+                    )

@@ -1,5 +1,7 @@
 """The parameters that all steps have, and which of them luigid shows."""
 
+from typing import Any
+
 import luigi
 from luigi.parameter import ParameterVisibility
 
@@ -52,6 +54,11 @@ class StepParameters(luigi.Task):
         description="set by workflows: what the source held",
         visibility=ParameterVisibility.HIDDEN,
     )
+
+    @property
+    def parameters(self) -> "dict[str, Any]":
+        """Return the value of each parameter."""
+        return dict(self.param_kwargs)
 
     def to_str_params(
         self, only_significant: bool = False, only_public: bool = False

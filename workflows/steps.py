@@ -13,23 +13,15 @@ its shard only after all its other keys are done, and nothing is ever overwritte
 """
 
 import functools
-import multiprocessing
 import sys
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import luigi
 
-from workflows.transports import hubprocess
+from workflows import early
 
-# Before the rest is loaded, which takes as long as a hub or a local runtime does. Hosts are not
-# reached yet: nobody knows whether Luigi will accept the command line.
-if sys.argv[0].endswith(("/luigi", "/luigi/__main__.py")):
-    _begun = hubprocess.begin(sys.argv)
-    if _begun.startswith("local:") and not {"-h", "--help", "--help-all"}.intersection(sys.argv):
-        from workflows import fleets
-
-        fleets.begin(_begun)
+early.begin(sys.argv)
 
 from workflows import barriers, checkpoints, execution, results, run
 from workflows.config import settings
@@ -52,10 +44,6 @@ from workflows.lineage import (
 from workflows.targets import CheckpointTarget, NodeTarget
 from workflows.taskreport import log_path
 from workflows.taskthreads import run_on_threads
-
-# Luigi forks for tasks that are no steps; from 3.14 on Python's default would be to start afresh.
-if multiprocessing.get_start_method(allow_none=True) is None:
-    multiprocessing.set_start_method("fork")
 
 
 class Step(Definition):
@@ -89,20 +77,12 @@ class Step(Definition):
         """Return the whole upstream step, or None for a step that reads the source.
 
         Raises:
-            UsageError: a parameter does not get to a step before it, which would use another value.
+            UsageError: a parameter does not get to a step before it.
         """
         if self.upstream is None:
             return None
         before: Step = self.clone(self.upstream, shard="", dataset=self.listed.digest)
-        for name in dict(self.get_params()).keys() - dict(before.get_params()):
-            for far in before.lineage[:-1]:
-                if getattr(far, name, None) != getattr(self, name) and name in dict(
-                    far.get_params()
-                ):
-                    raise UsageError(
-                        f"{name} of {self.name} does not get to {far.name}: {before.name} between"
-                        f" them has no such parameter; let it have the same one"
-                    )
+        self.refuse_gap(before, before.lineage[:-1])
         return before
 
     @property

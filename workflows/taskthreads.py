@@ -6,6 +6,7 @@ Luigi has them. See docs/adr/0013.
 """
 
 import contextvars
+import multiprocessing
 import threading
 import time
 from typing import Any
@@ -14,6 +15,10 @@ import luigi
 from luigi.worker import TaskProcess, Worker
 
 from workflows.channel import Conversations
+
+# For tasks that are no steps Luigi forks; from 3.14 on Python's default would be to start afresh.
+if multiprocessing.get_start_method(allow_none=True) is None:
+    multiprocessing.set_start_method("fork")
 
 _END_S = 5.0
 _patience_until = [-_END_S]
