@@ -121,8 +121,7 @@ class Storage:
             if self.is_done(step, identity):
                 remove(tmp)
                 return ledger.record(identity) or record
-            remove(os.path.join(self.root, "data", step, identity))
-            os.makedirs(os.path.dirname(final), exist_ok=True)
+            _make_anew(os.path.dirname(final))
             if os.path.isdir(tmp):
                 os.rename(tmp, final)
             else:
@@ -204,6 +203,15 @@ class Storage:
                     lock = stack.enter_context(open(os.path.join(entry.path, "alive"), "rb"))
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 remove(entry.path)
+
+
+def _make_anew(path: str) -> None:
+    """Make an empty directory in place of whatever is there."""
+    try:
+        os.mkdir(path)
+    except OSError:
+        remove(path)
+        os.makedirs(path)
 
 
 def _stat(path: str) -> "list[int]":

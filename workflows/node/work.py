@@ -175,7 +175,7 @@ class KeyRun:
             upstream: Any = stdin
             for number, stage in enumerate(self.work.stages):
                 if number == last:
-                    out: Any = open(self._stdout_path(), "wb")  # noqa: SIM115 - closed below
+                    out: Any = open(self._stdout_path(), "wb", 0)  # noqa: SIM115 - closed below
                     reader = None
                 else:
                     meter = Meter()
@@ -214,7 +214,7 @@ class KeyRun:
             WORKFLOWS_ETAG=self.item["source"]["was"][2] if "source" in self.item else "",
         )
         self.strays.append(Strays(f"{_METRICS}={self.place.metrics(number)}"))
-        with open(self.place.stderr(number), "wb") as stderr:
+        with open(self.place.stderr(number), "wb", 0) as stderr:
             process = subprocess.Popen(
                 [_bash(), *BASH[1:], stage.command],
                 stdin=stdin,

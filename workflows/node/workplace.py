@@ -9,7 +9,7 @@ against 0.65 ms of CPU for a command that does nothing.
 import os
 import stat
 import threading
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Sequence
 from typing import Callable
 
 from workflows.node.files import place, remove
@@ -82,11 +82,11 @@ class Workplace:
                 cwd = self.cwd(number)
                 if _directory(cwd) != directory or not _is_plain(self.stderr(number)):
                     return False  # before anything is removed: it may be a link to elsewhere
-                _clear(cwd, files)
-                if {name: _seen(cwd, name) for name in os.listdir(cwd)} != files:
+                if not _is_cleared(cwd, files):
                     return False
-            _clear(self.path, self._kept)
-            return set(os.listdir(self.path)) == self._kept
+                if any(_seen(cwd, name) != seen for name, seen in files.items()):
+                    return False
+            return _is_cleared(self.path, self._kept)
         except OSError:
             return False
 
@@ -134,7 +134,10 @@ def _is_plain(path: str) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_nlink == 1
 
 
-def _clear(path: str, kept: Container[str]) -> None:
-    for name in os.listdir(path):
-        if name not in kept:
-            remove(os.path.join(path, name))
+def _is_cleared(path: str, kept: Collection[str]) -> bool:
+    """Remove all but what is kept; tell whether just that is there."""
+    names = os.listdir(path)
+    others = [name for name in names if name not in kept]
+    for name in others:
+        remove(os.path.join(path, name))
+    return set(os.listdir(path) if others else names) == set(kept)
