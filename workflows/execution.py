@@ -201,6 +201,7 @@ def _work(stages: "list[Step]") -> dict[str, Any]:
         "mode": last.mode,
         "spec": last.spec,
         "env": {"WORKFLOWS_RUN": run.log().name},
+        "retries": settings().retries,
         "stages": [
             {
                 "step": stage.name,

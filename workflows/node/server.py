@@ -168,15 +168,26 @@ class Session(LookingOperations, VerbOperations):
         self.wire.send({"event": "dropped", "count": count})
 
     def op_run(self, message: Message) -> None:
-        """Run a command over keys; those that are done already are only reported."""
+        """Run a command over keys; those that are done already are only reported.
+
+        A key whose command exits with 75 (EX_TEMPFAIL) is run again at once, `retries` times.
+        """
         asked = message["work"]
         env = dict(self.runtime.env, **asked["env"])
         stages = [Stage(**stage) for stage in asked["stages"]]
         work = Work(asked["step"], asked["mode"], asked["spec"], stages, env)
 
         def run(item: Message) -> Message:
-            item = self.signatures.refreshed(stages[0].step, item)
-            return KeyRun(self.runtime.places, work, item, self.groups)()
+            for left in reversed(range(1 + asked.get("retries", 0))):
+                item = self.signatures.refreshed(stages[0].step, item)
+                try:
+                    return KeyRun(self.runtime.places, work, item, self.groups)()
+                except KeyFailed as failure:
+                    # By a convention of sysexits.h a command so asks to be run again.
+                    may_pass = failure.event["status"] == os.EX_TEMPFAIL
+                    if not may_pass or not left or self.groups.cancelled:
+                        raise
+            raise AssertionError("unreachable")
 
         self._each(work.step, message["keys"], run, "done")
 

@@ -39,6 +39,8 @@ _FETCH = os.path.join(_HERE, "..", "..", "scripts", "fetch.sh")
 _SECRET = re.compile(r"secret|passw|token|credential|private|aws_?(access|key)|api_?key", re.I)
 # Sets of texts would be walked in another order by every process; what a retry makes would differ.
 _PYTHON = "PYTHONHASHSEED=0 python3 mapreduce.py"
+# Of a pipe that failed: exit as fetch.sh did if it asks for another try, else as bash would.
+_FETCH_FIRST = '{ was=($? "${PIPESTATUS[@]}"); exit $((was[1] == 75 ? 75 : was[0])); }'
 Pairs = Iterable[tuple[Any, Any]]
 
 
@@ -103,7 +105,7 @@ class MapInputs(_Halves, MapToN):
     def command(self) -> str:
         """Return the command: inputs may be compressed, whose names say so."""
         unpack = "case $filename in *.gz) exec gzip -dc ;; *) exec cat ;; esac"
-        return f"bash fetch.sh | ({unpack}) | {self.runner('map')}"
+        return f"bash fetch.sh | ({unpack}) | {self.runner('map')} || {_FETCH_FIRST}"
 
 
 class Job(_Halves, ListsItsFiles, MapFromN):

@@ -1,0 +1,144 @@
+"""A server of sources that fails on purpose: the path says how, and how often."""
+
+import contextlib
+import http.server
+import threading
+import urllib.parse
+from collections.abc import Iterator
+
+BODY = bytes(range(256)) * 4000
+PART = 300_000
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves BODY; the path says what goes wrong on the way, and how often."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[str] = []
+        self.conditions: list[str] = []
+        self.released = threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """GET /what[/how-often]/name: after that many times, all goes well."""
+
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+        return
+
+    def do_HEAD(self) -> None:
+        self.server.asked.append(self.path)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(BODY)))
+        self.send_header("ETag", '"v1"')
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        self.server.conditions.append(self.headers.get("If-Match", ""))
+        _, what, times, *_ = [*urllib.parse.urlsplit(self.path).path.split("/"), "0"]
+        troubles = int(times) if times.isdigit() else 0
+        if len(self.server.asked) > troubles:
+            what = "ok" if troubles else what
+        getattr(self, f"answer_{what}", self.answer_status)(what)
+
+    def answer_stream(self, _: str) -> None:
+        """Send a part of what is left, if the client knows what it goes on from."""
+        known, start = self.headers.get("If-Range", '"v1"') == '"v1"', 0
+        if known and "Range" in self.headers:
+            start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(BODY) - 1}/{len(BODY)}")
+        self.send_header("Content-Length", str(len(BODY) - start))
+        self.end_headers()
+        self.wfile.write(BODY[start : start + PART])
+        self.close_connection = True
+
+    def answer_half(self, _: str) -> None:
+        """Send the second half only when the test has seen the first one."""
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(BODY)))
+        self.end_headers()
+        self.wfile.write(BODY[: len(BODY) // 2])
+        self.wfile.flush()
+        if self.server.released.wait(30):
+            self.wfile.write(BODY[len(BODY) // 2 :])
+
+    def answer_status(self, what: str) -> None:
+        self.send_response(int(what))
+        self.send_header("Content-Length", "6")
+        self.end_headers()
+        self.wfile.write(b"sorry\n")
+
+    def answer_ok(self, _: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(BODY)))
+        self.end_headers()
+        self.wfile.write(BODY)
+
+    def answer_page(self, _: str) -> None:
+        page = b"\n<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    def answer_cutoff(self, _: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "400")
+        self.end_headers()
+        self.wfile.write(b"PAR1" * 99 + b"half")
+
+    def answer_empty(self, _: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def answer_cut(self, _: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(BODY)))
+        self.end_headers()
+        self.wfile.write(BODY[: len(BODY) // 2])
+        self.close_connection = True
+
+    def answer_chunkcut(self, _: str) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(b"1000\r\n" + BODY[:4096] + b"\r\n")
+        self.close_connection = True
+
+    def answer_redirect(self, _: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", "/ok/x")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def answer_escape(self, _: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", "file:///etc/hostname")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def answer_hang(self, _: str) -> None:
+        self.server.released.wait(30)
+        self.answer_ok("ok")
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Server]:
+    """Serve on the loopback meanwhile."""
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.released.set()
+        server.shutdown()
+        thread.join()
