@@ -1,6 +1,5 @@
 """Parquet through the main pipeline: by name, whatever its type, right to the row."""
 
-import collections
 import json
 import os
 import pathlib
@@ -15,6 +14,8 @@ if TYPE_CHECKING:
     from conftest import Place
 
 SAMPLES = pathlib.Path(__file__).resolve().parent.parent / "samples" / "parquet"
+# What pyarrow 26.0.1 reads in both of them: DuckDB, which the steps use, is to agree with it.
+RIDES = {"1": 759, "": 325, "2": 75, "5": 20, "3": 11, "6": 6, "4": 3, "0": 1}
 
 
 def counted(place: "Place") -> dict[str, int]:
@@ -30,20 +31,17 @@ def months(place: "Place", *queries: str) -> None:
 
 
 @pytest.mark.parametrize("fuse", [[], ["--fuse"]])
-def test_real_months_are_counted_as_duckdb_counts_them(place: "Place", fuse: list[str]) -> None:
-    expected: collections.Counter[str] = collections.Counter()
+def test_real_months_are_counted_as_another_reader_counts_them(
+    place: "Place", fuse: list[str]
+) -> None:
     for path in sorted(SAMPLES.glob("*.parquet")):
         place.key(path.name, path.read_bytes())
-        query = f"SELECT passenger_count, count(*) FROM read_parquet('{path}') GROUP BY 1"
-        for value, count in duckdb.sql(query).fetchall():
-            expected["" if value is None else str(int(value))] += count
 
     done = place.luigi("MergeCounts", *fuse, module="workflows.tasks")
     verified = place.run("workflows", "verify")
 
     assert done.code == 0, done
-    assert counted(place) == expected
-    assert sum(expected.values()) == 1200
+    assert counted(place) == RIDES
     assert (verified.code, verified.out[:16]) == (0, "right: 1200 rows"), verified
 
 

@@ -45,7 +45,9 @@ def fetched(place: "Place", server: Server, what: str, *words: str) -> "Done":
     """Run both steps over one URL."""
     place.module(FETCHED.format(seen=place.path / "seen"))
     (place.path / "urls").write_text(f"{server.url}/{what}/x.bin\n")
-    return place.luigi("Copy", "--source", "urls", "--pattern", "*", *words, WORKFLOWS_FETCH_BACKOFF_S="0")
+    return place.luigi(
+        "Copy", "--source", "urls", "--pattern", "*", *words, WORKFLOWS_FETCH_BACKOFF_S="0"
+    )
 
 
 def release_when(path: pathlib.Path, server: Server) -> threading.Thread:
