@@ -24,7 +24,7 @@ from benchmarks import data, measure, table
 from workflows import s3, uploads
 from workflows.fleet import open_fleet
 from workflows.lineage import Key
-from workflows.s3 import S3Store
+from workflows.s3store import S3Store
 from workflows.targets import CheckpointTarget
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests"))

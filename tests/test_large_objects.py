@@ -22,7 +22,7 @@ from workflows.node import bring, push, ranges
 from workflows.node.curl import Curl, Transfer
 from workflows.node.processes import Groups
 from workflows.node.storage import Storage
-from workflows.s3 import S3Store
+from workflows.s3store import S3Store
 from workflows.uploads import _etag, source_of
 
 MIB = 1 << 20
@@ -295,7 +295,7 @@ def opened(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator
         monkeypatch.setenv(name, value)
     settings.cache_clear()
     bucket = "b" + secrets.token_hex(8)
-    s3._s3().create_bucket(Bucket=bucket)
+    s3.client().create_bucket(Bucket=bucket)
     yield S3Store(f"s3://{bucket}/check point")
     settings.cache_clear()
 

@@ -15,7 +15,7 @@ import pytest
 from s3_servers import FETCH, READER, STEPS, Weed, client_of, environ_of, started
 
 from workflows.config import settings
-from workflows.s3 import S3Store
+from workflows.s3store import S3Store
 from workflows.targets import CheckpointTarget
 
 if TYPE_CHECKING:
@@ -455,7 +455,7 @@ def test_one_listing_says_whether_thousands_of_objects_are_complete(
     calls: list[str] = []
     from workflows import s3
 
-    s3._s3().meta.events.register("before-call.s3", lambda model, **_: calls.append(model.name))
+    s3.client().meta.events.register("before-call.s3", lambda model, **_: calls.append(model.name))
     wrong = target.damaged()
     settings.cache_clear()
 

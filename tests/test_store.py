@@ -16,7 +16,7 @@ from s3_servers import client_of, environ_of
 
 from workflows.config import settings
 from workflows.errors import CheckpointError, UsageError
-from workflows.s3 import S3Store
+from workflows.s3store import S3Store
 from workflows.store import DirectoryStore, Store, open_store
 
 RACER = """

@@ -10,7 +10,7 @@ from workflows.barriers import read_manifest
 from workflows.channel import Channel
 from workflows.errors import CheckpointError, WorkflowsError
 from workflows.lineage import Key
-from workflows.s3 import S3Store
+from workflows.s3store import S3Store
 from workflows.store import Store
 from workflows.targets import stream_checked
 from workflows.taskreport import tell

@@ -29,7 +29,8 @@ from workflows.fleet import Fleet
 from workflows.fleets import end_begun, open_any
 from workflows.progress import Progress
 from workflows.runlog import RunLog, Totals, read_lines, refills
-from workflows.s3 import SCHEME, S3Store
+from workflows.s3 import SCHEME
+from workflows.s3store import S3Store
 from workflows.store import Store, open_store
 from workflows.targets import Listings
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from workflows.config import settings
 from workflows.errors import CheckpointError
 from workflows.lineage import Key
-from workflows.s3 import S3Store
+from workflows.s3store import S3Store
 
 if TYPE_CHECKING:
     from workflows.steps import Step

@@ -61,6 +61,7 @@ class KeyFailed(Exception):
         super().__init__(why)
         self.event: dict[str, Any] = {"why": why, "step": step, "status": status, "stderr": stderr}
 
+
 class InputGone(KeyFailed):
     """What a key is made from is not here any longer; the event says so to the driver."""
 

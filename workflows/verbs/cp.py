@@ -13,6 +13,7 @@ from workflows.errors import SourceError, UsageError, WorkflowsError
 from workflows.fleet import Fleet
 from workflows.fleetkeys import Name, is_on_fleet
 from workflows.keys import check_name, node_for
+from workflows.s3store import S3Store
 from workflows.verbs.onfleet import add_fleet, one_key, say
 
 _CHUNK = 1 << 20
@@ -219,6 +220,6 @@ def _objects(url: str) -> Iterator[tuple[str, str]]:
 
 def _to_s3(url: str, chunks: Iterator[bytes]) -> None:
     place = s3.place_of(url)
-    if not s3.S3Store(f"{s3.SCHEME}{place.bucket}").create(place.key, chunks):
+    if not S3Store(f"{s3.SCHEME}{place.bucket}").create(place.key, chunks):
         raise UsageError(f"{url} exists already, and is not replaced")
     say(f"wrote {url}")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from workflows.config import settings
 from workflows.fleet import Fleet
 from workflows.runlog import aligned
-from workflows.s3 import S3Store
+from workflows.s3store import S3Store
 from workflows.store import Store, Stored
 from workflows.targets import CheckpointTarget
 from workflows.verbs.current import Pipeline, Referred, started
