@@ -121,6 +121,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
+    def answer_nowhere(self, _: str) -> None:
+        self.send_response(301)
+        self.send_header("Content-Length", "400")
+        self.end_headers()
+        self.wfile.write(b"x" * 400)
+
     def answer_escape(self, _: str) -> None:
         self.send_response(302)
         self.send_header("Location", "file:///etc/hostname")

@@ -353,7 +353,9 @@ def test_a_stream_of_which_nothing_came_is_retried(key: Node, server: Server, st
     assert len(server.asked) == 3
 
 
-@pytest.mark.parametrize("name", ["404/x", "page/x.csv", "page/x.parquet", "empty/x.parquet"])
+@pytest.mark.parametrize(
+    "name", ["404/x", "page/x.csv", "page/x.parquet", "empty/x.parquet"]
+)
 def test_of_what_is_no_data_a_stream_passes_nothing_on(
     key: Node, server: Server, name: str
 ) -> None:
@@ -362,6 +364,14 @@ def test_of_what_is_no_data_a_stream_passes_nothing_on(
     assert (done.code, got(key)) == (1, b"")
     assert done.err.startswith(f"fetch: {server.url}/{name}: ")
     assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("etag", ["", '"v1"'])
+def test_a_redirect_to_nowhere_is_no_success(key: Node, server: Server, etag: str) -> None:
+    done = fetch(key, f"{server.url}/nowhere/x?{SECRET}", WORKFLOWS_ETAG=etag)
+
+    assert done.code == 1
+    assert done.err == f"fetch: {server.url}/nowhere/x: HTTP status 301 (attempt 1 of 5)\n"
 
 
 @pytest.mark.parametrize("etag", ["", '"v1"'])
@@ -392,14 +402,18 @@ def test_bytes_that_are_not_those_of_their_md5_ask_to_begin_anew(
     assert server.conditions == [f'"{md5}"', f'"{"0" * 32}"']
 
 
-def test_a_stream_that_nobody_reads_any_longer_ends_at_once(key: Node, server: Server) -> None:
+@pytest.mark.parametrize("programs", [("curl",), ("python3",)])
+def test_a_stream_that_nobody_reads_any_longer_ends_at_once(
+    key: Node, server: Server, tmp_path: pathlib.Path, programs: tuple[str, ...]
+) -> None:
     done = key.run(
         "bash fetch.sh | head -c 10 > got",
         f"{server.url}/ok/x\n",
         WORKFLOWS_ETAG='"v1"',
         WORKFLOWS_FETCH_BACKOFF_S="60",
+        PATH=path_with(tmp_path, "dd", "head", *programs),
     )
 
-    assert done.code == 128 + signal.SIGPIPE
+    assert (done.code, done.err) == (128 + signal.SIGPIPE, "")
     assert got(key) == BODY[:10]
     assert len(server.asked) == 1

@@ -295,7 +295,7 @@ def opened(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator
         monkeypatch.setenv(name, value)
     settings.cache_clear()
     bucket = "b" + secrets.token_hex(8)
-    s3.client().create_bucket(Bucket=bucket)
+    s3.client(bucket).create_bucket(Bucket=bucket)
     yield S3Store(f"s3://{bucket}/check point")
     settings.cache_clear()
 

@@ -455,7 +455,9 @@ def test_one_listing_says_whether_thousands_of_objects_are_complete(
     calls: list[str] = []
     from workflows import s3
 
-    s3.client().meta.events.register("before-call.s3", lambda model, **_: calls.append(model.name))
+    s3.client(name).meta.events.register(
+        "before-call.s3", lambda model, **_: calls.append(model.name)
+    )
     wrong = target.damaged()
     settings.cache_clear()
 

@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import pytest
 from s3_servers import FETCH, STEPS, Weed
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from conftest import Done, Place
 
 BODY = "<?xml version='1.0'?><Error><Code>{code}</Code><Message>as asked</Message></Error>"
+WRONG_REGION = (
+    "<?xml version='1.0'?><Error><Code>{code}</Code><Message>the region is wrong</Message>"
+    "<Region>{region}</Region></Error>"
+)
 REMEDIES = {
     "ExpiredToken": "the credentials have expired: log in again",
     "AccessDenied": "grant s3:GetObject on it",
@@ -30,7 +35,7 @@ class Refusing(http.server.ThreadingHTTPServer):
     def __init__(self, weed: Weed) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.weed, self.url = weed, f"http://127.0.0.1:{self.server_address[1]}"
-        self.code, self.part, self.is_once = "", "", False
+        self.code, self.part, self.is_once, self.region = "", "", False, ""
         self.refused: set[str] = set()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -57,6 +62,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def pass_on(self) -> None:
         """Answer one request."""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        region = self.server.region
+        if region and f"/{region}/s3/" not in self.headers.get("Authorization", unquote(self.path)):
+            code = "AuthorizationHeaderMalformed"
+            self.answer(400, WRONG_REGION.format(code=code, region=region).encode(), {})
+            return
         if self.server.takes(self.command, self.path):
             code = self.server.code
             self.answer(STATUS[code], BODY.format(code=code).encode(), {})
@@ -70,6 +80,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             there.endheaders(body or None)
             found = there.getresponse()
             self.answer(found.status, found.read(), dict(found.getheaders()))
+
+    def end_headers(self) -> None:
+        """Say where the bucket is, as Amazon does with a listing, and end the headers."""
+        if self.server.region and "list-type=2" in self.path:
+            self.send_header("x-amz-bucket-region", self.server.region)
+        super().end_headers()
 
     def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         """Send an answer with its body's length."""
@@ -166,3 +182,15 @@ def test_what_is_restored_is_signed_anew_once_where_the_signature_came_of_age(
 
     assert done.code == 0, done
     assert len(refusing.refused) == 3
+
+
+def test_a_bucket_in_another_region_than_the_settings_is_signed_for_where_it_is(
+    pipeline: Pipeline, refusing: Refusing
+) -> None:
+    refusing.region = "eu-north-1"
+
+    done = pipeline.run()
+    shutil.rmtree(pipeline.place.state)
+    again = pipeline.run("rev")
+
+    assert (done.code, again.code) == (0, 0), (done, again)

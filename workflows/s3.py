@@ -5,10 +5,12 @@ Whatever S3 answers becomes one message that names operation, bucket and key, an
 """
 
 import contextlib
+import dataclasses
 import functools
 import os
 import random
 import time
+import urllib.parse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -102,12 +104,25 @@ class _Client:
         return self._client
 
 
-_client = functools.lru_cache(maxsize=4)(_Client)
+_client = functools.lru_cache(maxsize=8)(_Client)
 
 
-def client() -> "S3Client":
-    """Return the client that the settings of this moment describe."""
-    return _client(settings()).get()
+# Where buckets are, as Amazon says with each listing. boto3 finds that out by itself for calls, yet
+# signs URLs for the region it was given.
+_regions: dict[str, str] = {}
+
+
+def _connected(bucket: str) -> _Client:
+    chosen = _client(settings())
+    region = _regions.get(bucket)
+    if region is None or region == chosen.get().meta.region_name:
+        return chosen
+    return _client(dataclasses.replace(settings(), s3_region=region))
+
+
+def client(bucket: str) -> "S3Client":
+    """Return the client for a bucket that the settings of this moment describe."""
+    return _connected(bucket).get()
 
 
 @contextlib.contextmanager
@@ -137,10 +152,10 @@ def sign(
     with explained("GetObject" if method == "get_object" else "PutObject", place, kind):
         params = {"Bucket": place.bucket, "Key": place.key, **more}
         holds_s = settings().s3_signature_s
-        signer = None if more else _client(settings()).signer(method, place.bucket, holds_s)
+        signer = None if more else _connected(place.bucket).signer(method, place.bucket, holds_s)
         if signer is not None:
             return signer(place.key)
-        return client().generate_presigned_url(method, Params=params, ExpiresIn=holds_s)
+        return client(place.bucket).generate_presigned_url(method, Params=params, ExpiresIn=holds_s)
 
 
 def for_node(signed: str) -> str:
@@ -148,8 +163,9 @@ def for_node(signed: str) -> str:
     if settings().s3_nodes != "role":
         return signed
     plain, _, query = signed.partition("?")
+    region = urllib.parse.parse_qs(query)["X-Amz-Credential"][0].split("/")[-3]
     kept = "&".join(part for part in query.split("&") if not part.startswith("X-Amz-"))
-    return f"{PREFIX}{client().meta.region_name}:{plain}{'?' if kept else ''}{kept}"
+    return f"{PREFIX}{region}:{plain}{'?' if kept else ''}{kept}"
 
 
 def signed(url: str) -> str:
@@ -167,8 +183,11 @@ def transit(url: str) -> str:
 def listing(place: Place, kind: type[WorkflowsError] = CheckpointError) -> Iterator[Stored]:
     """Yield all objects whose key begins with the place's, sorted; one call for 1,000 of them."""
     with explained("ListBucket", place, kind):
-        pages = client().get_paginator("list_objects_v2")
+        pages = client(place.bucket).get_paginator("list_objects_v2")
         for page in pages.paginate(Bucket=place.bucket, Prefix=place.key):
+            said = page["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
+            if said:
+                _regions[place.bucket] = said
             for item in page.get("Contents", ()):
                 etag = item["ETag"].strip('"')
                 yield Stored(item["Key"], item["Size"], item["LastModified"].timestamp(), etag)
@@ -191,7 +210,7 @@ def read(place: Place, kind: type[WorkflowsError] = CheckpointError) -> bytes | 
     with explained("GetObject", place, kind):
         for attempt in range(TRIES):
             try:
-                answer = client().get_object(Bucket=place.bucket, Key=place.key)
+                answer = client(place.bucket).get_object(Bucket=place.bucket, Key=place.key)
                 return answer["Body"].read()
             except ClientError as error:
                 if error.response.get("Error", {}).get("Code") == "NoSuchKey":
@@ -207,7 +226,7 @@ def read(place: Place, kind: type[WorkflowsError] = CheckpointError) -> bytes | 
 def stream(place: Place, kind: type[WorkflowsError] = CheckpointError) -> Iterator[bytes]:
     """Yield an object's bytes, however many; a body that breaks off is an error."""
     with explained("GetObject", place, kind):
-        answer = client().get_object(Bucket=place.bucket, Key=place.key)
+        answer = client(place.bucket).get_object(Bucket=place.bucket, Key=place.key)
         yield from answer["Body"].iter_chunks(1 << 20)
 
 

@@ -51,7 +51,7 @@ class S3Store:
         with explained("PutObject", place):
             for attempt in range(TRIES):
                 try:
-                    client().put_object(
+                    client(self._root.bucket).put_object(
                         Bucket=place.bucket, Key=place.key, Body=body, IfNoneMatch="*"
                     )
                 except ClientError as error:
@@ -80,7 +80,7 @@ class S3Store:
         """Return the folders directly below the folder `prefix`."""
         place = self._place(f"{prefix}/")
         with explained("ListBucket", place):
-            pages = client().get_paginator("list_objects_v2")
+            pages = client(self._root.bucket).get_paginator("list_objects_v2")
             return [
                 found["Prefix"].removeprefix(self._root.key).rstrip("/")
                 for page in pages.paginate(Bucket=place.bucket, Prefix=place.key, Delimiter="/")
@@ -100,7 +100,7 @@ class S3Store:
         with explained("DeleteObject", place):
             for start in range(0, len(keys), _DELETED_AT_ONCE):
                 some = [{"Key": key} for key in keys[start : start + _DELETED_AT_ONCE]]
-                answer = client().delete_objects(
+                answer = client(self._root.bucket).delete_objects(
                     Bucket=place.bucket,
                     Delete={"Objects": some, "Quiet": True},  # type: ignore[typeddict-item]
                 )
@@ -142,7 +142,7 @@ class S3Store:
         """Begin an upload in parts; nothing is seen of it before `finish`."""
         place = self._place(name)
         with explained("CreateMultipartUpload", place):
-            answer = client().create_multipart_upload(Bucket=place.bucket, Key=place.key)
+            answer = client(self._root.bucket).create_multipart_upload(Bucket=place.bucket, Key=place.key)
             if answer.get("ServerSideEncryption", "AES256") != "AES256":
                 self._opaque.add(answer["UploadId"])
             return answer["UploadId"]
@@ -156,14 +156,14 @@ class S3Store:
         place = self._place(name)
         whose = {"Bucket": place.bucket, "Key": place.key, "UploadId": upload_id}
         with explained("CompleteMultipartUpload", place):
-            pages = client().get_paginator("list_parts").paginate(**whose)  # type: ignore[arg-type]
+            pages = client(self._root.bucket).get_paginator("list_parts").paginate(**whose)  # type: ignore[arg-type]
             parts = {part["PartNumber"]: part["ETag"] for p in pages for part in p.get("Parts", ())}
             ordered = [parts.get(number + 1, "") for number in range(len(md5s))]
             found = [etag.strip('"') for etag in ordered]
             if "" in found or (found != list(md5s) and upload_id not in self._opaque):
                 raise CheckpointError(f"{place.url} did not arrive whole; run the same again")
             chosen = [{"PartNumber": n, "ETag": etag} for n, etag in enumerate(ordered, 1)]
-            client().complete_multipart_upload(
+            client(self._root.bucket).complete_multipart_upload(
                 **whose,  # type: ignore[arg-type]
                 MultipartUpload={"Parts": chosen},  # type: ignore[typeddict-item]
             )
@@ -174,13 +174,13 @@ class S3Store:
 
         place = self._place(name)
         with contextlib.suppress(BotoCoreError, ClientError):
-            client().abort_multipart_upload(Bucket=place.bucket, Key=place.key, UploadId=upload_id)
+            client(self._root.bucket).abort_multipart_upload(Bucket=place.bucket, Key=place.key, UploadId=upload_id)
 
     def uploads(self, prefix: str) -> "Sequence[Upload]":
         """Return the uploads in parts below `prefix` that are open."""
         place = self._place(f"{prefix}/" if prefix else "")
         with explained("ListBucketMultipartUploads", place):
-            pages = client().get_paginator("list_multipart_uploads")
+            pages = client(self._root.bucket).get_paginator("list_multipart_uploads")
             return [
                 Upload(
                     item["Key"].removeprefix(self._root.key),
@@ -195,7 +195,7 @@ class S3Store:
         """Tell whether an object's ETag is made of MD5s: it is not where a key of KMS encrypts."""
         place = self._place(name)
         with explained("GetObject", place):
-            answer = client().head_object(Bucket=place.bucket, Key=place.key)
+            answer = client(self._root.bucket).head_object(Bucket=place.bucket, Key=place.key)
         encrypted = answer.get("ServerSideEncryption", "AES256") != "AES256"
         return not encrypted and "SSECustomerAlgorithm" not in answer
 

@@ -106,6 +106,8 @@ try:
             raise OSError("the connection ended after %d of %s bytes" % (count, length))
 except urllib.error.HTTPError as error:
     status, code = error.code, 22
+except BrokenPipeError:
+    code = 23
 except Exception as error:
     print("%s: %s" % (type(error).__name__, error), file=sys.stderr)
     code = 3 if isinstance(error, ValueError) else 56
@@ -131,6 +133,7 @@ download() {
         said=$("$with" "$url" "$into" "$passed") || code=$?
         status=${said% *} came=${said#* }
         ((code == 0 && ${status:-0} < 300)) && return  # a redirect to nowhere is no success
+        ((code == 23)) && [[ $is_stream ]] && exit 1  # nobody reads it any longer: who did says why
         error=$(< fetch.error)
         error=${error//"$url"/"$shown"}
         if ((${status:-0} >= 300)); then
@@ -163,14 +166,16 @@ download() {
 stream() {
     local codes
     set +e
-    download "$1" /dev/fd/3 stream 3>&1 2> fetch.said | pass_on
+    download "$1" /dev/fd/3 stream 3>&1 2> fetch.said | pass_on 2> fetch.refused
     codes=("${PIPESTATUS[@]}")
     set -e
-    ((codes[1] == 0)) || exit "${codes[1]}"  # then the other's trouble is that nobody reads it
-    if ((codes[0])); then
+    if [[ -s fetch.said ]]; then  # what came may not be what was asked for: then that is refused, too
         cat fetch.said >&2
         exit "${codes[0]}"
     fi
+    cat fetch.refused >&2
+    ((codes[1] == 0)) || exit "${codes[1]}"
+    ((codes[0] == 0)) || exit "${codes[0]}"
     [[ -s fetch.start ]] || check_start fetch.start  # nothing came: that is not always allowed
 }
 
@@ -253,7 +258,7 @@ case ${source,,} in
         [[ $source == *[?\&]X-Amz-Signature=* ]] && is_signed=yes
         etag=${WORKFLOWS_ETAG:-}
         etag=${etag#\"} etag=${etag%\"}
-        files=(fetch.start fetch.said fetch.tail fetch.end fetch.sum fetch.md5 fetch.headers fetch.error)
+        files=(fetch.start fetch.said fetch.refused fetch.tail fetch.end fetch.sum fetch.md5 fetch.headers fetch.error)
         rm -f "${files[@]}"
         if [[ $etag ]]; then
             stream "$source"
