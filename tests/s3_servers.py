@@ -78,6 +78,7 @@ class Weed:
             f"-s3.config={self.folder}/keys.json",
             *["-master.telemetry=false", "-webdav=false", "-admin.ui=false"],
             *["-s3.autoCreateBucket=false", "-s3.port.iceberg=0", "-s3.port.lance=0"],
+            "-volume.max=1000",  # each bucket takes some, and by itself it goes by the disk's space
             *(f"-{name}.port={port}" for name, port in self.ports.items()),
         ]
         with open(self.folder / "log", "ab") as log:

@@ -7,6 +7,7 @@ import pathlib
 import random
 
 import pytest
+from rough_server import serving
 from signed_urls import SignedObjects
 
 from workflows import dataset, source
@@ -177,6 +178,44 @@ def test_a_file_that_lists_paths_is_a_source(tmp_path: pathlib.Path) -> None:
 
     assert [key.name for key in found] == ["2.csv", "it's 1.csv"]
     assert {key.url for key in found} == {str(tmp_path / "data" / key.name) for key in found}
+
+
+def test_what_is_kept_in_the_source_itself_is_no_source(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "in/a.csv", "in/results/Last/1/data/x", "in/results2/b.csv")
+    store = DirectoryStore(str(tmp_path / "in/results"))
+
+    found = load(str(tmp_path / "in"), "*", 1, store)
+
+    assert [key.name for key in found.keys] == ["a.csv", "results2/b.csv"]
+    assert load(str(tmp_path / "in"), "*", 1, store) == found, "nor is what the first call kept"
+    names = [key.name for key in list_source(str(tmp_path / "in/results/Last"), "*", store.url)]
+    assert names == ["1/data/x"], "what is kept may be a source of its own"
+
+
+def test_a_list_that_a_server_has_no_time_for_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(source, "_wait_s", lambda *_: 0)
+    with serving() as server:
+        found = list_source(f"{server.url}/503/2/list", "*")
+        asked = list(server.asked)
+        with pytest.raises(SourceError, match=r"/503/list answers 503"):
+            list_source(f"{server.url}/503/list?X-Signature=5ecre7", "*")
+
+    assert [key.url for key in found] == [f"{server.url}/ok/x"]
+    assert asked == ["/503/2/list"] * 3 + ["/ok/x"]
+
+
+def test_a_list_that_is_cut_off_is_asked_for_again_and_never_half_of_it_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(source, "_wait_s", lambda *_: 0)
+    with serving() as server:
+        found = list_source(f"{server.url}/cut/2/list", "*")
+        with pytest.raises(SourceError, match=r"/cut/list cannot be reached"):
+            list_source(f"{server.url}/cut/list", "*")
+
+    assert [key.url for key in found] == [f"{server.url}/ok/x"]
 
 
 def test_a_listed_file_that_is_missing_is_named(tmp_path: pathlib.Path) -> None:

@@ -353,9 +353,7 @@ def test_a_stream_of_which_nothing_came_is_retried(key: Node, server: Server, st
     assert len(server.asked) == 3
 
 
-@pytest.mark.parametrize(
-    "name", ["404/x", "page/x.csv", "page/x.parquet", "empty/x.parquet"]
-)
+@pytest.mark.parametrize("name", ["404/x", "page/x.csv", "page/x.parquet", "empty/x.parquet"])
 def test_of_what_is_no_data_a_stream_passes_nothing_on(
     key: Node, server: Server, name: str
 ) -> None:

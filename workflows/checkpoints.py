@@ -159,8 +159,8 @@ def parts_for(step: "Step", missing: list[Key]) -> list[Event]:
 def restored(step: "Step", missing: list[Key], channel: Channel) -> Iterator[Event]:
     """Let a node bring keys of a durable step back from its checkpoint; yield its events.
 
-    What S3 refuses for its age is signed anew, once; of what else it refuses, the event says what
-    to do.
+    What S3 refuses for its age is signed anew, and what came damaged is brought again, once; of
+    what else S3 refuses, the event says what to do.
 
     Raises:
         WorkflowsError: the checkpoint does not hold one of them.
@@ -169,18 +169,19 @@ def restored(step: "Step", missing: list[Key], channel: Channel) -> Iterator[Eve
     manifest = step.checkpointed.manifest() or {"parts": []}
     objects = {part["id"]: part["object"] for part in manifest["parts"]}
     for is_last in (False, True):
-        stale: set[str] = set()
+        again: set[str] = set()
         for event in channel.bring(step.name, parts_for(step, left)):
-            if "code" not in event or not isinstance(store, S3Store):
+            may_pass = event.get("damaged") or event.get("code") in uploads.STALE
+            if may_pass and not is_last:
+                again.add(event["id"])
+            elif "code" not in event or not isinstance(store, S3Store):
                 yield event  # it is not about a transfer that S3 refused
-            elif event["code"] in uploads.STALE and not is_last:
-                stale.add(event["id"])
             else:
                 code = str(event["code"] or event["status"] or "")
                 name = objects[event["id"]]
                 why = store.explain("GetObject", name, code, event["why"])
                 yield dict(event, why=why, was_restored=True)
-        left = [key for key in left if key.identity in stale]
+        left = [key for key in left if key.identity in again]
         if not left:
             return
 

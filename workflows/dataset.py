@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from workflows.errors import CheckpointError
 from workflows.keys import digest_of, group_of, numeric_prefix
 from workflows.source import SourceKey, list_source
 from workflows.store import Store
@@ -26,11 +27,22 @@ class Dataset:
     slots: int
     keys: tuple[SourceKey, ...]
     placed: tuple[int, ...]
+    # Why it could not be kept: no trouble to who finds that all is done.
+    trouble: CheckpointError | None = dataclasses.field(default=None, compare=False)
 
     @functools.cached_property
     def digest(self) -> str:
         """Return the name of this dataset: what was listed, not where it was placed."""
         return digest_of([[key.name, key.identity] for key in self.keys])
+
+    def require_kept(self) -> None:
+        """Check that it is kept, and so that what is made of it can be.
+
+        Raises:
+            CheckpointError: it could not be.
+        """
+        if self.trouble is not None:
+            raise self.trouble
 
     @property
     def skew(self) -> float:
@@ -48,7 +60,7 @@ def load(url: str, pattern: str, slots: int, store: Store) -> Dataset:
     Raises:
         SourceError: the source cannot be listed.
     """
-    keys = list_source(url, pattern)
+    keys = list_source(url, pattern, store.url)
     folder = f"datasets/{digest_of([url, pattern, slots])}"
     before = _latest(store, folder)
     dataset = Dataset(url, pattern, slots, tuple(keys), tuple(place(keys, slots, before)))
@@ -63,7 +75,10 @@ def load(url: str, pattern: str, slots: int, store: Store) -> Dataset:
         if kept is not None:
             store.discard([name])
         # The first keys wait for this. It can be made again, and a disk may be busy for long.
-        store.create(name, [text.encode("ascii")], lasting=False)
+        try:
+            store.create(name, [text.encode("ascii")], lasting=False)
+        except CheckpointError as error:
+            return dataclasses.replace(dataset, trouble=error)
     return dataset
 
 

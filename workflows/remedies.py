@@ -61,14 +61,19 @@ def explanation(operation: str, place: "Place", code: str, why: str, region: str
 
 def unreachable(operation: str, place: "Place", error: Exception) -> str:
     """Return one message for an error that is no answer of S3."""
-    name = type(error).__name__
+    name, why = type(error).__name__, str(error)
     if "Credentials" in name or "Token" in name or "SSO" in name:
         said = "give credentials: aws configure, AWS_ACCESS_KEY_ID, or [s3] profile; then run again"
     elif name == "ProfileNotFound":
         said = "mend [s3] profile, or make it: aws configure --profile NAME"
+    elif name == "ParamValidationError":
+        why = why.partition(": Bucket name must")[0]
+        said = "mend the URL: s3://BUCKET/PREFIX, where a bucket is 3 to 63 of a-z 0-9 . -"
+    elif name == "InvalidRegionError":
+        said = "mend [s3] region: the name of one is like eu-west-1"
     else:
         endpoint = settings().s3_endpoint_url or "Amazon S3"
         said = (
             f"check the network, and that [s3] endpoint_url is right ({endpoint}); then run again"
         )
-    return f"{operation} of {place.url}: {error}\n  {said}"
+    return f"{operation} of {place.url}: {why}\n  {said}"

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from workflows.errors import CheckpointError
 from workflows.remedies import explanation
@@ -19,6 +19,9 @@ from workflows.s3 import (
     wait,
 )
 from workflows.store import Stored
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 _DELETED_AT_ONCE = 1000
 
@@ -51,7 +54,7 @@ class S3Store:
         with explained("PutObject", place):
             for attempt in range(TRIES):
                 try:
-                    client(self._root.bucket).put_object(
+                    self._s3.put_object(
                         Bucket=place.bucket, Key=place.key, Body=body, IfNoneMatch="*"
                     )
                 except ClientError as error:
@@ -80,7 +83,7 @@ class S3Store:
         """Return the folders directly below the folder `prefix`."""
         place = self._place(f"{prefix}/")
         with explained("ListBucket", place):
-            pages = client(self._root.bucket).get_paginator("list_objects_v2")
+            pages = self._s3.get_paginator("list_objects_v2")
             return [
                 found["Prefix"].removeprefix(self._root.key).rstrip("/")
                 for page in pages.paginate(Bucket=place.bucket, Prefix=place.key, Delimiter="/")
@@ -100,7 +103,7 @@ class S3Store:
         with explained("DeleteObject", place):
             for start in range(0, len(keys), _DELETED_AT_ONCE):
                 some = [{"Key": key} for key in keys[start : start + _DELETED_AT_ONCE]]
-                answer = client(self._root.bucket).delete_objects(
+                answer = self._s3.delete_objects(
                     Bucket=place.bucket,
                     Delete={"Objects": some, "Quiet": True},  # type: ignore[typeddict-item]
                 )
@@ -142,7 +145,7 @@ class S3Store:
         """Begin an upload in parts; nothing is seen of it before `finish`."""
         place = self._place(name)
         with explained("CreateMultipartUpload", place):
-            answer = client(self._root.bucket).create_multipart_upload(Bucket=place.bucket, Key=place.key)
+            answer = self._s3.create_multipart_upload(Bucket=place.bucket, Key=place.key)
             if answer.get("ServerSideEncryption", "AES256") != "AES256":
                 self._opaque.add(answer["UploadId"])
             return answer["UploadId"]
@@ -156,14 +159,14 @@ class S3Store:
         place = self._place(name)
         whose = {"Bucket": place.bucket, "Key": place.key, "UploadId": upload_id}
         with explained("CompleteMultipartUpload", place):
-            pages = client(self._root.bucket).get_paginator("list_parts").paginate(**whose)  # type: ignore[arg-type]
+            pages = self._s3.get_paginator("list_parts").paginate(**whose)  # type: ignore[arg-type]
             parts = {part["PartNumber"]: part["ETag"] for p in pages for part in p.get("Parts", ())}
             ordered = [parts.get(number + 1, "") for number in range(len(md5s))]
             found = [etag.strip('"') for etag in ordered]
             if "" in found or (found != list(md5s) and upload_id not in self._opaque):
                 raise CheckpointError(f"{place.url} did not arrive whole; run the same again")
             chosen = [{"PartNumber": n, "ETag": etag} for n, etag in enumerate(ordered, 1)]
-            client(self._root.bucket).complete_multipart_upload(
+            self._s3.complete_multipart_upload(
                 **whose,  # type: ignore[arg-type]
                 MultipartUpload={"Parts": chosen},  # type: ignore[typeddict-item]
             )
@@ -174,13 +177,13 @@ class S3Store:
 
         place = self._place(name)
         with contextlib.suppress(BotoCoreError, ClientError):
-            client(self._root.bucket).abort_multipart_upload(Bucket=place.bucket, Key=place.key, UploadId=upload_id)
+            self._s3.abort_multipart_upload(Bucket=place.bucket, Key=place.key, UploadId=upload_id)
 
     def uploads(self, prefix: str) -> "Sequence[Upload]":
         """Return the uploads in parts below `prefix` that are open."""
         place = self._place(f"{prefix}/" if prefix else "")
         with explained("ListBucketMultipartUploads", place):
-            pages = client(self._root.bucket).get_paginator("list_multipart_uploads")
+            pages = self._s3.get_paginator("list_multipart_uploads")
             return [
                 Upload(
                     item["Key"].removeprefix(self._root.key),
@@ -195,9 +198,13 @@ class S3Store:
         """Tell whether an object's ETag is made of MD5s: it is not where a key of KMS encrypts."""
         place = self._place(name)
         with explained("GetObject", place):
-            answer = client(self._root.bucket).head_object(Bucket=place.bucket, Key=place.key)
+            answer = self._s3.head_object(Bucket=place.bucket, Key=place.key)
         encrypted = answer.get("ServerSideEncryption", "AES256") != "AES256"
         return not encrypted and "SSECustomerAlgorithm" not in answer
+
+    @property
+    def _s3(self) -> "S3Client":
+        return client(self._root.bucket)
 
     def _place(self, name: str) -> Place:
         return Place(self._root.bucket, self._root.key + name)

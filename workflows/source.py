@@ -3,6 +3,7 @@
 import concurrent.futures
 import datetime as dt
 import fnmatch
+import http.client
 import itertools
 import os
 import posixpath
@@ -21,6 +22,7 @@ from workflows.keys import check_name, digest_of
 
 _TIMEOUT_S = 30
 _PROBES = 16
+_TRIES = 4
 # 403 is also what some hosts answer to too many requests: worth another try.
 _PASSING = (403, 429, 500, 502, 503, 504)
 _REFUSED = " (too many requests, or no such file)"
@@ -52,11 +54,12 @@ class SourceKey(NamedTuple):
         return unsigned(self.url)
 
 
-def list_source(url: str, pattern: str) -> list[SourceKey]:
+def list_source(url: str, pattern: str, but: str = "") -> list[SourceKey]:
     """Return the keys of a source whose name matches the glob `pattern`, sorted by name.
 
     `url` is a directory or ``s3://bucket/prefix/`` (searched below), or a file, http(s) or s3 URL
-    that lists one URL a line.
+    that lists one URL a line. What is below the directory or prefix `but`, as a checkpoint may be
+    that is kept beside its source, is no key.
 
     Raises:
         UsageError: there is no such source, or nothing in it matches.
@@ -64,11 +67,11 @@ def list_source(url: str, pattern: str) -> list[SourceKey]:
     """
     path = _local_path(url)
     if url.startswith(s3.SCHEME) and s3.place_of(url).key[-1:] in ("", "/"):
-        found = _bucket(s3.place_of(url))
+        found = _bucket(s3.place_of(url), but)
     elif path is None:
         found = _probe(_listed(url, _fetch_text(url)))
     elif os.path.isdir(path):
-        found = _directory(path)
+        found = _directory(path, but)
     elif os.path.isfile(path):
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             found = _probe(_listed(url, file.read()))
@@ -112,11 +115,15 @@ def _local_path(url: str) -> str | None:
     return None if url.startswith(("http://", "https://", "s3://")) else url
 
 
-def _directory(path: str) -> list[SourceKey]:
+def _directory(path: str, but: str) -> list[SourceKey]:
     top = os.path.abspath(path)
     found = []
     for folder, folders, names in os.walk(top, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and os.path.join(folder, name) != but
+        )
         for name in names:
             full = os.path.join(folder, name)
             if not name.startswith(".") and os.path.isfile(full):
@@ -130,8 +137,10 @@ def _directory(path: str) -> list[SourceKey]:
 # -- S3 ------------------------------------------------------------------------------------------
 
 
-def _bucket(place: s3.Place) -> list[SourceKey]:
+def _bucket(place: s3.Place, but: str) -> list[SourceKey]:
     """List a prefix once, 1,000 objects a call; the objects that stand for folders are left."""
+    inside = f"{but}/".startswith(place.url) and but.startswith(s3.SCHEME)
+    left_out = s3.place_of(but).key + "/" if inside else None
     return [
         SourceKey(
             check_name(item.name.removeprefix(place.key)),
@@ -140,7 +149,7 @@ def _bucket(place: s3.Place) -> list[SourceKey]:
             item.etag,
         )
         for item in s3.listing(place, SourceError)
-        if not item.name.endswith("/")
+        if not item.name.endswith("/") and not (left_out and item.name.startswith(left_out))
     ]
 
 
@@ -202,27 +211,39 @@ def _check_signature(url: str) -> None:
         raise SourceError(f"the signature of {_shown(url)} {until}; sign it for longer")
 
 
-def _head(url: str, tries: int = 4) -> Message:
-    is_signed = unsigned(url) != url
+def _head(url: str) -> Message:
     request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - http(s) only, see callers
-    if is_signed:  # for GET, as a rule: the first byte comes with all that HEAD would say
+    if (
+        unsigned(url) != url
+    ):  # for GET, as a rule: the first byte comes with all that HEAD would say
         request = urllib.request.Request(url, headers={"Range": "bytes=0-0"})  # noqa: S310
-    for attempt in range(tries):
+    return _whole(_answer(request)[0])
+
+
+def _answer(request: urllib.request.Request) -> tuple[Message, bytes]:
+    """Return headers and body of what is answered, asked again where that may help.
+
+    Raises:
+        SourceError: it cannot be had.
+    """
+    url = request.full_url
+    for attempt in range(_TRIES):
+        is_last = attempt == _TRIES - 1
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
-                return _whole(answer.headers)
+                return answer.headers, answer.read()
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == 416:
-                return _whole(error.headers)  # there is no first byte: it is empty
-            is_refused = is_signed and error.code in (400, 403)
-            if is_refused or error.code not in _PASSING or attempt == tries - 1:
+                return error.headers, b""  # there is no first byte: it is empty
+            is_refused = unsigned(url) != url and error.code in (400, 403)
+            if is_refused or error.code not in _PASSING or is_last:
                 hint = _EXPIRED if is_refused else _REFUSED if error.code == 403 else ""
                 said = f"{_shown(url)} answers {error.code} {error.reason}{hint}"
                 raise SourceError(said) from error
             time.sleep(_wait_s(error.headers.get("Retry-After"), attempt))
-        except OSError as error:
-            if attempt == tries - 1:
+        except (OSError, http.client.HTTPException) as error:
+            if is_last:
                 raise SourceError(f"{_shown(url)} cannot be reached: {error}") from error
             time.sleep(_wait_s(None, attempt))
     raise AssertionError("unreachable")
@@ -256,11 +277,7 @@ def _fetch_text(url: str) -> str:
         if text is None:
             raise UsageError(f"there is no object {url}; a prefix ends with a slash: {url}/")
         return text.decode("utf-8", "surrogateescape")
-    try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:  # noqa: S310
-            data: bytes = answer.read()
-    except OSError as error:
-        raise SourceError(f"cannot read the list {_shown(url)}: {error}") from error
+    _, data = _answer(urllib.request.Request(url))  # noqa: S310 - http(s) only, see callers
     return data.decode("utf-8", "surrogateescape")
 
 

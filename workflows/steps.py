@@ -177,6 +177,7 @@ class Step(Definition):
     def requires(self) -> "list[Step]":
         """Return the shards of a whole step, or the shards of upstream that a shard reads."""
         if not self.shard:
+            self.listed.require_kept()
             pinned = self.listed.digest
             own = [self.clone(shard=shard.label, dataset=pinned) for shard in self.shards()]
             before = self.before

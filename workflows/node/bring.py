@@ -21,6 +21,14 @@ LARGE = 64 << 20  # bytes from which on a file has several connections of its ow
 _GROUP = 250  # files that one curl brings
 
 
+class Damaged(KeyFailed):
+    """What came is not what was sent: to bring it again may help, and the event says so."""
+
+    def __init__(self, why: str, step: str) -> None:
+        super().__init__(why, step)
+        self.event["damaged"] = True
+
+
 def bring(storage: Storage, step: str, item: dict[str, Any]) -> Record:
     """Fetch one file, compare it with the checksum its maker computed, and publish it as a key.
 
@@ -48,10 +56,11 @@ def published(
     """Publish a file whose bytes and checksum were `found`, if they are what they must be.
 
     Raises:
-        KeyFailed: they are not.
+        Damaged: they are not.
+        KeyFailed: the name is taken.
     """
     if found != (item["bytes"], item["crc"]):
-        raise KeyFailed(f"damaged: {found} is not {(item['bytes'], item['crc'])}", step)
+        raise Damaged(f"damaged: {found} is not {(item['bytes'], item['crc'])}", step)
     record = {name: item[name] for name in ("key", "id", "bytes", "crc")}
     record["metrics"] = {"bytes_out": item["bytes"]}
     kept = ("spec", "inputs", "metrics", "totals")
@@ -150,8 +159,7 @@ def _brought(  # noqa: PLR0913 - what came, and where it belongs
         if trouble is not None:
             return dict(failed, stderr="", **trouble._asdict())
         if item["compress"]:
-            run_tool(UNPACKERS[item["compress"]], path, path + ".out", step)
-            os.replace(path + ".out", path)
+            _unpack(item["compress"], path, step)
             crc = None
         found = _found(path) if crc is None else (os.path.getsize(path), f"{crc:08x}")
         return dict(published(storage, step, item, path, found), event="brought")
@@ -159,6 +167,16 @@ def _brought(  # noqa: PLR0913 - what came, and where it belongs
         return dict(failed, **failure.event)
     except OSError as error:
         return dict(failed, why=f"could not be brought: {error}", status=0, stderr="")
+
+
+def _unpack(compress: str, path: str, step: str) -> None:
+    try:
+        run_tool(UNPACKERS[compress], path, path + ".out", step)
+    except KeyFailed as failure:
+        if failure.event["status"]:  # it ran, and could not
+            raise Damaged(f"damaged: {failure}", step) from failure
+        raise
+    os.replace(path + ".out", path)
 
 
 def _fetch(path: str, tmp: str, *, share: bool) -> None:

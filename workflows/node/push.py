@@ -83,7 +83,8 @@ def run_tool(argv: "list[str]", path: str, out: str, step: str) -> None:
         raise KeyFailed(f"this node has no {argv[0]}: install it", step) from error
     except subprocess.CalledProcessError as error:
         said = error.stderr.decode("utf-8", "replace").strip()
-        raise KeyFailed(f"{argv[0]} exited {error.returncode}: {said}", step) from error
+        why = f"{argv[0]} exited {error.returncode}: {said}"
+        raise KeyFailed(why, step, error.returncode) from error
 
 
 def _in_parts(item: Message, path: str, scratch: str, curl: Curl) -> Message:

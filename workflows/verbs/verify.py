@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     target = last_result("MergeCounts")
     manifest = target.manifest() or {}
-    keys = _unchanged(manifest["dataset"])
+    keys = _unchanged(manifest["dataset"], target.store.url)
     columns = json.loads(manifest["params"]["columns"])
     engine, count = _engine(arguments.engine)
     if count is count_csv and any(key.name.endswith(PARQUET) for key in keys):
@@ -63,14 +63,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _unchanged(counted: dict[str, Any]) -> list[SourceKey]:
+def _unchanged(counted: dict[str, Any], checkpoint: str) -> list[SourceKey]:
     """Return the keys of the source, listed again, if they are those that were counted.
 
     Raises:
         SourceError: some were changed, added or removed since.
     """
     was = {name: (size, etag) for name, _, size, etag in counted["keys"]}
-    keys = list_source(counted["source"], counted["pattern"])
+    keys = list_source(counted["source"], counted["pattern"], checkpoint)
     now = {key.name: (key.size, key.etag) for key in keys}
     changes = [
         f"{name} is {'gone' if name not in now else 'new' if name not in was else 'changed'}"
