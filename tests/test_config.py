@@ -61,6 +61,12 @@ def test_an_unknown_key_is_an_error_that_offers_the_nearest_known_one() -> None:
         parse({"node": {"slot": "3"}}, {})
 
 
+def test_an_unknown_variable_of_s3_is_an_error_that_offers_the_nearest_known_one() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean 'WORKFLOWS_S3_SIGNATURE_S'\?"):
+        parse({}, {"WORKFLOWS_S3_SIGNATURE": "60"})
+    assert parse({}, {"WORKFLOWS_RUN": "x", "WORKFLOWS_MINE": "y"}) == parse({}, {})
+
+
 def test_all_bad_settings_are_reported_together() -> None:
     sections = {"node": {"slots": "x", "timeout": "y"}, "run": {"retry": "1"}}
 

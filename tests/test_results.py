@@ -119,6 +119,19 @@ def test_a_users_own_durable_task_prints_its_path_and_text_and_so_does_the_next_
         assert run.out == f"{path}\none\ntwo\n", run
 
 
+def test_results_are_those_of_the_checkpoint_that_the_environment_names(place: "Place") -> None:
+    place.module(MINE)
+    place.key("a", b"one")
+    assert place.luigi("Total", "--checkpoint", "here").code == 0
+    place.key("a", b"another")
+    assert place.luigi("Total", "--checkpoint", "there").code == 0
+
+    last = place.run("workflows", "results", "Total")
+    named = place.run("workflows", "results", "Total", WORKFLOWS_CHECKPOINT="here")
+
+    assert (last.out[-8:], named.out[-4:]) == ("another\n", "one\n")
+
+
 @pytest.mark.parametrize("data", [b"\0\1", b"\xff\n", b"x" * 70_000])
 def test_of_a_result_that_is_no_short_text_only_the_path_is_printed(
     place: "Place", data: bytes

@@ -431,6 +431,55 @@ def test_why_says_what_made_an_object_and_gc_removes_what_was_never_committed(
     assert CheckpointTarget(store, "Last", one["identity"]).damaged() == []
 
 
+def test_gc_finds_what_steps_left_that_nobody_here_has_on_record(
+    bucket: Bucket, store: S3Store
+) -> None:
+    bucket.place.module(STEPS.format(last="sed s/^/x/"))
+    bucket.put("trip data/1.txt", b"ab\n")
+    assert bucket.luigi("Last").code == 0
+    strays = [f"Renamed/{'0' * 20}/data/0123456789ab/{name}" for name in ("1.txt", "large")]
+    foreign = ["Renamed/notes.txt", "Renamed/x/data/y/z", f"Renamed/{'0' * 20}/data/mine/1.txt"]
+    for name in [strays[0], *foreign]:
+        store.create(name, [b"half"])
+    for name in [strays[1], foreign[1]]:
+        store.begin(name)
+    words = ["--age", "0", "--yes", "Last", "--module", "mine", *bucket.words()]
+
+    some = bucket.place.run("workflows", "gc", *words, **bucket.environ)
+    was_left = [item.name for item in store.list("Renamed")]
+    every = bucket.place.run("workflows", "gc", "--all-steps", *words, **bucket.environ)
+
+    assert (some.code, every.code) == (0, 0), (some, every)
+    assert was_left == sorted([strays[0], *foreign])
+    assert [item.name for item in store.list("Renamed")] == sorted(foreign)
+    assert [upload.name for upload in store.uploads("")] == [foreign[1]]
+    assert len(bucket.manifests()) == 2, "what was committed stays"
+
+
+def test_a_node_that_cannot_compress_is_refused_before_anything_runs(
+    bucket: Bucket, tmp_path: pathlib.Path
+) -> None:
+    bucket.place.module(STEPS.format(last="sed s/^/x/"))
+    bucket.put("trip data/1.txt", b"ab\n")
+    here = tmp_path / "bin"
+    here.mkdir()
+    for folder in reversed(os.environ["PATH"].split(os.pathsep)):
+        for program in pathlib.Path(folder).glob("*"):
+            (here / program.name).unlink(missing_ok=True)
+            if program.name != "zstd":
+                (here / program.name).symlink_to(program)
+    bucket.environ["WORKFLOWS_S3_COMPRESS"] = "zstd"
+
+    refused = bucket.luigi("Last", PATH=str(here))
+    packed = bucket.luigi("Last")
+
+    assert refused.code != 0
+    assert "[s3] compress = zstd needs zstd there: apt-get install zstd" in refused.err, refused
+    assert bucket.place.ledger("Fetch")[0]["at"] > 0
+    assert packed.code == 0, packed
+    assert len(bucket.place.ledger("Fetch")) == 1, "it ran once: not when it was refused"
+
+
 def test_one_listing_says_whether_thousands_of_objects_are_complete(
     moto: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import functools
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from workflows.errors import ConfigError
 
@@ -96,10 +96,10 @@ def parse(sections: Mapping[str, Mapping[str, str]], environ: Mapping[str, str])
                 problems.append(_unknown(section, key, [k for s, k in names if s == section]))
             else:
                 _take(values, problems, field, text, f"[{section}] {key}")
-    for field in names.values():
-        variable = "WORKFLOWS_" + field.name.upper()
-        if variable in environ:
-            _take(values, problems, field, environ[variable], variable)
+    variables = {"WORKFLOWS_" + field.name.upper(): field for field in names.values()}
+    for variable in variables.keys() & environ.keys():
+        _take(values, problems, variables[variable], environ[variable], variable)
+    problems += _unknown_variables(environ.keys() - variables.keys(), sorted(variables))
     if problems:
         raise ConfigError(problems)
     return Settings(**values)  # type: ignore[arg-type]
@@ -122,6 +122,13 @@ def settings() -> Settings:
 def _unknown(section: str, key: str, known: list[str]) -> str:
     near = difflib.get_close_matches(key, known, 1) or sorted(known)
     return f"[{section}] {key}: no such setting; did you mean {near[0]!r}?"
+
+
+def _unknown_variables(names: Iterable[str], known: list[str]) -> Iterator[str]:
+    """Yield what is wrong with names that must be meant as settings; others are for commands."""
+    for name in sorted(name for name in names if name.startswith("WORKFLOWS_S3_")):
+        near = difflib.get_close_matches(name, known, 1) or known
+        yield f"{name}: no such setting; did you mean {near[0]!r}?"
 
 
 def _take(

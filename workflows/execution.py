@@ -149,15 +149,23 @@ def _run_once(step: "Step", shard: Shard, report: TaskReport, bereft: list[Event
 
 
 def _require(channel: Channel, stages: "list[Step]") -> None:
-    """Refuse a node whose commands would miss a Python package, before they run.
+    """Refuse a node that would miss a Python package, or what compresses, before anything runs.
 
     Raises:
         NodeRefused: says what to install.
     """
     wanted = {package: stage.name for stage in stages for package in stage.pip}
-    if not wanted:
+    is_packed = stages[-1].checkpoint.startswith(s3.SCHEME) and settings().s3_compress != "none"
+    programs = [settings().s3_compress] if is_packed else []
+    if not wanted and not programs:
         return
-    answer = channel.one({"op": "require", "packages": sorted(wanted)}, "required")
+    message = {"op": "require", "packages": sorted(wanted), "programs": programs}
+    answer = channel.one(message, "required")
+    for program in answer["no_program"]:
+        raise NodeRefused(
+            channel.node.name,
+            f"[s3] compress = {program} needs {program} there: apt-get install {program}",
+        )
     for package in answer["missing"]:
         raise NodeRefused(
             channel.node.name,

@@ -22,7 +22,7 @@ take       step, item, size, then raw bytes                brought / failed
 serve      address, certificate, key, token                serving: port; or refused: why
 unserve    --                                              unserved
 push       step, items                                     pushed / failed per item, then ran
-require    packages                                        required: missing, python
+require    packages, programs                              required: missing, no_program, python
 read       step, id, key                                   data: size, raw bytes; ...; end: crc
 check      steps [, ids]                                   bad per damaged key, then checked
 drain      --                                              (nothing)
@@ -38,6 +38,7 @@ Anything that cannot be answered comes back as ``error`` with a ``why``; the ses
 import contextlib
 import functools
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
@@ -261,11 +262,14 @@ class Session(LookingOperations, VerbOperations):
         self._transfer(message["step"], message["items"], push.push)
 
     def op_require(self, message: Message) -> None:
-        """Say which Python packages the commands of this node cannot import."""
+        """Say which Python packages the commands of this node cannot import, and what it lacks."""
         from workflows.node import packages
 
         missing = packages.missing(message["packages"], self.runtime.env)
-        self.wire.send({"event": "required", "missing": missing, "python": sys.executable})
+        path = self.runtime.env.get("PATH", os.defpath)
+        lacks = [name for name in message["programs"] if not shutil.which(name, path=path)]
+        said = {"missing": missing, "no_program": lacks, "python": sys.executable}
+        self.wire.send({"event": "required", **said})
 
     def _transfer(
         self,

@@ -32,7 +32,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all-steps",
         action="store_true",
-        help="also steps that no pipeline on record has: what was copied or mapped by name, too",
+        help="also steps that no pipeline on record has: what was copied or mapped by name, too,"
+        " and their unfinished checkpoints",
     )
     parser.add_argument(
         "--days",
@@ -73,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         found += stale.records(pipelines, arguments.days)
     for url, steps in kept.places.items():
         store = runs.store(url)
-        found += stale.attempts(store, steps, arguments.age)
+        found += stale.attempts(store, None if arguments.all_steps else steps, arguments.age)
         if not arguments.only:
             found += stale.listings(store, steps, kept, arguments.days)
     return _settle(found, remove=arguments.yes)

@@ -1,6 +1,7 @@
 """``workflows results``: the last result as a table."""
 
 import argparse
+import os
 
 from workflows import run as runs
 from workflows.config import settings
@@ -35,7 +36,8 @@ def last_result(task: str) -> CheckpointTarget:
     Raises:
         UsageError: there is none yet.
     """
-    line = last_line("result", step=task)
+    named = os.environ.get("WORKFLOWS_CHECKPOINT")
+    line = last_line("result", step=task, **({"checkpoint": named} if named else {}))
     if line is not None:
         target = CheckpointTarget(runs.store(line["checkpoint"]), task, line["identity"])
         if target.exists():

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -16,6 +17,8 @@ from workflows.targets import CheckpointTarget
 from workflows.verbs.current import Pipeline, Referred, started
 
 _DAY_S, _HOUR_S = 86400, 3600
+# STEP/IDENTITY/data/ATTEMPT/: as `targets.CheckpointTarget` has them.
+_ATTEMPT = re.compile(r"[^/]+/[0-9a-f]{20}/data/[0-9a-f]{12}/")
 _HEAD = ("step", "node", "keys", "unfinished", "MB")
 Row = tuple[str, ...]
 
@@ -89,8 +92,8 @@ def _tell(fleet: Fleet, slot: int, message: dict[str, Any], answer: str) -> None
 # -- in checkpoints ------------------------------------------------------------------------------
 
 
-def attempts(store: Store, steps: Iterable[str], hours: float) -> Iterator[Stale]:
-    """Yield attempts at a checkpoint that were begun long ago and never committed."""
+def attempts(store: Store, steps: Collection[str] | None, hours: float) -> Iterator[Stale]:
+    """Yield attempts that were begun long ago and never committed, of some steps or of all."""
     before = time.time() - hours * _HOUR_S
     for folder, items in _attempts(store, steps).items():
         if max(item.modified for item in items) < before and not _committed(store, folder):
@@ -101,21 +104,22 @@ def attempts(store: Store, steps: Iterable[str], hours: float) -> Iterator[Stale
         yield from _uploads(store, steps, before)
 
 
-def _uploads(store: S3Store, steps: Iterable[str], before: float) -> Iterator[Stale]:
+def _uploads(store: S3Store, steps: Collection[str] | None, before: float) -> Iterator[Stale]:
     for upload in store.uploads(""):
-        if upload.name.split("/")[0] in steps and upload.started < before:
+        is_wanted = steps is None or upload.name.split("/")[0] in steps
+        if is_wanted and _ATTEMPT.match(upload.name) and upload.started < before:
             abort = functools.partial(store.abort, upload.name, upload.upload_id)
             yield Stale(0, abort, text=f"unfinished upload {store.locate(upload.name)}")
 
 
-def _attempts(store: Store, steps: Iterable[str]) -> dict[str, list[Stored]]:
-    """Return folder -> objects of every attempt at a checkpoint of these steps."""
+def _attempts(store: Store, steps: Collection[str] | None) -> dict[str, list[Stored]]:
+    """Return folder -> objects of every attempt at a checkpoint of these steps, or of all."""
     found: dict[str, list[Stored]] = {}
-    for step in sorted(steps):
+    for step in [""] if steps is None else sorted(steps):
         for item in store.list(step):
-            parts = item.name.split("/")
-            if len(parts) > 4 and parts[2] == "data":
-                found.setdefault("/".join(parts[:4]), []).append(item)
+            attempt = _ATTEMPT.match(item.name)
+            if attempt:
+                found.setdefault(attempt[0].rstrip("/"), []).append(item)
     return found
 
 
