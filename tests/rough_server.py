@@ -71,37 +71,30 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.server.released.wait(30):
             self.wfile.write(BODY[len(BODY) // 2 :])
 
-    def answer_status(self, what: str) -> None:
-        self.send_response(int(what))
-        self.send_header("Content-Length", "6")
-        self.end_headers()
-        self.wfile.write(b"sorry\n")
-
-    def answer_ok(self, _: str) -> None:
-        """Send all of it; or what is called a list is one of URLs."""
-        body = b"/ok/x\n" if self.path.endswith("/list") else BODY
-        self.send_response(200)
+    def send(self, status: int, body: bytes, **headers: str) -> None:
+        """Send an answer as it should be, but for its headers perhaps."""
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
+    def answer_status(self, what: str) -> None:
+        self.send(int(what), b"sorry\n")
+
+    def answer_ok(self, _: str) -> None:
+        """Send all of it; or what is called a list is one of URLs."""
+        self.send(200, b"/ok/x\n" if self.path.endswith("/list") else BODY)
+
     def answer_page(self, _: str) -> None:
-        page = b"\n<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(page)))
-        self.end_headers()
-        self.wfile.write(page)
+        self.send(200, b"\n<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>")
 
     def answer_cutoff(self, _: str) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", "400")
-        self.end_headers()
-        self.wfile.write(b"PAR1" * 99 + b"half")
+        self.send(200, b"PAR1" * 99 + b"half")
 
     def answer_empty(self, _: str) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+        self.send(200, b"")
 
     def answer_cut(self, _: str) -> None:
         self.send_response(200)
@@ -118,22 +111,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.close_connection = True
 
     def answer_redirect(self, _: str) -> None:
-        self.send_response(302)
-        self.send_header("Location", "/ok/x")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+        self.send(302, b"", Location="/ok/x")
 
     def answer_nowhere(self, _: str) -> None:
-        self.send_response(301)
-        self.send_header("Content-Length", "400")
-        self.end_headers()
-        self.wfile.write(b"x" * 400)
+        self.send(301, b"x" * 400)
 
     def answer_escape(self, _: str) -> None:
-        self.send_response(302)
-        self.send_header("Location", "file:///etc/hostname")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+        self.send(302, b"", Location="file:///etc/hostname")
 
     def answer_hang(self, _: str) -> None:
         self.server.released.wait(30)

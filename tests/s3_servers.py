@@ -20,11 +20,7 @@ ADMIN, READER = ("writer", "writer-secret"), ("reader", "reader-secret")
 # A module of steps: read from a source, kept, made of what is kept by the command `last`, and kept.
 STEPS = """
 from workflows.steps import Map
-
-
-class Fetch(Map):
-    command = ". ./fetch.sh"
-    files = ("fetch.sh",)
+from workflows.tasks import Fetch
 
 
 class Kept(Map):
@@ -38,7 +34,6 @@ class Last(Map):
     command = "{last}"
     durable = True
 """
-FETCH = pathlib.Path(__file__).parent.parent / "workflows" / "scripts" / "fetch.sh"
 _NAMES = ("s3", "master", "volume", "filer", "admin")
 
 

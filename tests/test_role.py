@@ -14,29 +14,12 @@ import pytest
 from botocore.auth import S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from s3_servers import ADMIN, READER, Weed
+from s3_servers import ADMIN, READER, STEPS, Weed
 
 from workflows.node import role
 
 if TYPE_CHECKING:
     from conftest import Done, Place
-
-STEPS = """
-from workflows.steps import Map, MapFromN, MapToN
-from workflows.tasks import Fetch
-
-
-class Kept(Map):
-    upstream = Fetch
-    command = "tr a b"
-    durable = True
-
-
-class Last(Map):
-    upstream = Kept
-    command = "sed s/^/x/"
-    durable = True
-"""
 
 
 class Metadata(http.server.ThreadingHTTPServer):
@@ -106,7 +89,7 @@ class Pipeline:
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata,
             "WORKFLOWS_FETCH_ATTEMPTS": "2",
         }
-        place.module(STEPS)
+        place.module(STEPS.format(last="sed s/^/x/"))
 
     def put(self, name: str, data: bytes) -> None:
         self.client.put_object(Bucket=self.bucket, Key=f"trip data/{name}", Body=data)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from s3_servers import FETCH, READER, STEPS, Weed, client_of, environ_of, started
+from s3_servers import READER, STEPS, Weed, client_of, environ_of, started
 
 from workflows.config import settings
 from workflows.s3store import S3Store
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from conftest import Done, Place
     from sshd import Hosts
 
+FETCH = pathlib.Path(__file__).parent.parent / "workflows" / "scripts" / "fetch.sh"
 CHANGED = """
-cat > url
-printf changed > new
-curl -sSf -T new -o /dev/null "$SIGNED"
-. ./fetch.sh < url
+class Fetch(Map):
+    command = "cat > url; printf changed | curl -sSf -T - -o new $SIGNED; . ./fetch.sh < url"
+    files = ("fetch.sh",)
 """
 NAMES = ["a b.txt", "100%.txt", "50%25.txt", "c+d.txt", "é.txt", "deep/q'\".txt", "&=?#.txt"]
 
@@ -366,8 +366,8 @@ def test_who_may_only_read_is_told_so_and_still_gets_the_results(bucket: Bucket)
 
 
 def test_a_source_that_changed_after_it_was_listed_is_noticed(bucket: Bucket) -> None:
-    text = STEPS.format(last="sed s/^/x/").replace('". ./fetch.sh"', "'''" + CHANGED + "'''")
-    bucket.place.module(text)
+    text = STEPS.format(last="sed s/^/x/")
+    bucket.place.module(text.replace("from workflows.tasks import Fetch", CHANGED))
     bucket.put("trip data/1.txt", b"x\n")
     signed = bucket.client.generate_presigned_url(
         "put_object", Params={"Bucket": bucket.name, "Key": "trip data/1.txt"}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import pytest
-from s3_servers import FETCH, STEPS, Weed
+from s3_servers import STEPS, Weed
 
 if TYPE_CHECKING:
     from conftest import Done, Place
@@ -129,7 +129,6 @@ class Pipeline:
         self.place, self.bucket = place, "r" + refusing.url.rpartition(":")[2]
         self.environ: dict[str, Any] = weed.environ | {"WORKFLOWS_S3_ENDPOINT_URL": refusing.url}
         self.client = weed.bucket(self.bucket)
-        shutil.copy(FETCH, place.path)
         for name in "abc":
             self.client.put_object(Bucket=self.bucket, Key=f"in/{name}", Body=name.encode())
 

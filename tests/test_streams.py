@@ -7,24 +7,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 from rough_server import BODY, Server, serving
-from s3_servers import FETCH
 
 if TYPE_CHECKING:
     from conftest import Done, Place
 
-FETCHED = f"""
+FETCHED = """
 from workflows.steps import Map
-
-
-class Fetch(Map):
-    command = ". ./fetch.sh"
-    files = ({str(FETCH)!r},)
-    laws = ("bytes_out = source.bytes",)
+from workflows.tasks import Fetch
 
 
 class Copy(Map):
     upstream = Fetch
-    command = "tee >(head -c 100000 > /dev/null; touch {{seen}}; cat > /dev/null)"
+    command = "tee >(head -c 100000 > /dev/null; touch {seen}; cat > /dev/null)"
 """
 AGAIN = """
 from workflows.steps import Map
