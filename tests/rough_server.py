@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 BODY = bytes(range(256)) * 4000
 PART = 300_000
+PARQUET = b"PAR1" * 50_000
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -93,6 +94,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def answer_cutoff(self, _: str) -> None:
         self.send(200, b"PAR1" * 99 + b"half")
 
+    def answer_parquet(self, _: str) -> None:
+        self.send(200, PARQUET)
+
+    def answer_kms(self, _: str) -> None:
+        self.send(200, BODY, **{"x-amz-server-side-encryption": "aws:kms"})
+
     def answer_empty(self, _: str) -> None:
         self.send(200, b"")
 
@@ -109,6 +116,56 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"1000\r\n" + BODY[:4096] + b"\r\n")
         self.close_connection = True
+
+    def answer_badchunk(self, _: str) -> None:
+        """Send a part in chunks, the last of them damaged; if asked again, go on as asked."""
+        if "Range" in self.headers:
+            start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+            where = f"bytes {start}-{len(BODY) - 1}/{len(BODY)}"
+            self.send(206, BODY[start:], **{"Content-Range": where})
+            return
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for at in range(0, 40_960, 4096):
+            self.wfile.write(b"1000\r\n" + BODY[at : at + 4096] + b"\r\n")
+        self.wfile.write(b"1000\r\n" + BODY[40_960:45_056] + b"\r\nZZZZ\r\n")
+        self.close_connection = True
+
+    def answer_cut301(self, _: str) -> None:
+        self.send_response(301)
+        self.send_header("Content-Length", "400")
+        self.end_headers()
+        self.wfile.write(b"x" * 320)
+        self.close_connection = True
+
+    def answer_nolength(self, _: str) -> None:
+        """Send a part, and then less than what is left without saying how much it will be."""
+        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(BODY) - 1}/{len(BODY)}")
+        else:
+            self.send_header("Content-Length", str(len(BODY)))
+        self.end_headers()
+        self.wfile.write(BODY[start : start + 1000])
+        self.close_connection = True
+
+    def answer_stump(self, _: str) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Le")
+        self.close_connection = True
+
+    def answer_other(self, _: str) -> None:
+        self.send(200, BODY, ETag='"v2"')
+
+    def answer_spliced(self, _: str) -> None:
+        """Send the first part of one version, and go on with another."""
+        if "Range" not in self.headers:
+            self.answer_cut("cut")
+            return
+        start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+        where = f"bytes {start}-{len(BODY) - 1}/{len(BODY)}"
+        self.send(206, BODY[start:], **{"Content-Range": where, "ETag": '"v2"'})
 
     def answer_redirect(self, _: str) -> None:
         self.send(302, b"", Location="/ok/x")

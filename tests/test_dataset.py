@@ -5,9 +5,10 @@ import json
 import os
 import pathlib
 import random
+import time
 
 import pytest
-from rough_server import serving
+from rough_server import BODY, serving
 from signed_urls import SignedObjects
 
 from workflows import dataset, source
@@ -190,6 +191,32 @@ def test_what_is_kept_in_the_source_itself_is_no_source(tmp_path: pathlib.Path) 
     assert load(str(tmp_path / "in"), "*", 1, store) == found, "nor is what the first call kept"
     names = [key.name for key in list_source(str(tmp_path / "in/results/Last"), "*", store.url)]
     assert names == ["1/data/x"], "what is kept may be a source of its own"
+
+
+def test_a_source_that_is_the_checkpoint_is_refused(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "in/a.csv")
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+
+    for name in ("in", "link"):
+        with pytest.raises(UsageError, match="is the source and the checkpoint"):
+            load(str(tmp_path / name), "*", 1, DirectoryStore(str(tmp_path / "in")))
+    with pytest.raises(UsageError, match="is the source and the checkpoint"):
+        list_source("s3://bucket/", "*", "s3://bucket")
+
+
+def test_of_a_signed_url_no_more_than_a_byte_is_read_to_list_it_and_spaces_are_sent_as_they_must(
+    tmp_path: pathlib.Path,
+) -> None:
+    with serving() as server:
+        (tmp_path / "urls").write_text(f"{server.url}/half/a b é.bin?X-Signature=5ecre7\n")
+        started = time.monotonic()
+        found = list_source(str(tmp_path / "urls"), "*")  # the second half never comes
+        took_s = time.monotonic() - started
+        asked = list(server.asked)
+
+    assert [(key.name, key.size) for key in found] == [("a b é.bin", len(BODY))]
+    assert asked == ["/half/a%20b%20%C3%A9.bin?X-Signature=5ecre7"]
+    assert took_s < 20
 
 
 def test_a_list_that_a_server_has_no_time_for_is_asked_for_again(

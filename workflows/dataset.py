@@ -72,10 +72,10 @@ def load(url: str, pattern: str, slots: int, store: Store) -> Dataset:
             for key, slot in zip(keys, dataset.placed, strict=True)
         ]
         text = json.dumps({"source": url, "pattern": pattern, "slots": slots, "keys": lines})
-        if kept is not None:
-            store.discard([name])
-        # The first keys wait for this. It can be made again, and a disk may be busy for long.
         try:
+            if kept is not None:
+                store.discard([name])
+            # The first keys wait for this. It can be made again, and a disk may be busy for long.
             store.create(name, [text.encode("ascii")], lasting=False)
         except CheckpointError as error:
             return dataclasses.replace(dataset, trouble=error)

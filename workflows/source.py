@@ -8,6 +8,7 @@ import itertools
 import os
 import posixpath
 import re
+import string
 import time
 import urllib.error
 import urllib.parse
@@ -66,6 +67,8 @@ def list_source(url: str, pattern: str, but: str = "") -> list[SourceKey]:
         SourceError: it cannot be listed.
     """
     path = _local_path(url)
+    if but and _is_same(url if path is None else path, but):
+        raise UsageError(f"{url} is the source and the checkpoint: give each a place of its own")
     if url.startswith(s3.SCHEME) and s3.place_of(url).key[-1:] in ("", "/"):
         found = _bucket(s3.place_of(url), but)
     elif path is None:
@@ -85,6 +88,12 @@ def list_source(url: str, pattern: str, but: str = "") -> list[SourceKey]:
         raise UsageError(f"nothing in {url} matches {pattern!r} ({len(found)} names were seen)")
     _refuse_twins(keys)
     return keys
+
+
+def _is_same(url: str, other: str) -> bool:
+    if url.startswith(s3.SCHEME) or other.startswith(s3.SCHEME):
+        return url.rstrip("/") == other.rstrip("/")
+    return os.path.realpath(url) == os.path.realpath(other)
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -122,7 +131,7 @@ def _directory(path: str, but: str) -> list[SourceKey]:
         folders[:] = sorted(
             name
             for name in folders
-            if not name.startswith(".") and os.path.join(folder, name) != but
+            if not name.startswith(".") and not (but and _is_same(os.path.join(folder, name), but))
         )
         for name in names:
             full = os.path.join(folder, name)
@@ -212,16 +221,19 @@ def _check_signature(url: str) -> None:
 
 
 def _head(url: str) -> Message:
-    request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - http(s) only, see callers
-    if (
-        unsigned(url) != url
-    ):  # for GET, as a rule: the first byte comes with all that HEAD would say
-        request = urllib.request.Request(url, headers={"Range": "bytes=0-0"})  # noqa: S310
-    return _whole(_answer(request)[0])
+    request = urllib.request.Request(_quoted(url), method="HEAD")  # noqa: S310 - http(s), see callers
+    if unsigned(url) != url:  # for GET, as a rule: its first byte comes with all that HEAD says
+        request = urllib.request.Request(_quoted(url), headers={"Range": "bytes=0-0"})  # noqa: S310
+    return _whole(_answer(request, most=1)[0])
 
 
-def _answer(request: urllib.request.Request) -> tuple[Message, bytes]:
-    """Return headers and body of what is answered, asked again where that may help.
+def _quoted(url: str) -> str:
+    """Return a URL as it must be sent: lists of people hold spaces and umlauts."""
+    return urllib.parse.quote(url, safe=string.punctuation)
+
+
+def _answer(request: urllib.request.Request, most: int | None = None) -> tuple[Message, bytes]:
+    """Return the headers and up to `most` bytes of an answer, asked for again where that may help.
 
     Raises:
         SourceError: it cannot be had.
@@ -231,7 +243,7 @@ def _answer(request: urllib.request.Request) -> tuple[Message, bytes]:
         is_last = attempt == _TRIES - 1
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
-                return answer.headers, answer.read()
+                return answer.headers, answer.read(most)
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == 416:
@@ -244,7 +256,8 @@ def _answer(request: urllib.request.Request) -> tuple[Message, bytes]:
             time.sleep(_wait_s(error.headers.get("Retry-After"), attempt))
         except (OSError, http.client.HTTPException) as error:
             if is_last:
-                raise SourceError(f"{_shown(url)} cannot be reached: {error}") from error
+                why = str(error).replace(url, _shown(url))
+                raise SourceError(f"{_shown(url)} cannot be reached: {why}") from error
             time.sleep(_wait_s(None, attempt))
     raise AssertionError("unreachable")
 
@@ -277,7 +290,7 @@ def _fetch_text(url: str) -> str:
         if text is None:
             raise UsageError(f"there is no object {url}; a prefix ends with a slash: {url}/")
         return text.decode("utf-8", "surrogateescape")
-    _, data = _answer(urllib.request.Request(url))  # noqa: S310 - http(s) only, see callers
+    _, data = _answer(urllib.request.Request(_quoted(url)))  # noqa: S310 - http(s), see callers
     return data.decode("utf-8", "surrogateescape")
 
 

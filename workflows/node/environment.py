@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from typing import Optional
 
 # What would change, on this machine alone, what bash or Python does; and credentials: what a
 # command reads from S3 comes by signed URLs.
@@ -25,3 +26,8 @@ def environment(slot: str, nodes: str, **more: str) -> "dict[str, str]":
     }
     own = {"LC_ALL": "C", "PATH": path, "WORKFLOWS_SLOT": slot, "WORKFLOWS_NODES": nodes}
     return {**inherited, **own, **more}
+
+
+def of_source(size: "Optional[int]", etag: str) -> "dict[str, str]":
+    """Return what a command is told of the source that it reads: what the listing said of it."""
+    return {"WORKFLOWS_ETAG": etag, "WORKFLOWS_SIZE": "" if size is None else str(size)}

@@ -18,6 +18,7 @@ from typing import IO, Any, NamedTuple
 
 from workflows import laws
 from workflows.keys import digest_of
+from workflows.node.environment import of_source
 from workflows.node.files import checksum, remove
 from workflows.node.ledger import Record, carried
 from workflows.node.meter import Meter
@@ -211,7 +212,7 @@ class KeyRun:
             WORKFLOWS_KEY=self.key,
             WORKFLOWS_STEP=stage.step,
             **{_METRICS: self.place.metrics(number)},
-            WORKFLOWS_ETAG=self.item["source"]["was"][2] if "source" in self.item else "",
+            **of_source(*self.item["source"]["was"][1:] if "source" in self.item else (None, "")),
         )
         self.strays.append(Strays(f"{_METRICS}={self.place.metrics(number)}"))
         with open(self.place.stderr(number), "wb", 0) as stderr:

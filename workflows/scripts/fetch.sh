@@ -6,17 +6,19 @@
 # query string, user and password: a signed URL is a secret, so it never stands in an argv either.
 # Passing troubles (the network, 408, 429, 5xx) are retried: WORKFLOWS_FETCH_ATTEMPTS times in a row
 # (5), the waits doubling from WORKFLOWS_FETCH_BACKOFF_S (1). So is 403, with which some hosts answer
-# too many requests, unless the URL is signed. A page that says sorry is not taken for data, nor is a
-# .parquet or .gz file of which the ends are missing.
+# too many requests, unless the URL is signed. A page that says sorry is not taken for data, nor what
+# does not begin as a .parquet or .gz file does, nor a .parquet file without its end.
 # With WORKFLOWS_ETAG, which is what the source's ETag or Last-Modified was, bytes are passed on as
-# they come, and what was cut off goes on from there, if it is still the same. Exit 75 means that it
-# cannot go on, but that to begin anew may help. Without, a body is passed on once all of it is here.
-# Of a signed S3 URL whose ETag is an MD5 the bytes are compared with it.
+# they come; without, once all of them are here. There must be WORKFLOWS_SIZE of them, if that is
+# known: then what was cut off goes on from there. What says that it is another version is refused.
+# Of a signed S3 URL whose ETag is an MD5 the bytes are compared with it. Exit 75 means that some bytes
+# were passed on, and cannot be completed, but that to begin anew may help.
 # Needs bash and coreutils, and for URLs curl or, where it is missing, python3. Writes fetch.* in the
 # directory.
 
 set -euo pipefail
 
+unset url source quoted answer  # if they are exported, curl would be given the secret in its environment
 AGAIN=75  # EX_TEMPFAIL of sysexits.h
 
 fail() {
@@ -53,15 +55,15 @@ with_curl() {
     quoted=${quoted//\"/\\\"}
     # --disable: not the user's .curlrc. --globoff: [ ] { } are part of the name.
     local more=()
-    [[ $is_signed && $etag ]] && more=(--header "If-Match: \"$etag\"" --dump-header fetch.headers)
+    [[ $if_match ]] && more+=(--header "If-Match: $if_match")
     if (($3)); then
         more+=(--continue-at "$3")
-        [[ $is_signed ]] || more+=(--header "If-Range: $WORKFLOWS_ETAG")
+        [[ $if_match ]] || more+=(--header "If-Range: $WORKFLOWS_ETAG")
     fi
     printf 'url = "%s"\n' "${quoted// /%20}" |
         curl --disable --config - --globoff --proto '=http,https' --fail --location --silent --show-error \
-            --connect-timeout 20 --speed-limit 1024 --speed-time 60 "${more[@]}" \
-            --output "$2" --write-out '%{http_code} %{size_download}' 2> fetch.error
+            --connect-timeout 20 --speed-limit 1024 --speed-time 60 --dump-header fetch.headers \
+            ${more[@]+"${more[@]}"} --output "$2" --write-out '%{http_code} %{size_download}' 2> fetch.error
 }
 
 # Print the code of what S3 answers, and what to do; curl --fail does not show it, so ask once more.
@@ -93,11 +95,15 @@ try:
     scheme, place, *rest = urllib.parse.urlsplit(url)
     login, _, place = place.rpartition("@")  # urllib takes it for a part of the name
     request = urllib.request.Request(urllib.parse.urlunsplit([scheme, place, *rest]))
+    if sys.argv[2]:
+        request.add_header("If-Match", sys.argv[2])
     if login:
         login = base64.b64encode(urllib.parse.unquote_to_bytes(login)).decode()
         request.add_unredirected_header("Authorization", "Basic " + login)
     with urllib.request.urlopen(request, timeout=60) as response, open(sys.argv[1], "wb") as body:
         status = response.status
+        with open("fetch.headers", "w") as headers:
+            headers.write("HTTP/1.1 %d\n%s" % (status, response.headers))
         for chunk in iter(lambda: response.read(1 << 20), b""):
             count += len(chunk)
             body.write(chunk)
@@ -113,14 +119,38 @@ except Exception as error:
     code = 3 if isinstance(error, ValueError) else 56
 print(status, count)
 sys.exit(code)
-' "$2" 2> fetch.error
+' "$2" "$if_match" 2> fetch.error
+}
+
+# What answered last is what was listed, as far as it says so.
+is_listed() {
+    local line said=
+    [[ $etag && -f fetch.headers ]] || return 0
+    while IFS= read -r line; do
+        line=${line%$'\r'}
+        case ${line,,} in
+            http/*) said= ;;
+            etag:*) [[ $etag == *GMT ]] || said=${line#*:} ;;
+            last-modified:*) [[ $etag == *GMT ]] && said=${line#*:} ;;
+        esac
+    done < fetch.headers
+    bare said "$said"
+    [[ ! $said || $said == "$etag" ]]
+}
+
+# Set a variable to an ETag or a date without spaces, quotes and the sign of a weak one.
+bare() {
+    local text=${2#"${2%%[! ]*}"}
+    text=${text#W/}
+    text=${text#\"}
+    printf -v "$1" %s "${text%\"}"
 }
 
 # Write a URL's body to a file, from its beginning in each attempt; or if it is a stream, going on
 # from where it was, as often as some of it comes.
 #     download URL FILE [stream]
 download() {
-    local url=$1 into=$2 is_stream=${3:-} passed=0 with said status came code error attempt
+    local url=$1 into=$2 is_stream=${3:-} passed=0 begun='' with said status came code error attempt
     local attempts=${WORKFLOWS_FETCH_ATTEMPTS:-5} backoff_s=${WORKFLOWS_FETCH_BACKOFF_S:-1}
     local wait_s=$backoff_s
     if command -v curl > /dev/null; then with=with_curl
@@ -130,36 +160,46 @@ download() {
     for ((attempt = 1; ; attempt++)); do
         code=0
         [[ $is_stream ]] || : > "$into"  # curl need not make a file of an empty answer
+        rm -f fetch.headers
         said=$("$with" "$url" "$into" "$passed") || code=$?
         status=${said% *} came=${said#* }
+        if ((${status:-0} < 300)) && ! is_listed; then
+            fail "$shown: it has changed since it was listed: run the same again"
+        fi
         ((code == 0 && ${status:-0} < 300)) && return  # a redirect to nowhere is no success
         ((code == 23)) && [[ $is_stream ]] && exit 1  # nobody reads it any longer: who did says why
         error=$(< fetch.error)
         error=${error//"$url"/"$shown"}
-        if ((${status:-0} >= 300)); then
-            error="HTTP status $status" came=0
-        elif [[ $is_stream ]] && ((${came:-1} > 0)); then
-            ((passed += ${came:-1}, attempt = 1))
-            wait_s=$backoff_s
-            # Killed, and nobody knows how much came; or it is not curl, which can go on.
-            [[ $came && $with == with_curl ]] || break
+        [[ $said ]] || error="$with was killed"
+        ((${status:-0} >= 300)) && error="HTTP status $status"
+        # What began to come may have been passed on, even if curl counts none of it. Only of a known
+        # size is it certain, in the end, that all bytes came and none twice.
+        if [[ $is_stream && ( ! $said || $status == [23]?? ) ]]; then
+            begun=yes
+            ((passed += ${came:-0}))
+            ((${came:-0} > 0)) && attempt=1 wait_s=$backoff_s
+            [[ $with == with_curl && $status == 2?? && $size ]] || break
+            ((passed < size)) || break
         fi
-        [[ $status == 412 && $is_signed ]] && error="it has changed since it was listed: run the same again"
+        [[ $status == 412 && $if_match ]] && error="it has changed since it was listed: run the same again"
         [[ $status == 403 ]] && error+=${is_signed:+: access denied, or the URL has expired}
         [[ $status == 403 && ! $is_signed ]] && error+=": too many requests, or there is no such file"
         case $code:$status in
-            # 3 no URL, 23 the disk is full, 33 it cannot go on, 60 a bad certificate: the same next time.
+            # 3 no URL, 23 the disk is full, 33 it cannot go on, 47 redirects without end, 60 a bad
+            # certificate: the same next time.
             22:408 | 22:429 | 22:5??) ;;
             22:403) [[ $is_signed ]] && break ;;
-            0:* | 22:* | 3:* | 23:* | 33:* | 36:* | 60:*) break ;;
+            0:* | 22:* | 3:* | 23:* | 33:* | 36:* | 47:* | 60:*) break ;;
         esac
         ((attempt < attempts)) || break
         sleep "$wait_s"
         wait_s=$((wait_s * 2))
     done
     [[ $is_signed && $with == with_curl ]] && ((${status:-0} >= 300)) && error+=$(s3_says "$url")
+    error=${error:-failed}
     ((passed)) && error+=", after $passed bytes"
-    fail "$shown: ${error:-failed} (attempt $attempt of $attempts)" $((passed ? AGAIN : 1))
+    [[ $begun ]] && fail "$shown: $error (attempt $attempt of $attempts)" "$AGAIN"
+    fail "$shown: $error (attempt $attempt of $attempts)"
 }
 
 # Pass a URL's body on as it comes.
@@ -169,35 +209,51 @@ stream() {
     download "$1" /dev/fd/3 stream 3>&1 2> fetch.said | pass_on 2> fetch.refused
     codes=("${PIPESTATUS[@]}")
     set -e
-    if [[ -s fetch.said ]]; then  # what came may not be what was asked for: then that is refused, too
+    # What comes need not be what was asked for, and is refused then, too: the first trouble counts.
+    if ((codes[0])) && [[ -s fetch.said ]]; then
         cat fetch.said >&2
         exit "${codes[0]}"
     fi
-    cat fetch.refused >&2
-    ((codes[1] == 0)) || exit "${codes[1]}"
-    ((codes[0] == 0)) || exit "${codes[0]}"
+    if ((codes[1])); then
+        if [[ -s fetch.refused ]]; then cat fetch.refused >&2
+        elif ((codes[1] < 128)); then printf 'fetch: %s: failed without a word: is the disk full?\n' "$shown" >&2
+        fi
+        exit "${codes[1]}"
+    fi
+    ((codes[0] == 0)) || fail "$shown: failed without a word: is the disk full?" "${codes[0]}"
     [[ -s fetch.start ]] || check_start fetch.start  # nothing came: that is not always allowed
+    check_size $(($(count_of fetch.first) + $(count_of fetch.rest)))
 }
 
-# Pass stdin on, once it begins as its name promises; leave how it ends, and its MD5 where the ETag
-# is one, in fetch.end and fetch.md5.
+# Pass stdin on, once it begins as its name promises; leave how many bytes there were, how they end,
+# and their MD5 where the ETag is one, in fetch.first and .rest, fetch.end and fetch.md5.
 pass_on() {
-    local sinks=() code=0
-    dd bs=1 count=200 of=fetch.start 2> /dev/null || fail "$shown: cannot write fetch.start"
-    [[ -s fetch.start ]] || return 0
-    check_start fetch.start
-    if [[ ${name,,} == *.parquet ]]; then
-        mkfifo fetch.tail && sinks+=(fetch.tail)
-        tail -c 4 < fetch.tail > fetch.end &
-    fi
-    if [[ $is_signed && $etag =~ ^[0-9a-f]{32}$ ]]; then
-        mkfifo fetch.sum && sinks+=(fetch.sum)
-        md5sum < fetch.sum > fetch.md5 &
-    fi
-    ((${#sinks[@]})) || exec cat fetch.start -
-    cat fetch.start - | tee "${sinks[@]}" || code=$?
-    wait
-    return "$code"
+    dd bs=1 count=200 of=fetch.start 2> fetch.first || fail "$shown: cannot write fetch.start"
+    [[ -s fetch.start ]] && check_start fetch.start
+    # To tee, stdout is one more file: a pipe between commands, or the key's, which is only appended to.
+    case $is_md5:${name,,} in
+        yes:*.parquet) { { counted | tee -a /dev/fd/3 /dev/fd/4 | md5sum > fetch.md5; } 4>&1 | tail -c 4 > fetch.end; } 3>&1 ;;
+        yes:*) { counted | tee -a /dev/fd/3 | md5sum > fetch.md5; } 3>&1 ;;
+        *.parquet) { counted | tee -a /dev/fd/3 | tail -c 4 > fetch.end; } 3>&1 ;;
+        *) counted ;;
+    esac
+}
+
+# The bytes that were looked at, and the rest.
+counted() {
+    cat fetch.start && dd bs=262144 2> fetch.rest
+}
+
+# Print how many bytes dd says it copied.
+count_of() {
+    local line last=
+    while IFS= read -r line; do last=$line; done < "$1"
+    [[ $last =~ ^[0-9]+ ]] || fail "$shown: dd does not say how many bytes there were: $last"
+    printf %s "${BASH_REMATCH[0]}"
+}
+
+check_size() {
+    [[ ! $size ]] || (($1 == size)) || fail "$shown: came with $1 of $size bytes" "$AGAIN"
 }
 
 # The body begins as its name promises, as far as that can be told.
@@ -234,7 +290,7 @@ check_end() {
 # S3's ETag is the MD5 of what was put at once, unless a key of KMS or the client encrypts it.
 check_md5() {
     local headers md5
-    [[ -f fetch.md5 && -f fetch.headers ]] || return 0
+    [[ $is_md5 ]] || return 0
     headers=$(< fetch.headers)
     [[ ${headers,,} == *x-amz-server-side-encryption:*aws:kms* ]] && return
     [[ ${headers,,} == *x-amz-server-side-encryption-customer-algorithm:* ]] && return
@@ -254,11 +310,15 @@ case ${source,,} in
         ;;
     http://* | https://*)
         without_secrets "$source"
-        name=${filename:-${shown##*/}} is_signed=
-        [[ $source == *[?\&]X-Amz-Signature=* ]] && is_signed=yes
-        etag=${WORKFLOWS_ETAG:-}
-        etag=${etag#\"} etag=${etag%\"}
-        files=(fetch.start fetch.said fetch.refused fetch.tail fetch.end fetch.sum fetch.md5 fetch.headers fetch.error)
+        name=${filename:-${shown##*/}} size=${WORKFLOWS_SIZE:-} is_signed='' is_md5='' if_match=''
+        bare etag "${WORKFLOWS_ETAG:-}"
+        if [[ $source == *[?\&]X-Amz-Signature=* ]]; then
+            is_signed=yes
+            [[ $etag =~ ^[0-9a-f]{32}$ ]] && is_md5=yes
+            [[ ! $etag || $etag == *GMT || ${WORKFLOWS_ETAG:-} == W/* ]] || if_match="\"$etag\""
+        fi
+        files=(fetch.said fetch.refused fetch.error fetch.headers fetch.start fetch.first fetch.rest)
+        files+=(fetch.end fetch.md5)
         rm -f "${files[@]}"
         if [[ $etag ]]; then
             stream "$source"
@@ -266,6 +326,7 @@ case ${source,,} in
             check_md5
         else
             download "$source" fetch.body
+            [[ ! $size ]] || check_size "$(wc -c < fetch.body)"
             check_start fetch.body
             check_end fetch.body
             cat fetch.body

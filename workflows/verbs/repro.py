@@ -11,7 +11,7 @@ import tempfile
 from workflows import s3
 from workflows.errors import KeysFailed, UsageError, WorkflowsError
 from workflows.lineage import Input, Key
-from workflows.node.environment import environment
+from workflows.node.environment import environment, of_source
 from workflows.node.work import BASH
 from workflows.steps import Step
 from workflows.verbs.pipeline import step_of_last_run
@@ -137,6 +137,7 @@ def _ship(step: Step, cwd: str) -> None:
 
 
 def _environment(step: Step, key: Key, cwd: str, metrics: str) -> dict[str, str]:
+    source = key.source
     return environment(
         str(key.slot),
         str(len(step.nodes)),
@@ -145,5 +146,5 @@ def _environment(step: Step, key: Key, cwd: str, metrics: str) -> dict[str, str]
         WORKFLOWS_KEY=key.name,
         WORKFLOWS_STEP=step.name,
         WORKFLOWS_METRICS=metrics,
-        WORKFLOWS_ETAG=key.source.etag if key.source is not None else "",
+        **of_source(*(source.size, source.etag) if source is not None else (None, "")),
     )
