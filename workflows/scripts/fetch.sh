@@ -222,7 +222,12 @@ stream() {
     fi
     ((codes[0] == 0)) || fail "$shown: failed without a word: is the disk full?" "${codes[0]}"
     [[ -s fetch.start ]] || check_start fetch.start  # nothing came: that is not always allowed
-    check_size $(($(count_of fetch.first) + $(count_of fetch.rest)))
+    if [[ $size ]]; then
+        local first rest
+        first=$(count_of fetch.first)
+        rest=$(count_of fetch.rest)
+        check_size $((first + rest))
+    fi
 }
 
 # Pass stdin on, once it begins as its name promises; leave how many bytes there were, how they end,
@@ -253,7 +258,7 @@ count_of() {
 }
 
 check_size() {
-    [[ ! $size ]] || (($1 == size)) || fail "$shown: came with $1 of $size bytes" "$AGAIN"
+    (($1 == size)) || fail "$shown: came with $1 of $size bytes" "$AGAIN"
 }
 
 # The body begins as its name promises, as far as that can be told.
