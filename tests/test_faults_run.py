@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import threading
+import unittest.mock
 from collections.abc import Callable
 
 import pytest
 from faults import Run, Trial, is_stopped, kill, until
 
 from workflows.node.ledger import Ledger
+from workflows.taskthreads import TaskThread
 
 KEYS, PIECES = 4, 3
 PIPELINE = """
@@ -175,6 +177,27 @@ def test_an_interrupted_run_ends_soon_leaves_nothing_and_is_completed_by_the_nex
     assert left == []
     assert rerun.succeeded()
     assert_complete(small)
+
+
+def test_what_goes_wrong_in_a_task_is_not_told_once_it_was_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda said: told.append(str(said.exc_value)))
+
+    for name, is_ended in (("ended", True), ("going on", False)):
+        go_on = threading.Event()
+        process = unittest.mock.Mock(use_multiprocessing=True)
+        process.run.side_effect = lambda name=name, go_on=go_on: go_on.wait() and 1 / (name == "")
+        task = TaskThread(process)
+        task.start()
+        if is_ended:
+            monkeypatch.setattr("workflows.taskthreads._END_S", 0.0)
+            task.terminate()
+        go_on.set()
+        task._thread.join()
+
+    assert told == ["division by zero"], "of the one that was not ended"
 
 
 FORK_SLOWLY = """

@@ -69,10 +69,13 @@ class TaskThread:
         with self._conversations:
             try:
                 self._process.run()
-            except KeyboardInterrupt:
+            except BaseException as error:
+                was_ended = self._conversations.is_over or not threading.main_thread().is_alive()
                 if not self.use_multiprocessing:
                     raise
-                # Terminated. Luigi knows that, and the one who did it too.
+                if not isinstance(error, KeyboardInterrupt) and not was_ended:
+                    raise
+                # Terminated, or the process ends: Luigi knows that, and the one who did it too.
 
 
 def run_on_threads(kind: type[luigi.Task]) -> None:
