@@ -61,6 +61,11 @@ def test_an_unknown_key_is_an_error_that_offers_the_nearest_known_one() -> None:
         parse({"node": {"slot": "3"}}, {})
 
 
+@pytest.mark.parametrize(("text", "kind"), [("yes", "zstd"), ("false", "none"), ("gzip", "gzip")])
+def test_compression_that_is_asked_for_without_a_name_is_zstd(text: str, kind: str) -> None:
+    assert parse({"s3": {"compress": text}}, {}).s3_compress == kind
+
+
 def test_an_unknown_variable_of_s3_is_an_error_that_offers_the_nearest_known_one() -> None:
     with pytest.raises(ConfigError, match=r"did you mean 'WORKFLOWS_S3_SIGNATURE_S'\?"):
         parse({}, {"WORKFLOWS_S3_SIGNATURE": "60"})

@@ -165,6 +165,8 @@ def _converted(field: dataclasses.Field[object], text: str) -> object:
 
 def _text(field: dataclasses.Field[object], text: str) -> str:
     choices = field.metadata["choices"]
+    if field.name == "s3_compress" and text.lower() in _TRUE + _FALSE:
+        return "zstd" if _flag(text) else "none"
     if choices and text not in choices:
         raise ValueError(f"must be one of {', '.join(choices)}")
     if text and field.name == "s3_endpoint_url" and not text.startswith(_HTTP):
