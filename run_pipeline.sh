@@ -422,7 +422,7 @@ end_fleet() {
 
 # One word to whoever has to know, after all else. What becomes of it changes nothing.
 send_word() {
-  tail -n 20 "$log" |
+  tail -n 20 "$log" 2>/dev/null |
     WORKFLOWS_EXIT=$1 WORKFLOWS_TASK=$task WORKFLOWS_SECONDS=$SECONDS WORKFLOWS_LOG=$log \
       timeout -k 5 "$NOTIFY_S" bash -c "$notify" >&2 ||
     say "--notify exited $?: $notify"

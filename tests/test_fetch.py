@@ -318,7 +318,7 @@ def test_a_stream_that_is_cut_goes_on_from_there_as_often_as_some_of_it_comes(
         pytest.param("cut", len(BODY), [2], id="no ranges"),
         pytest.param("chunkcut", "", [1], id="no length"),
         pytest.param("chunkcut", len(BODY), [2], id="no ranges, no length"),
-        pytest.param("badchunk", len(BODY), range(2, 6), id="damaged chunk"),
+        pytest.param("badchunk", len(BODY), range(2, 100), id="damaged chunk"),
         pytest.param("badchunk", "", [1], id="damaged chunk, no length"),
         pytest.param("cut301", len(BODY), [1], id="body of a redirect"),
         pytest.param("nolength", len(BODY), [2], id="answer that ends early without a length"),

@@ -38,7 +38,7 @@ class Bucket:
         self.name = "b" + secrets.token_hex(8)
         self.client = weed.bucket(self.name)
         self.place = place
-        self.environ: dict[str, Any] = weed.environ
+        self.environ: dict[str, Any] = dict(weed.environ)
         shutil.copy(FETCH, place.path)
 
     def put(self, key: str, data: bytes) -> None:
