@@ -18,7 +18,7 @@ from faults import small_disk
 from s3_servers import Weed, environ_of, started
 
 from workflows.config import settings
-from workflows.node import bring, push, ranges
+from workflows.node import download, push, ranges
 from workflows.node.curl import Curl, Transfer
 from workflows.node.processes import Groups
 from workflows.node.storage import Storage
@@ -35,7 +35,7 @@ EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The token has expired</Mess
 @pytest.fixture(autouse=True)
 def _small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranges, "LEAST", MIB)
-    monkeypatch.setattr(bring, "LARGE", MIB)
+    monkeypatch.setattr(download, "LARGE", MIB)
 
 
 # -- a server that misbehaves ----------------------------------------------------------------------
@@ -323,12 +323,12 @@ def test_what_went_up_in_parts_comes_back_in_ranges_unless_it_was_replaced(
     storage.drop("S", [part["id"]], "to be brought back")
     item = {**part, **source_of(store, part)}
 
-    (brought,) = bring.download(storage, "S", [item], curl)
+    (brought,) = download.download(storage, "S", [item], curl)
     storage.drop("S", [item["id"]], "for another try")
     (listed,) = store.list("S")
     assert store.create("S/other", [os.urandom(part["stored"])])
     replaced = {**item, "url": store.sign_get("S/other")}
-    (refused,) = bring.download(storage, "S", [replaced], curl)
+    (refused,) = download.download(storage, "S", [replaced], curl)
 
     assert brought["event"] == "brought", brought
     assert (listed.size, listed.etag) == (part["stored"], part["etag"])
@@ -352,7 +352,7 @@ def test_a_server_killed_in_the_middle_of_ranges_is_waited_for_and_the_file_is_w
         item = {**part, **source_of(store, part)}
         events: list[dict[str, Any]] = []
         thread = threading.Thread(
-            target=lambda: events.extend(bring.download(storage, "S", [item], slow))
+            target=lambda: events.extend(download.download(storage, "S", [item], slow))
         )
         thread.start()
         wait_for_headers(pathlib.Path(storage.tmp))
@@ -393,7 +393,7 @@ def test_a_disk_without_room_is_said_before_bytes_flow(
         item = {"key": "k", "id": "ik", "bytes": len(BODY), "crc": f"{CRC:08x}", "compress": ""}
         item |= {"url": server.url, "stored": len(BODY), "etag": "v1"}
 
-        (event,) = bring.download(storage, "S", [item], wrapped(tmp_path))
+        (event,) = download.download(storage, "S", [item], wrapped(tmp_path))
         left = os.listdir(storage.tmp)
 
     assert event["event"] == "failed"

@@ -1,6 +1,7 @@
 """Run a shard: its missing keys, on the node that owns them, from the nearest output there is."""
 
 import shlex
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -16,22 +17,34 @@ if TYPE_CHECKING:
 
 Event = dict[str, Any]
 _planned: dict[str, set[str]] = {}
+_untold: "dict[str, Step]" = {}
+_planning = threading.Lock()
 
 
 def plan(step: "Step", missing: Iterable[Key]) -> None:
-    """Note in the run's log how many keys a step has to run, as the scheduler finds them."""
+    """Note how many keys a step has to run, as the scheduler finds them."""
     if run.is_driver():
         names = _planned.setdefault(step.name, set())
         before = len(names)
         names.update(key.identity for key in missing)
         if len(names) > before:
-            about = {
-                "module": step.__module__,
-                "task": type(step).__name__,
-                "params": step.whole.to_str_params(),
-                "order": [before.name for before in step.lineage],
-            }
-            run.log().add(what="planned", step=step.name, keys=len(names), **about)
+            with _planning:
+                _untold[step.name] = step
+
+
+def _tell_plan() -> None:
+    """Write what was planned into the run's log: when a task runs, all that it waits for was."""
+    with _planning:
+        told = list(_untold.values())
+        _untold.clear()
+    for step in told:
+        about = {
+            "module": step.__module__,
+            "task": type(step).__name__,
+            "params": step.whole.to_str_params(),
+            "order": [before.name for before in step.lineage],
+        }
+        run.log().add(what="planned", step=step.name, keys=len(_planned[step.name]), **about)
 
 
 def run_shard(step: "Step") -> "list[Step]":
@@ -47,6 +60,7 @@ def run_shard(step: "Step") -> "list[Step]":
         KeysFailed: some keys failed, after all others were done.
         NodeLost: the node was lost more often than is retried.
     """
+    _tell_plan()
     shard = step.this_shard()
     if failure := failed_before(step):
         console.mute(str(failure))

@@ -80,7 +80,7 @@ class Totals:
         self.shuffled: dict[str, Line] = {}
         self.nodes: dict[str, Line] = {}
         self.phases: dict[str, Phase] = {}
-        self.failures = 0
+        self.noted: dict[str, list[Line]] = {"failed": [], "refilled": [], "finished": []}
         self._order: dict[str, int] = {}
         self.first = self.last = 0.0
         self._read_to = 0
@@ -100,8 +100,8 @@ class Totals:
         if line["what"] == "planned":
             self.planned[line["step"]] = line["keys"]
             self._order.update((step, place) for place, step in enumerate(line["order"]))
-        elif line["what"] == "failed":
-            self.failures += 1
+        elif line["what"] in self.noted:
+            self.noted[line["what"]].append(line)
         elif line["what"] == "delivered":
             self.shuffled[line["step"]] = line
         elif line["what"] == "keys":
@@ -181,26 +181,23 @@ class Totals:
             line = " · ".join(["...", *(text for text, _ in parts), end])
         return line[:columns]
 
+    def refills(self) -> Iterator[str]:
+        """Yield a line for each slot that a new node had to fill during a run: what that cost."""
+        again, busy = 0, 0.0
+        for step, total in self.steps.items():
+            more = max(0, total["keys"] - self.planned.get(step, total["keys"]))
+            again += more
+            busy += more * total["wall"] / max(1, total["keys"])
+        for line in self.noted["refilled"]:
+            after = f"after {line['seconds']} s"
+            yield f"slot {line['slot']} was lost and filled by {line['id']} {after}"
+        if self.noted["refilled"]:
+            keys = "1 key" if again == 1 else f"{again} keys"
+            yield f"what the lost nodes had done ran again: {keys}, {busy:.1f} s of their commands"
+
     def _ordered(self, steps: Iterable[str]) -> list[str]:
         """Return steps as they follow each other; behind a 1:n step nothing can be planned."""
         return sorted(steps, key=lambda step: self._order.get(step, len(self._order)))
-
-
-def refills(path: str) -> Iterator[str]:
-    """Yield a line for each slot that a new node had to fill during a run: what that cost."""
-    totals = Totals()
-    totals.update(path)
-    again, busy = 0, 0.0
-    for step, total in totals.steps.items():
-        more = max(0, total["keys"] - totals.planned.get(step, total["keys"]))
-        again += more
-        busy += more * total["wall"] / max(1, total["keys"])
-    lines = [line for _, line in read_lines(path) if line["what"] == "refilled"]
-    for line in lines:
-        yield f"slot {line['slot']} was lost and filled by {line['id']} after {line['seconds']} s"
-    if lines:
-        keys = "1 key" if again == 1 else f"{again} keys"
-        yield f"what the lost nodes had done ran again: {keys}, {busy:.1f} s of their commands"
 
 
 def cover(spans: list[tuple[float, float]], first: float, last: float) -> None:

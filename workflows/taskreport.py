@@ -126,6 +126,8 @@ class TaskReport:
 
     def _show_soon(self) -> None:
         """Show how far the task is, at most once a second; the next key may take an hour."""
+        if self.tally.done + len(self.failures) >= self.total:
+            return  # the end of the task shows it, at once
         wait_s = self._shown + _STATUS_EVERY_S - time.monotonic()
         if wait_s <= 0:
             self._show()

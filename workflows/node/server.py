@@ -198,11 +198,11 @@ class Session(LookingOperations, VerbOperations):
 
     def op_bring(self, message: Message) -> None:
         """Bring files from elsewhere and publish them as keys of a step."""
-        from workflows.node import bring
-
         step, items = message["step"], message["items"]
         if any("url" in item for item in items):
-            self._transfer(step, items, bring.download)
+            from workflows.node.download import download
+
+            self._transfer(step, items, download)
             return
         if "senders" in message:
             storage = self.runtime.storage
@@ -213,6 +213,7 @@ class Session(LookingOperations, VerbOperations):
             shuffle = Shuffle(storage, message)
             self._batched(step, list(shuffle.batches(todo)), shuffle.run, len(items))
             return
+        from workflows.node import bring
 
         def run(item: Message) -> Message:
             return bring.bring(self.runtime.storage, step, item)
