@@ -12,7 +12,7 @@ import secrets
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 Line = dict[str, Any]
 COST = "cost"  # what a fleet had cost when it was torn down, long after the run
@@ -50,10 +50,17 @@ class RunLog:
 def append(path: str, **line: Any) -> None:
     """Append one line to the run log at `path`."""
     text = json.dumps({"at": round(time.time(), 3), **line}).encode("ascii") + b"\n"
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), appending(path) as file:
+        file.write(text)
+
+
+def appending(path: str) -> IO[bytes]:
+    """Open a file to append to it, unbuffered; make its directory, which is there mostly."""
+    try:
+        return open(path, "ab", buffering=0)
+    except FileNotFoundError:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "ab", buffering=0) as file:
-            file.write(text)
+        return open(path, "ab", buffering=0)
 
 
 def read_lines(path: str, start: int = 0) -> Iterator[tuple[int, Line]]:

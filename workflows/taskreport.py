@@ -13,7 +13,7 @@ from workflows import run
 from workflows.config import settings
 from workflows.errors import KeysFailed, describe_failure
 from workflows.lineage import Shard
-from workflows.runlog import Tally
+from workflows.runlog import Tally, appending
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -80,8 +80,7 @@ class TaskReport:
 
     def __enter__(self) -> "Self":
         with contextlib.suppress(OSError):
-            os.makedirs(os.path.dirname(self._path), exist_ok=True)
-            self._log = open(self._path, "ab", buffering=0)
+            self._log = appending(self._path)
         if base := settings().log_url:  # not file://, which browsers do not open from a page
             path = os.path.relpath(self._path, run.log().runs)
             url = f"{base.rstrip('/')}/{urllib.parse.quote(path)}"

@@ -86,9 +86,12 @@ def run_on_threads(kind: type[luigi.Task]) -> None:
         process = start_as_luigi_does(worker, task)  # type: ignore[no-untyped-call]
         if not isinstance(task, kind):
             return process
-        if all(isinstance(scheduled, kind) for scheduled in worker._scheduled_tasks.values()):
-            # With more it would ask after each task for one that no node has room for.
-            worker.worker_processes = min(worker.worker_processes, task.most_at_once)  # type: ignore[attr-defined]
+        known = len(worker._scheduled_tasks)
+        if known != worker.__dict__.get("_known"):  # seldom: to look at all takes as long as a task
+            worker.__dict__["_known"] = known
+            if all(isinstance(scheduled, kind) for scheduled in worker._scheduled_tasks.values()):
+                # With more it would ask after each task for one that no node has room for.
+                worker.worker_processes = min(worker.worker_processes, task.most_at_once)  # type: ignore[attr-defined]
         return TaskThread(process)
 
     Worker._create_task_process = create  # type: ignore[method-assign]
