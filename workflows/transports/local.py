@@ -16,6 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from typing import IO
 
 from workflows.errors import NodeLost, NodeRefused
 from workflows.node.connections import has_ended, is_readable, peer
@@ -43,6 +44,7 @@ class LocalNode:
         self._driver = self._launcher = 0  # processes
         self._life = self._hold = 0  # the two ends of a pipe; -1 where it is let go of
         self._address = ""
+        self._ends: list[IO[bytes]] = []  # each ends with a runtime and what watches over it
         self._mutex = threading.Lock()
         _nodes.add(self)
 
@@ -137,10 +139,14 @@ class LocalNode:
             self._reap(self._process)
             self._process = None
         self._end(self._listening(), self.silence_s)
+        while self._ends:  # what watches over a runtime that was killed has yet to clean up
+            with self._ends.pop() as end:
+                has_ended(end, self.silence_s)
 
     def forget(self) -> None:
         """In a forked child: let go of what keeps the runtimes alive; they end with the driver."""
         self._mutex = threading.Lock()  # no thread that could hold the other one came along
+        self._ends = []
         if self._hold > 0:
             os.close(self._hold)
             self._hold = -1
@@ -153,12 +159,15 @@ class LocalNode:
             self._reap(self._process)
         program = [sys.executable, "-I", "-S", "-c", RUN, self._program()]
         numbers = [str(self.slot), str(self.nodes), str(self.slots)]
-        with open(os.path.join(self.root, "runtime.log"), "ab") as log:
+        reader, writer = os.pipe()
+        self._ends.append(open(reader, "rb", 0))  # noqa: SIM115 - closed at the end
+        with open(os.path.join(self.root, "runtime.log"), "ab") as log, open(writer, "wb", 0):
             self._process = subprocess.Popen(
                 [*program, self.root, *numbers, self._address],
                 stdin=self._life,
                 stdout=subprocess.PIPE,
                 stderr=log,
+                pass_fds=(writer,),
                 start_new_session=True,
             )
         self._launcher, self._hello = os.getpid(), False
