@@ -4,22 +4,19 @@ import argparse
 import dataclasses
 import datetime as dt
 import json
-import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
 
-from workflows.config import duration_s, settings
-from workflows.ec2 import accounts, doctor, policy, prices, sessions, shown, sweep
-from workflows.ec2.api import LEAVING, Aws, Instance, instances, label_of
+from workflows.config import duration_s
+from workflows.ec2 import accounts, doctor, policy, prices, shown, sweep
+from workflows.ec2.api import LEAVING, Aws, Instance, instances
 from workflows.ec2.sample import SAMPLE
 from workflows.ec2_fleet import Ec2Fleet
 from workflows.errors import FleetError, UsageError
 from workflows.runlog import aligned
-from workflows.transports.openssh import NODE, write_config
-
-_FAILED, _LOST = 1, 3
+from workflows.verbs import byhand
+from workflows.verbs.byhand import FAILED, say
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         if arguments.action in ("up", "resize", "replace", "down"):
             name = arguments.name
-            _say(
+            say(
                 f"interrupted: nodes of {name} may be up, and cost; workflows fleet up {name} goes"
                 f" on, workflows fleet down {name} removes all"
             )
@@ -77,7 +74,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     found = doctor.examine(fleet.aws, fleet.spec)
     for one in found:
         print(f"{'ok  ' if one.is_well else 'BAD '} {one.what}: {one.says}")
-    return 0 if all(one.is_well for one in found) else _FAILED
+    return 0 if all(one.is_well for one in found) else FAILED
 
 
 # -- up and down -----------------------------------------------------------------------------------
@@ -86,7 +83,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _up(arguments: argparse.Namespace) -> int:
     fleet = _fleet(arguments)
     plan = fleet.plan()
-    _say(str(plan))
+    say(str(plan))
     if plan.launch or plan.surplus or plan.results:
         _confirm(arguments, "go on")
     _print_nodes(fleet, fleet.up(refresh_ami=arguments.refresh_ami))
@@ -96,16 +93,18 @@ def _up(arguments: argparse.Namespace) -> int:
 def _resize(arguments: argparse.Namespace) -> int:
     fleet = _fleet(arguments)
     fleet.spec = fleet.spec.resized(arguments.nodes)
-    _say(str(fleet.plan()))
+    say(str(fleet.plan()))
     _confirm(arguments, "go on")
     _print_nodes(fleet, fleet.up())
-    _say(f"write nodes: {arguments.nodes} into the fleet's file, or the next up undoes this")
+    say(f"write nodes: {arguments.nodes} into the fleet's file, or the next up undoes this")
     return 0
 
 
 def _replace(arguments: argparse.Namespace) -> int:
     fleet = _fleet(arguments)
-    slots = [one.slot for one in _chosen(fleet.instances(), arguments.on)] if arguments.on else []
+    slots = (
+        [one.slot for one in byhand.chosen(fleet.instances(), arguments.on)] if arguments.on else []
+    )
     _confirm(arguments, f"replace {arguments.on or 'the nodes that do not answer'}")
     _print_nodes(fleet, fleet.replace(slots))
     return 0
@@ -117,13 +116,13 @@ def _down(arguments: argparse.Namespace) -> int:
     if found:
         _confirm(arguments, f"terminate {len(found)} nodes of {fleet.spec.name}")
     elif not (fleet.is_described or arguments.region):
-        sweep.look_elsewhere(fleet.aws, fleet.spec.name, _say)
+        sweep.look_elsewhere(fleet.aws, fleet.spec.name, say)
     since, before = time.time(), accounts.known(fleet.aws, fleet.spec.name)
     try:
         fleet.down()  # before anything is asked about prices: that may take long, or fail
     finally:
         _account(fleet, since if found else None, before)
-    _say(f"nothing of {fleet.spec.name} is left in {fleet.spec.region}")
+    say(f"nothing of {fleet.spec.name} is left in {fleet.spec.region}")
     return 0
 
 
@@ -133,10 +132,10 @@ def _account(fleet: Ec2Fleet, since: float | None, before: Sequence[Instance]) -
         cost = fleet.cost(since, before)
         accounts.remember(fleet.spec, cost)
     except (FleetError, OSError) as error:
-        _say(f"what it has cost is not known: {error}")
+        say(f"what it has cost is not known: {error}")
         return
     for line in cost.lines():
-        _say(line)
+        say(line)
 
 
 def _extend(arguments: argparse.Namespace) -> int:
@@ -162,12 +161,12 @@ def _sweep(arguments: argparse.Namespace) -> int:
         )
     print(aligned(rows, left=range(6)))
     for region, why in failed.items():
-        _say(f"{region} could not be looked at: {why}")
+        say(f"{region} could not be looked at: {why}")
     if over and arguments.yes:
-        sweep.remove(over, _say)
+        sweep.remove(over, say)
     elif over:
-        _say(f"{len(over)} are over; --yes removes them")
-    return _FAILED if failed else 0
+        say(f"{len(over)} are over; --yes removes them")
+    return FAILED if failed else 0
 
 
 # -- looking ---------------------------------------------------------------------------------------
@@ -206,142 +205,17 @@ def _print_nodes(fleet: Ec2Fleet, found: Sequence[Instance]) -> None:
     print(shown.table(found, fleet.spec.access.address))
 
 
-# -- work by hand ----------------------------------------------------------------------------------
-
-
-def _exec(arguments: argparse.Namespace) -> int:
-    line = " ".join(_command(arguments))
-    if not line.strip():
-        raise UsageError(f"there is no command: workflows fleet exec {arguments.name} CMD")
-    fleet = _fleet(arguments)
-    found = _chosen(fleet.nodes(), arguments.on)
-    results = sessions.run_everywhere(
-        fleet.spec, found, line, lambda label, text: print(f"{label}: {text}", flush=True)
-    )
-    return _summary(results)
-
-
-def _put(arguments: argparse.Namespace) -> int:
-    fleet = _fleet(arguments)
-    target = arguments.target or os.path.basename(arguments.source)
-    if not os.path.isfile(arguments.source):
-        raise UsageError(f"no file {arguments.source}; workflows fleet rsync copies directories")
-    return _copied(
-        fleet, arguments, lambda one: sessions.put(fleet.spec, one, arguments.source, target)
-    )
-
-
-def _get(arguments: argparse.Namespace) -> int:
-    fleet = _fleet(arguments)
-    folder = arguments.target or os.curdir
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot write to {folder}: {error.strerror}") from error
-
-    def one_node(one: Instance) -> int:
-        target = os.path.join(folder, f"{one.label}-{os.path.basename(arguments.source)}")
-        return sessions.get(fleet.spec, one, arguments.source, target)
-
-    return _copied(fleet, arguments, one_node)
-
-
-def _copied(fleet: Ec2Fleet, arguments: argparse.Namespace, copy: Callable[[Instance], int]) -> int:
-    found = _chosen(fleet.nodes(), arguments.on)
-    return _summary(sessions.outcomes(sessions.each(found, copy)))
-
-
-def _summary(results: Sequence[sessions.Outcome]) -> int:
-    lost = [one for one in results if one.lost]
-    failed = [one for one in results if one.status > 0]
-    for one in lost:
-        _say(one.lost)
-    for one in failed:
-        _say(f"node {label_of(one.slot)}: exited {one.status}")
-    good = len(results) - len(lost) - len(failed)
-    _say(f"{good} of {len(results)} ok, {len(failed)} failed, {len(lost)} lost")
-    return _LOST if lost else _FAILED if failed else 0
-
-
-def _ssh(arguments: argparse.Namespace) -> int:
-    fleet = _fleet(arguments)
-    command = _command(arguments)
-    (one,) = _chosen(fleet.nodes(), arguments.on or "0")[:1]
-    with sessions.used_by_others(fleet.spec, one):
-        return _system(["ssh", "-F", _ssh_config(fleet, one), NODE, *command])
-
-
-def _rsync(arguments: argparse.Namespace) -> int:
-    """Run the system's rsync for each node; ``:path`` is the node's side."""
-    fleet = _fleet(arguments)
-    both = [arguments.source, arguments.target]
-    if not any(word.startswith(":") for word in both):
-        raise UsageError("write the nodes' side as :PATH")
-    code = 0
-    for one in _chosen(fleet.nodes(), arguments.on):
-        sides = [
-            NODE + word if word.startswith(":") else word.replace("{slot}", one.label)
-            for word in both
-        ]
-        ssh = shlex.join(["ssh", "-F", _ssh_config(fleet, one)])  # rsync takes quotes as a shell
-        with sessions.used_by_others(fleet.spec, one):
-            code = max(code, _system(["rsync", "-a", "-e", ssh, *sides]))
-    return code
-
-
-def _ssh_config(fleet: Ec2Fleet, one: Instance) -> str:
-    """Return the configuration with which the system's ssh is as strict as our own logins."""
-    folder = os.path.abspath(os.path.join(settings().state, "ssh"))
-    return write_config(sessions.name_of(one), sessions.host_of(fleet.spec, one), folder)
-
-
-def _system(words: Sequence[str]) -> int:
-    import subprocess
-
-    try:
-        return subprocess.run(words, check=False).returncode
-    except FileNotFoundError as error:
-        raise UsageError(f"there is no {words[0]} here: install it (apt-get, dnf)") from error
-
-
 # -- shared ----------------------------------------------------------------------------------------
 
 
 def _fleet(arguments: argparse.Namespace) -> Ec2Fleet:
-    fleet = Ec2Fleet.load(arguments.name, arguments.region, say=_say)
+    fleet = byhand.load(arguments)
     if arguments.action == "up":
         if arguments.nodes is not None:
             fleet.spec = fleet.spec.resized(arguments.nodes)
         asked = arguments.results_host or fleet.spec.results_host
         fleet.spec = dataclasses.replace(fleet.spec, results_host=asked)
     return fleet
-
-
-def _command(arguments: argparse.Namespace) -> list[str]:
-    """Return what is to run on the nodes; an option right before it is still for us."""
-    words = list(arguments.command)
-    while words and words[0].startswith("--"):
-        name, has_value, value = words.pop(0).partition("=")
-        if name == "--":
-            break
-        if name != "--on" or not (has_value or words):
-            raise UsageError(f"{name} is no option of {arguments.action}; write -- before CMD")
-        arguments.on = value if has_value else words.pop(0)
-    return words
-
-
-def _chosen(found: Sequence[Instance], on: str) -> list[Instance]:
-    """Return the instances that ``--on 0,2,i-0abc`` names; all of them if it names none."""
-    if not on:
-        return list(found)
-    chosen = []
-    for word in on.split(","):
-        match = [one for one in found if word in (one.label, one.id)]
-        if not match:
-            there = ", ".join(f"{one.label} {one.id}" for one in found)
-            raise UsageError(f"--on: no node {word!r}; there are {there}")
-        chosen += match
-    return chosen
 
 
 def _confirm(arguments: argparse.Namespace, what: str) -> None:
@@ -351,10 +225,6 @@ def _confirm(arguments: argparse.Namespace, what: str) -> None:
         raise UsageError(f"to {what} without being asked, give --yes")
     if input(f"{what}? [y/N] ").strip().lower() not in ("y", "yes"):
         raise UsageError("nothing was done")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 _OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, object]]] = {
@@ -392,11 +262,15 @@ _ACTIONS: dict[str, _Action] = {
         ("nodes", "results", "ami", "yes"),
     ),
     "status": (_status, "Print the nodes, what is missing, and the cost so far", ("json",)),
-    "ssh": (_ssh, "Log in to a node, or run a command there", ("on", "command")),
-    "exec": (_exec, "Run a command on all nodes at once", ("on", "command")),
-    "put": (_put, "Copy a file to all nodes", ("on", "source", "target")),
-    "get": (_get, "Copy a file from all nodes, as SLOT-NAME", ("on", "source", "target")),
-    "rsync": (_rsync, "Run rsync with all nodes; :PATH is theirs", ("on", "source", "target")),
+    "ssh": (byhand.ssh, "Log in to a node, or run a command there", ("on", "command")),
+    "exec": (byhand.execute, "Run a command on all nodes at once", ("on", "command")),
+    "put": (byhand.put, "Copy a file to all nodes", ("on", "source", "target")),
+    "get": (byhand.get, "Copy a file from all nodes, as SLOT-NAME", ("on", "source", "target")),
+    "rsync": (
+        byhand.rsync,
+        "Run rsync with all nodes; :PATH is theirs",
+        ("on", "source", "target"),
+    ),
     "resize": (_resize, "Change the number of nodes", ("count", "yes")),
     "replace": (_replace, "Put new nodes in place of some, or of those lost", ("on", "yes")),
     "extend": (_extend, "Let the nodes live for some time from now", ("time",)),
