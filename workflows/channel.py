@@ -17,7 +17,6 @@ _WAITS = 4  # after each but the last of so many, a silent runtime is asked for 
 _BLOCK = 1 << 18
 _AHEAD = 32  # files sent before the first is answered; as many answers fit into any buffer
 _LARGEST = 1 << 24  # bytes of an output in one message; runtimes send less
-_HELD = ("serve", "lock")  # what a session has until it ends
 Event = dict[str, Any]
 
 
@@ -57,8 +56,6 @@ class Channel:
     def __init__(self, node: Node) -> None:
         self.node = node
         self._wire = node.connect()
-        self._unanswered = 0
-        self._holds = False
 
     def ask(self, message: Event, *last: str) -> Iterator[Event]:
         """Send an operation and yield its events, up to and with the first that is named in `last`.
@@ -67,8 +64,6 @@ class Channel:
             NodeLost: the connection broke, or nothing was heard for too long.
             WorkflowsError: the node could not make sense of the operation.
         """
-        self._unanswered += 1
-        self._holds |= message["op"] in _HELD
         try:
             self._wire.limit(self.node.silence_s)
             self._wire.send(message)
@@ -114,13 +109,11 @@ class Channel:
         if event["event"] == "failed":
             return event
         size = value = 0
-        self._unanswered += 1
         try:
             self._wire.limit(self.node.silence_s)
             for chunk in chunks:
                 self._wire.send_bytes({"op": "chunk"}, chunk)
                 size, value = size + len(chunk), zlib.crc32(chunk, value)
-            self._unanswered -= 1
         except TimeoutError:
             raise self._silent() from None
         except OSError as error:
@@ -158,7 +151,6 @@ class Channel:
         about = {name: value for name, value in item.items() if name != "path"}
         with _opened(path, size) as file:
             self._wire.limit(self.node.silence_s)
-            self._unanswered += 1
             self._wire.send({"op": "take", "step": step, "item": about, "size": size})
             while size:
                 data = _read(file, min(size, _BLOCK))
@@ -172,16 +164,6 @@ class Channel:
     def runtime(self) -> str:
         """Return the name of the runtime at the other end."""
         return self._wire.runtime
-
-    @property
-    def is_free(self) -> bool:
-        """Tell whether another task may go on with the session: it owes and holds nothing."""
-        return not self._unanswered and not self._holds
-
-    @property
-    def is_alive(self) -> bool:
-        """Tell whether a free session has not ended meanwhile."""
-        return self._wire.is_quiet()
 
     def interrupt(self) -> None:
         """End the session from another thread than the one that uses it."""
@@ -203,8 +185,6 @@ class Channel:
                 url = s3.transit(str(event["url"]))
                 self._wire.send({"op": "signed", "n": event["n"], "url": url})
                 continue
-            if event["event"] == "error" or event["event"] in last:
-                self._unanswered -= 1
             if event["event"] == "error":
                 raise WorkflowsError(f"{self.node.name}: {event['why']}")
             yield event
@@ -278,10 +258,8 @@ def _read(file: IO[bytes], size: int) -> bytes:
 
 
 class Conversations:
-    """The channels of one task; a context manager, entered by the task's thread.
+    """The channels of one task, which end with it; a context manager, entered by the task's thread.
 
-    Those that are free at its end are for the task that needs one next, the others end with it:
-    to begin a session costs as much as all else that a task says to a node, over ssh far more.
     Whatever runs in no task, as what schedules them, has those of its process.
     """
 
@@ -298,11 +276,8 @@ class Conversations:
 
     def __exit__(self, *_: object) -> None:
         _going_on.discard(self)
-        for node, channel in list(self._channels.items()):
-            if channel.is_free and not self.is_over:
-                _free.setdefault(node, []).append(self._channels.pop(node))
-            else:
-                self.drop(node)
+        for node in list(self._channels):
+            self.drop(node)
 
     def channel(self, node: Node) -> Channel:
         """Return the channel to a node, opened when first used.
@@ -314,7 +289,7 @@ class Conversations:
         if self._owner != os.getpid():  # forked: the channels are those of the process before it
             self._owner, self._channels = os.getpid(), {}
         if node not in self._channels:
-            self._channels[node] = channel = _free_one(node) or Channel(node)
+            self._channels[node] = channel = Channel(node)
             self._runtimes[node] = channel.runtime
             self.go_on()
         return self._channels[node]
@@ -332,7 +307,6 @@ class Conversations:
             NodeLost: there is none to be had.
         """
         self.drop(node)
-        drop_free(node)
         self.go_on()
         node.revive(self._runtimes.get(node, ""), wait=wait)
 
@@ -355,25 +329,6 @@ class Conversations:
 _of_task: ContextVar[Conversations | None] = ContextVar("conversations", default=None)
 _of_process = Conversations()
 _going_on: set[Conversations] = set()
-_free: dict[Node, list[Channel]] = {}
-os.register_at_fork(after_in_child=_free.clear)  # they are those of the process before it
-
-
-def _free_one(node: Node) -> Channel | None:
-    """Return a channel that no task uses, if there is one."""
-    with contextlib.suppress(LookupError):
-        while True:
-            channel = _free[node].pop()
-            if channel.is_alive:
-                return channel
-            channel.close()
-    return None
-
-
-def drop_free(node: Node) -> None:
-    """Close the channels to a node that no task uses."""
-    for channel in _free.pop(node, []):
-        channel.close()
 
 
 def conversations() -> Conversations:

@@ -5,9 +5,7 @@ Exit codes: 0 done or nothing to do, 1 failed, 2 usage, 3 nodes lost, 4 no capac
 """
 
 import argparse
-import atexit
 import errno
-import gc
 import importlib
 import logging
 import os
@@ -53,7 +51,6 @@ VERBS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    atexit.register(gc.freeze)  # no search for garbage at the end: 10 ms of each verb
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     if arguments and arguments[0] in ON_NODES:
         hubprocess.begin(arguments)

@@ -1,7 +1,6 @@
 """Run a shard: its missing keys, on the node that owns them, from the nearest output there is."""
 
 import shlex
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -16,35 +15,21 @@ if TYPE_CHECKING:
     from workflows.steps import Step
 
 Event = dict[str, Any]
-_planned: dict[str, set[str]] = {}
-_untold: "dict[str, Step]" = {}
-_planning = threading.Lock()
 
 
 def plan(step: "Step", missing: Iterable[Key]) -> None:
-    """Note how many keys a step has to run, as the scheduler finds them."""
-    if run.is_driver():
-        names = _planned.setdefault(step.name, set())
-        before = len(names)
-        names.update(key.identity for key in missing)
-        if len(names) > before:
-            with _planning:
-                _untold[step.name] = step
+    """Note in the run's log how many keys a step has to run, as the scheduler finds them."""
 
-
-def _tell_plan() -> None:
-    """Write what was planned into the run's log: when a task runs, all that it waits for was."""
-    with _planning:
-        told = list(_untold.values())
-        _untold.clear()
-    for step in told:
-        about = {
+    def about() -> dict[str, Any]:
+        return {
             "module": step.__module__,
             "task": type(step).__name__,
             "params": step.whole.to_str_params(),
             "order": [before.name for before in step.lineage],
         }
-        run.log().add(what="planned", step=step.name, keys=len(_planned[step.name]), **about)
+
+    if run.is_driver():
+        run.log().plan(step.name, (key.identity for key in missing), about)
 
 
 def run_shard(step: "Step") -> "list[Step]":
@@ -60,7 +45,7 @@ def run_shard(step: "Step") -> "list[Step]":
         KeysFailed: some keys failed, after all others were done.
         NodeLost: the node was lost more often than is retried.
     """
-    _tell_plan()
+    run.log().tell_plan()
     shard = step.this_shard()
     if failure := failed_before(step):
         console.mute(str(failure))

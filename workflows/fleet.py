@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from workflows.channel import Channel, Node, conversations, drop_free
+from workflows.channel import Channel, Node, conversations
 from workflows.errors import UsageError
 from workflows.transports.local import LocalNode
 
@@ -77,7 +77,6 @@ class Fleet:
         """End every channel and runtime of this process."""
         for node in self.nodes:
             conversations().drop(node)
-            drop_free(node)
             node.let_go()
         for node in self.nodes:
             node.close()

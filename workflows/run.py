@@ -7,7 +7,6 @@ opened it.
 import atexit
 import contextlib
 import functools
-import gc
 import logging
 import os
 import resource
@@ -184,8 +183,6 @@ def _leave() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(_exit_code[0])
-    # Python would look through all that is here for garbage, which takes 25 ms, and then end.
-    gc.freeze()
 
 
 atexit.register(_leave)  # before all others of this module, so that it comes after them
@@ -243,6 +240,7 @@ def lost_nodes() -> list[str]:
 
 def close() -> None:
     """End this process's fleets and forget all; for programs that make several runs."""
+    log().tell_plan()
     while _fleets:
         _fleets.pop().close()
     end_begun()
@@ -267,6 +265,7 @@ def _end(
         return
     console.end_interrupts()
     late = deadline.stop()
+    log().tell_plan()
     progress.stop()
     totals = Totals()
     totals.update(log().path)

@@ -10,11 +10,13 @@ import json
 import os
 import secrets
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
 Line = dict[str, Any]
+_PLAN_EVERY_S = 0.2
 COST = "cost"  # what a fleet had cost when it was torn down, long after the run
 
 
@@ -36,6 +38,32 @@ class RunLog:
         self.runs = os.path.abspath(os.path.join(state, "runs"))
         self.folder = os.path.join(self.runs, self.name)
         self.path = os.path.join(self.folder, "log.jsonl")
+        self._planned: dict[str, set[str]] = {}
+        self._untold: dict[str, Line] = {}
+        self._told, self._planning = time.monotonic(), threading.Lock()
+
+    def plan(self, step: str, keys: Iterable[str], about: Callable[[], Line]) -> None:
+        """Note keys that a step has to run; written when a task runs, or once in a while.
+
+        What is said `about` a step is the same each time.
+        """
+        with self._planning:
+            known = self._planned.setdefault(step, set())
+            before = len(known)
+            known.update(keys)
+            if len(known) > before:
+                line = self._untold.get(step) or {"step": step, **about()}
+                self._untold[step] = {**line, "keys": len(known)}
+        if time.monotonic() - self._told >= _PLAN_EVERY_S:
+            self.tell_plan()
+
+    def tell_plan(self) -> None:
+        """Write what was planned since the last time."""
+        with self._planning:
+            for line in self._untold.values():
+                self.add(what="planned", **line)
+            self._untold.clear()
+            self._told = time.monotonic()
 
     def add(self, **line: Any) -> None:
         """Append one line; those of several processes never mix. A full disk costs the line."""

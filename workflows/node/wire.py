@@ -129,17 +129,6 @@ class Wire:
         del self._buffer[:size]
         return data
 
-    def is_quiet(self) -> bool:
-        """Tell whether nothing has come, not even the end; if not, it is of no use any more."""
-        self._stream.settimeout(0)
-        try:
-            self._stream.recv(1)
-        except BlockingIOError:
-            return not self._buffer
-        except OSError:
-            return False
-        return False
-
     def interrupt(self) -> None:
         """Let whoever waits for a message of a socket see its end: closing it would not."""
         with contextlib.suppress(OSError):

@@ -139,9 +139,10 @@ class LocalNode:
             self._reap(self._process)
             self._process = None
         self._end(self._listening(), self.silence_s)
+        deadline = time.monotonic() + self.silence_s
         while self._ends:  # what watches over a runtime that was killed has yet to clean up
             with self._ends.pop() as end:
-                has_ended(end, self.silence_s)
+                has_ended(end, max(0.0, deadline - time.monotonic()))
 
     def forget(self) -> None:
         """In a forked child: let go of what keeps the runtimes alive; they end with the driver."""
@@ -160,6 +161,9 @@ class LocalNode:
         program = [sys.executable, "-I", "-S", "-c", RUN, self._program()]
         numbers = [str(self.slot), str(self.nodes), str(self.slots)]
         reader, writer = os.pipe()
+        for end in [end for end in self._ends if has_ended(end, 0)]:
+            self._ends.remove(end)
+            end.close()
         self._ends.append(open(reader, "rb", 0))  # noqa: SIM115 - closed at the end
         with open(os.path.join(self.root, "runtime.log"), "ab") as log, open(writer, "wb", 0):
             self._process = subprocess.Popen(
