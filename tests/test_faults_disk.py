@@ -1,5 +1,6 @@
 """Disks that are full, ledgers that are torn, outputs that are damaged."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -132,6 +133,23 @@ def test_a_node_whose_directory_cannot_be_written_is_refused_with_its_name_and_r
     assert run.wait() not in (0, 1)
     assert "node 0 cannot work: Read-only file system" in run.err
     assert "Traceback" not in run.err, run.err
+
+
+def test_keys_that_a_full_disk_cannot_restore_fail_one_by_one(tmp_path: pathlib.Path) -> None:
+    items = [
+        {"key": key, "id": key, "url": "http://127.0.0.1:1/", "bytes": 1, "stored": 1}
+        for key in ("a", "b")
+    ]
+    limits = "4m,nr_inodes=64"
+    with small_disk(tmp_path / "nodes", limits) as disk, runtime(disk) as (_, channel):
+        with contextlib.suppress(OSError):
+            for number in range(64):
+                (disk / f"{number}").touch()
+
+        events = list(channel.ask({"op": "bring", "step": "S", "items": items}, "ran"))
+        failed = {event["key"]: event["why"] for event in events if event["event"] == "failed"}
+
+    assert failed == dict.fromkeys(("a", "b"), "the node cannot: No space left on device")
 
 
 def test_a_shipped_file_that_finds_no_room_is_named(tmp_path: pathlib.Path) -> None:

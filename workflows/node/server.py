@@ -305,13 +305,8 @@ class Session(LookingOperations, VerbOperations):
         def job(batch: list[Message]) -> None:
             try:
                 if not self.groups.cancelled:
-                    for event in run(batch):
-                        self.wire.post(dict(_summary(event), step=step))
-            except FileNotFoundError as error:
-                for item in batch:
-                    why = f"this node has no {error.filename}: install it"
-                    about = {"key": item["key"], "id": item["id"], "why": why, "stderr": ""}
-                    self.wire.send(dict(about, event="failed", step=step))
+                    for event in _outcomes(run, batch):
+                        self.wire.post(dict(event, step=step))
             except OSError:
                 self.groups.cancel()  # nobody listens any more
             finally:
@@ -359,6 +354,24 @@ class Session(LookingOperations, VerbOperations):
 
     def _file(self, digest: str) -> str:
         return os.path.join(self.runtime.storage.root, "files", digest)
+
+
+def _outcomes(
+    run: Callable[[list[Message]], Iterator[Message]], batch: list[Message]
+) -> Iterator[Message]:
+    """Yield what comes of each item of a batch; where `run` cannot go on, that those left fail."""
+    left = {item["id"]: item for item in batch}
+    try:
+        for event in run(batch):
+            left.pop(event["id"], None)
+            yield _summary(event)
+        return
+    except FileNotFoundError as error:
+        why = f"this node has no {error.filename}: install it"
+    except OSError as error:
+        why = f"the node cannot: {error.strerror or error}"
+    for item in left.values():
+        yield {"event": "failed", "key": item["key"], "id": item["id"], "why": why, "stderr": ""}
 
 
 def _summary(record: Message) -> Message:
