@@ -44,6 +44,17 @@ def machine() -> dict[str, str]:
     }
 
 
+def command(name: str) -> str:
+    """Return how this run of a benchmark was started; where things are on this machine is left out.
+
+    >>> sys.argv[1:] = ["--rounds", "3", "--mrjob", "/opt/bin/python"]
+    >>> command("disco")
+    'python -m benchmarks.disco --rounds 3 --mrjob .../python'
+    """
+    words = [".../" + os.path.basename(w) if os.path.isabs(w) else w for w in sys.argv[1:]]
+    return " ".join(["python -m", f"benchmarks.{name}", *words])
+
+
 def bar(what: str, limit: float, measured: float, unit: str) -> dict[str, Any]:
     """Return one line of the bars: `measured` must not be above `limit`."""
     return {"what": what, "bar": limit, "measured": round(measured, 3), "unit": unit}
