@@ -122,7 +122,7 @@ def measured(chosen: argparse.Namespace, work: str) -> dict[str, Any]:
         f" {chosen.rounds} rounds. Start is all that comes before the first command of a node,"
         " compute is from there to the end of the last one, end is the checkpoint. The results"
         " are the same bytes for any number of nodes.",
-        "run": table.command("classify"),
+        "run": table.command("classify", sys.argv[1:]),
         "machine": before,
         "tables": [
             {

@@ -177,7 +177,7 @@ def described(
         "about": f"{chosen.files} compressed texts of {chosen.megabytes:g} MB, {words:,} words in"
         f" all, 10 partitions, {CORES} local nodes; medians of {chosen.rounds} rounds in turn. The"
         " pipe is zcat, tr, sort and uniq -c under xargs, on as many cores; all count alike.",
-        "run": table.command("disco"),
+        "run": table.command("disco", sys.argv[1:]),
         "machine": before,
         "tables": [
             {

@@ -126,7 +126,7 @@ def measured(chosen: argparse.Namespace, work: str) -> dict[str, Any]:
         f" first takes turns; results compared. Ratios are medians of those of each round, to the"
         f" floor with the least median. {small_title}: {ours_ms:.2f} ms of wall time per key and"
         f" step, {floor_ms:.2f} the floor's.",
-        "run": table.command("main_job"),
+        "run": table.command("main_job", sys.argv[1:]),
         "machine": before,
         "tables": [
             {"title": title, "columns": _COLUMNS, "rows": rows(took)}

@@ -133,7 +133,7 @@ def measured(sizes: list[int], work: str) -> dict[str, Any]:
         f" {jobs.NODES} local nodes with {jobs.slots()} slots in all. Overhead is the wall time"
         " above the fastest floor's. Memory is the high-water mark of the luigi process, of the"
         " largest task it forked, and of the largest runtime.",
-        "run": table.command("scale"),
+        "run": table.command("scale", sys.argv[1:]),
         "machine": before,
         "tables": [
             {"columns": _COLUMNS, "rows": [one.row() for one in runs]},

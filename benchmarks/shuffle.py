@@ -168,7 +168,7 @@ def _result(
         f" it, between {NODES} nodes: sshd processes on loopback addresses, two slots each. Ours"
         " compares every piece with its maker's checksum and publishes it; rsync, six pairs at"
         " once, only copies. CPU is that of both ends. Medians.",
-        "run": table.command("shuffle"),
+        "run": table.command("shuffle", sys.argv[1:]),
         "machine": before,
         "tables": [
             {

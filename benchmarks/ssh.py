@@ -191,7 +191,7 @@ def measured(keys: int, nodes: int, work: pathlib.Path) -> dict[str, Any]:
         " under xargs. Wall times are from the start of luigi to its end, medians of"
         f" {_RUNS} runs in turn. Overhead is what is above the floor, the start included; without"
         f" the start is what a run takes longer than one over {_FEW} keys.",
-        "run": table.command("ssh"),
+        "run": table.command("ssh", sys.argv[1:]),
         "machine": before,
         "tables": [
             {

@@ -44,15 +44,14 @@ def machine() -> dict[str, str]:
     }
 
 
-def command(name: str) -> str:
-    """Return how this run of a benchmark was started; where things are on this machine is left out.
+def command(name: str, words: Sequence[str]) -> str:
+    """Return how a benchmark was started; where things are on this machine is left out.
 
-    >>> sys.argv[1:] = ["--rounds", "3", "--mrjob", "/opt/bin/python"]
-    >>> command("disco")
+    >>> command("disco", ["--rounds", "3", "--mrjob", "/opt/bin/python"])
     'python -m benchmarks.disco --rounds 3 --mrjob .../python'
     """
-    words = [".../" + os.path.basename(w) if os.path.isabs(w) else w for w in sys.argv[1:]]
-    return " ".join(["python -m", f"benchmarks.{name}", *words])
+    shown = [".../" + os.path.basename(word) if os.path.isabs(word) else word for word in words]
+    return " ".join(["python -m", f"benchmarks.{name}", *shown])
 
 
 def bar(what: str, limit: float, measured: float, unit: str) -> dict[str, Any]:

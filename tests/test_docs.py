@@ -194,7 +194,8 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
         found.name
         for found in pkgutil.walk_packages(workflows.__path__, "workflows.")
         if not found.name.endswith("__main__")
-    ],
+    ]
+    + ["benchmarks.table"],
 )
 def test_the_examples_in_docstrings_are_true(module: str) -> None:
     failed, _ = doctest.testmod(importlib.import_module(module))

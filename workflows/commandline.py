@@ -1,4 +1,4 @@
-"""Luigi's own parsing of its command line, done once: in a run it parses the same line three times.
+"""The parsers of Luigi's command line, made once: in a run Luigi parses the same line three times.
 
 Each time it makes three parsers, of all parameters of all tasks that are known: 40 ms of each run.
 """
@@ -13,7 +13,7 @@ from luigi.task_register import Register
 _make = CmdlineParser._build_parser
 
 
-def parse_once() -> None:
+def keep_parsers() -> None:
     """Let Luigi use a parser again, as long as it knows of no other task or parameter."""
     CmdlineParser._build_parser = staticmethod(_parser)  # type: ignore[method-assign]
 

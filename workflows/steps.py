@@ -300,7 +300,7 @@ class Step(Definition):
 
 
 run_on_threads(Step)
-commandline.parse_once()
+commandline.keep_parsers()
 
 
 @Step.event_handler(luigi.Event.DEPENDENCY_PRESENT)  # type: ignore[untyped-decorator]

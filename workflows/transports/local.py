@@ -165,7 +165,7 @@ class LocalNode:
             self._ends.remove(end)
             end.close()
         self._ends.append(open(reader, "rb", 0))  # noqa: SIM115 - closed at the end
-        with open(os.path.join(self.root, "runtime.log"), "ab") as log, open(writer, "wb", 0):
+        with open(writer, "wb", 0), open(os.path.join(self.root, "runtime.log"), "ab") as log:
             self._process = subprocess.Popen(
                 [*program, self.root, *numbers, self._address],
                 stdin=self._life,
