@@ -233,6 +233,13 @@ def _say_timeout(task: luigi.Task, _message: str) -> None:
     logger.error("%s %s: %s", task.task_family, shard, why)
 
 
+@luigi.Task.event_handler(luigi.Event.PROCESS_FAILURE)  # type: ignore[untyped-decorator]
+def _say_death(task: luigi.Task, message: str) -> None:
+    """Say what Luigi only notes: the process of a task that is no step was killed."""
+    log().add(what="failed", step=task.task_family, why=message)
+    logger.error("%s; what is done is kept", message)
+
+
 def lost_nodes() -> list[str]:
     """Return the nodes that were lost more often in this run than is retried."""
     return [line["node"] for _, line in read_lines(log().path) if line["what"] == "lost"]

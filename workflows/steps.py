@@ -23,7 +23,7 @@ from workflows import early
 
 early.begin(sys.argv)
 
-from workflows import barriers, checkpoints, commandline, execution, results, run
+from workflows import barriers, checkpoints, commandline, execution, localscheduler, results, run
 from workflows.config import settings
 from workflows.dataset import Dataset
 from workflows.definition import Definition
@@ -301,6 +301,7 @@ class Step(Definition):
 
 run_on_threads(Step)
 commandline.keep_parsers()
+localscheduler.look_seldom()
 
 
 @Step.event_handler(luigi.Event.DEPENDENCY_PRESENT)  # type: ignore[untyped-decorator]

@@ -1,0 +1,153 @@
+"""Luigi's worker and scheduler, as steps change them."""
+
+import json
+import os
+import signal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from conftest import Place
+
+COUNTED = """
+import atexit
+from luigi.scheduler import Scheduler
+
+said = {"counted": 0, "pruned": 0, "asked": 0}
+
+
+def count(name, word):
+    method = getattr(Scheduler, name)
+
+    def counting(self, *args, **kwargs):
+        said[word] += 1
+        return method(self, *args, **kwargs)
+
+    setattr(Scheduler, name, counting)
+
+
+count("count_pending", "counted")
+count("_prune_tasks", "pruned")
+count("get_work", "asked")
+atexit.register(lambda: print("said", json.dumps(said)))
+"""
+STEPS = """
+import json, os, pathlib, time
+import luigi
+from workflows.steps import Map
+
+
+class Copy(Map):
+    command = 'read -r path; cat "$path"'
+
+
+class Plain(luigi.Task):
+    source, pattern, fleet = luigi.Parameter(), luigi.Parameter(), luigi.Parameter()
+    number = luigi.IntParameter()
+
+    def output(self):
+        return luigi.LocalTarget(f"plain{self.number}")
+
+    def run(self):
+        with self.output().open("w") as file:
+            file.write(str(os.getpid()))
+
+
+class After(Map):
+    upstream = Copy
+    command = "cat"
+
+    def requires(self):
+        more = {"source": self.source, "pattern": self.pattern, "fleet": self.fleet}
+        return [*super().requires(), *[Plain(number=number, **more) for number in range(3)]]
+"""
+FAILS = """
+
+class Plain(Plain):
+    def run(self):
+        raise ValueError("it failed")
+"""
+DIES = """
+
+class Plain(Plain):
+    def run(self):
+        os.kill(os.getpid(), 9)
+"""
+SECOND_TIME = """
+
+class Copy(Copy):
+    def run(self):
+        first = pathlib.Path("first")
+        if self.shard and not first.exists():
+            first.touch()
+            raise ValueError("the first time")
+        return super().run()
+"""
+
+
+def test_a_scheduler_in_a_run_s_process_does_not_count_what_is_pending_for_each_task(
+    place: "Place",
+) -> None:
+    for number in range(30):
+        place.key(f"{number}_key", b"text\n")
+    place.module(STEPS + COUNTED)
+
+    done = place.luigi("Copy")
+
+    assert done.code == 0, done
+    (line,) = [line for line in done.out.splitlines() if line.startswith("said ")]
+    said = json.loads(line.removeprefix("said "))
+    assert said["asked"] > 30
+    assert said["counted"] < said["asked"] - 30, "for those alone who got no task"
+    assert said["pruned"] < said["asked"] - 30
+
+
+def test_a_failed_task_is_tried_again_after_its_delay(place: "Place") -> None:
+    place.key("one", b"text\n")
+    place.module(STEPS + SECOND_TIME)
+    environ = {"LUIGI_CONFIG_PATH": str(place.path / "again.cfg")}
+    (place.path / "again.cfg").write_text(
+        "[core]\nlocal_scheduler = true\n[worker]\nkeep_alive = true\nwait_interval = 0.05\n"
+        "wait_jitter = 0.05\nforce_multiprocessing = true\n"
+        "[scheduler]\nretry_delay = 0.5\n"
+    )
+
+    done = place.luigi("Copy", **environ)
+
+    assert "the first time" in done.err
+    assert place.outputs("Copy") == {"one": b"text\n"}
+
+
+def test_tasks_that_are_no_steps_run_beside_steps_each_in_a_process(place: "Place") -> None:
+    for number in range(3):
+        place.key(f"{number}_key", b"text\n")
+    place.module(STEPS)
+
+    done = place.luigi("After")
+
+    assert done.code == 0, done
+    pids = {(place.path / f"plain{number}").read_text() for number in range(3)}
+    assert len(pids) == 3
+    assert len(place.outputs("After")) == 3
+
+
+def test_what_a_process_fails_with_is_told_and_steps_beside_it_are_done(place: "Place") -> None:
+    place.key("one", b"text\n")
+    place.module(STEPS + FAILS)
+
+    done = place.luigi("After")
+
+    assert done.code == 30, done
+    assert "ValueError: it failed" in done.err
+    assert place.outputs("Copy") == {"one": b"text\n"}
+    assert place.outputs("After") == {}
+
+
+def test_a_process_that_is_killed_is_told_and_steps_beside_it_are_done(place: "Place") -> None:
+    place.key("one", b"text\n")
+    place.module(STEPS + DIES)
+
+    done = place.luigi("After")
+
+    assert done.code == 30, done
+    assert "died unexpectedly with exit code -9" in done.err
+    assert place.outputs("Copy") == {"one": b"text\n"}
