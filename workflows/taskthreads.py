@@ -7,6 +7,7 @@ Luigi has them. See docs/adr/0013.
 
 import contextvars
 import multiprocessing
+import queue
 import threading
 import time
 from typing import Any
@@ -78,13 +79,48 @@ class TaskThread:
                 # Terminated, or the process ends: Luigi knows that, and the one who did it too.
 
 
+class Results:
+    """What came of tasks: of threads without a way around, of processes by Luigi's own queue.
+
+    That is a pipe, and a thread that writes to it: 0.3 ms of CPU a task.
+    """
+
+    def __init__(self, others: Any) -> None:
+        self.others = others
+        self._all: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.put, self.get = self._all.put, self._all.get
+        self._reader: threading.Thread | None = None
+
+    def read_others(self) -> None:
+        """Take in what comes of processes, from now on."""
+        if self._reader is None:
+            self._reader = threading.Thread(target=self._read, daemon=True)
+            self._reader.start()
+
+    def _read(self) -> None:
+        while result := self.others.get():
+            self.put(result)
+
+    def close(self) -> None:
+        """Take in nothing any more."""
+        if self._reader is not None:
+            self.others.put(None)
+            self._reader.join(_END_S)
+        self.others.close()
+
+
 def run_on_threads(kind: type[luigi.Task]) -> None:
     """Let Luigi run tasks of a kind on threads."""
     start_as_luigi_does = Worker._create_task_process
 
     def create(worker: Worker, task: luigi.Task) -> Any:
+        results: Any = worker._task_result_queue
+        if not isinstance(results, Results):
+            results = worker.__dict__["_task_result_queue"] = Results(results)
         process = start_as_luigi_does(worker, task)  # type: ignore[no-untyped-call]
         if not isinstance(task, kind):
+            process.result_queue = results.others
+            results.read_others()
             return process
         known = len(worker._scheduled_tasks)
         if known != worker.__dict__.get("_known"):  # seldom: to look at all takes as long as a task
