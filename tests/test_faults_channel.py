@@ -129,10 +129,18 @@ def test_a_runtime_that_reads_nothing_is_lost_even_while_it_is_sent_much(node: F
 
 def test_a_runtime_that_takes_no_shipped_file_is_lost(node: FakeNode) -> None:
     channel = Channel(node)
-    node.theirs.sendall(b'{"event": "needed", "digests": ["d"]}\n')
+    node.theirs.sendall(b'{"event": "lacks", "digests": ["d"]}\n')
 
     with pytest.raises(NodeLost, match=r"^node 0 is lost: "):
-        channel.ship({"d": bytes(5_000_000)})
+        list(channel.run({"op": "run"}, {"d": bytes(5_000_000)}))
+
+
+def test_a_runtime_that_keeps_no_shipped_file_is_lost(node: FakeNode) -> None:
+    channel = Channel(node)
+    node.theirs.sendall(b'{"event": "lacks", "digests": ["d"]}\n' * 10)
+
+    with pytest.raises(NodeLost, match=r"^node 0 is lost: it does not keep the files"):
+        list(channel.run({"op": "run"}, {"d": b"x"}))
 
 
 # -- it talks nonsense -----------------------------------------------------------------------------
@@ -181,14 +189,14 @@ def test_a_runtime_that_cannot_make_sense_of_what_it_is_told_is_no_lost_node(
 @pytest.mark.parametrize(
     "said",
     [
-        {"event": "needed"},
-        {"event": "needed", "digests": 3},
-        {"event": "needed", "digests": ["another"]},
-        {"event": "needed", "digests": [["d"]]},
+        {"event": "lacks"},
+        {"event": "lacks", "digests": 3},
+        {"event": "lacks", "digests": ["another"]},
+        {"event": "lacks", "digests": [["d"]]},
     ],
     ids=str,
 )
-def test_a_runtime_that_needs_what_it_was_not_offered_is_lost(
+def test_a_runtime_that_lacks_what_it_was_not_offered_is_lost(
     node: FakeNode, said: dict[str, Any]
 ) -> None:
     channel = Channel(node)
@@ -196,7 +204,7 @@ def test_a_runtime_that_needs_what_it_was_not_offered_is_lost(
     Wire(node.theirs).send(said)
 
     with pytest.raises(NodeLost, match=r"^node 0 is lost: it talks nonsense: "):
-        channel.ship({"d": b"x"})
+        list(channel.run({"op": "run"}, {"d": b"x"}))
 
 
 @pytest.mark.parametrize("size", [None, "1", -1, 1.5, True, 1 << 60], ids=str)

@@ -9,8 +9,9 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-from faults import Trial, fill, resize, runtime, small_disk
+from faults import Trial, fill, resize, runtime, shipping, small_disk
 
+from workflows.channel import Channel
 from workflows.errors import CheckpointError, WorkflowsError
 from workflows.keys import file_digest
 from workflows.node.ledger import Ledger
@@ -153,19 +154,19 @@ def test_keys_that_a_full_disk_cannot_restore_fail_one_by_one(tmp_path: pathlib.
 
 
 def test_a_shipped_file_that_finds_no_room_is_named(tmp_path: pathlib.Path) -> None:
-    with small_disk(tmp_path / "nodes", "512k") as disk, runtime(disk) as (_, channel):
+    with small_disk(tmp_path / "nodes", "512k") as disk, runtime(disk) as (node, channel):
         fill(disk)
         data = bytes(5000)
-        digest = file_digest(data)
+        files = {file_digest(data): data}
 
-        channel.ship({digest: data})
         with pytest.raises(WorkflowsError, match=f"node 0: .*{FULL}"):
-            channel.one({"op": "list", "steps": ["S"]}, "listing")
+            list(channel.run(shipping(files), files))
         (disk / "full").unlink()
-        channel.ship({digest: data})
-        listing = list(channel.ask({"op": "need", "digests": [digest, "d2"]}, "needed"))
+        again = Channel(node)
+        said = [event["event"] for event in again.run(shipping(files), files)]
+        again.close()
 
-    assert listing[-1]["digests"] == ["d2"]
+    assert said == ["running", "ran"]
 
 
 def test_a_ledger_on_a_full_disk_is_as_it_was_and_takes_the_line_when_there_is_room(

@@ -5,7 +5,7 @@ import pathlib
 from typing import TYPE_CHECKING
 
 import pytest
-from faults import runtime
+from faults import runtime, shipping
 
 from workflows.errors import WorkflowsError
 from workflows.keys import file_digest
@@ -69,18 +69,31 @@ def test_a_shipped_file_leaves_nothing_in_progress_behind(tmp_path: pathlib.Path
     with runtime(tmp_path) as (_, channel):
         files = {file_digest(data): data for data in (b"one", b"two")}
 
-        channel.ship(files)
-        channel.one({"op": "list", "steps": []}, "listing")
+        said = [event["event"] for event in channel.run(shipping(files), files)]
 
+        assert said == ["running", "ran"]
         (own,) = (tmp_path / "0" / "tmp").iterdir()
         assert os.listdir(own) == ["alive"]
         assert sorted(os.listdir(tmp_path / "0" / "files")) == sorted(files)
 
 
+def test_a_shipped_file_that_a_node_has_is_not_sent_again(tmp_path: pathlib.Path) -> None:
+    with runtime(tmp_path) as (_, channel):
+        files = {file_digest(b"one"): b"one"}
+        list(channel.run(shipping(files), files))
+
+        again = [event["event"] for event in channel.ask(shipping(files), "ran", "lacks")]
+        (tmp_path / "0" / "files" / file_digest(b"one")).unlink()
+        lost = list(channel.ask(shipping(files), "ran", "lacks"))
+
+        assert again == ["running", "ran"]
+        assert lost == [{"event": "lacks", "digests": [file_digest(b"one")]}]
+
+
 def test_a_shipped_file_that_is_not_what_its_digest_says_is_refused(tmp_path: pathlib.Path) -> None:
     with runtime(tmp_path) as (_, channel):
-        channel.ship({file_digest(b"meant"): b"changed"})
+        files = {file_digest(b"meant"): b"changed"}
 
         with pytest.raises(WorkflowsError, match="a shipped file is not what its digest"):
-            channel.one({"op": "list", "steps": []}, "listing")
+            list(channel.run(shipping(files), files))
         assert os.listdir(tmp_path / "0" / "files") == []

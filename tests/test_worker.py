@@ -1,8 +1,6 @@
 """Luigi's worker and scheduler, as steps change them."""
 
 import json
-import os
-import signal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

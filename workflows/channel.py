@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _WAITS = 4  # after each but the last of so many, a silent runtime is asked for a sign of life
 _BLOCK = 1 << 18
 _AHEAD = 32  # files sent before the first is answered; as many answers fit into any buffer
+_SHIPS = 3  # times a node is sent what it lacks before it is given up
 _LARGEST = 1 << 24  # bytes of an output in one message; runtimes send less
 Event = dict[str, Any]
 
@@ -78,17 +79,34 @@ class Channel:
                 return event
         raise NodeLost(self.node.name, "it hung up")
 
-    def ship(self, files: Mapping[str, bytes]) -> None:
-        """Make files known by their digest; what the node has already is not sent again."""
-        if not files:
-            return
-        answer = self.one({"op": "need", "digests": sorted(files)}, "needed")
-        needed = answer.get("digests")
-        if not isinstance(needed, list) or any(digest not in [*files] for digest in needed):
-            raise self._nonsense(answer)
+    def run(self, message: Event, files: Mapping[str, bytes]) -> Iterator[Event]:
+        """Let the node run keys; yield its events. Of `files`, by digest, it is sent what it lacks.
+
+        It has them all once a task has brought them: then one message and its answers are all.
+
+        Raises:
+            NodeLost: see `ask`; or it does not keep what it is sent.
+            WorkflowsError: see `ask`.
+        """
+        for _ in range(_SHIPS):
+            lacks = None
+            for event in self.ask(message, "ran", "lacks"):
+                if event["event"] == "lacks":
+                    lacks = event
+                else:
+                    yield event
+            if lacks is None:
+                return
+            self._ship(lacks, files)
+        raise NodeLost(self.node.name, "it does not keep the files that are sent to it")
+
+    def _ship(self, lacks: Event, files: Mapping[str, bytes]) -> None:
+        digests = lacks.get("digests")
+        if not isinstance(digests, list) or any(digest not in [*files] for digest in digests):
+            raise self._nonsense(lacks)
         try:
             self._wire.limit(self.node.silence_s)
-            for digest in needed:
+            for digest in digests:
                 self._wire.send_bytes({"op": "file", "digest": digest}, files[digest])
         except OSError as error:
             raise NodeLost(self.node.name, str(error)) from error

@@ -127,7 +127,9 @@ def _run_once(step: "Step", shard: Shard, report: TaskReport, bereft: list[Event
     listings = run.listings(step.fleet)
     listings.forget()
     mark, done = listings.mark(shard.slot), {}
-    missing = listings.missing(shard.slot, step.name, shard.keys)
+    # A node passes over what is done by itself. It is asked before only if more depends on it.
+    find = listings.missing if step.is_restorable or len(step.chain()) > 1 else listings.unheard
+    missing = find(shard.slot, step.name, shard.keys)
     report.expect(len(missing))
     if missing and step.is_restorable:
         for event in checkpoints.restored(step, missing, step.nodes.channel(shard.slot)):
@@ -137,9 +139,9 @@ def _run_once(step: "Step", shard: Shard, report: TaskReport, bereft: list[Event
     for stages, keys in _by_start(step, missing):
         channel = step.nodes.channel(shard.slot)  # now: to list what is done revives a lost node
         _require(channel, stages)
-        channel.ship({digest: data for s in stages for digest, data in s.shipped.values()})
+        files = {digest: data for s in stages for digest, data in s.shipped.values()}
         message = {"op": "run", "work": _work(stages), "keys": [_item(step, k, s) for k, s in keys]}
-        for event in channel.ask(message, "ran"):
+        for event in channel.run(message, files):
             bereft.append(event) if event.get("input_gone") else report.take(event)
             if event["event"] == "done":
                 done[event["id"]] = event["bytes"]

@@ -45,7 +45,7 @@ class _Answer(dict[str, Any]):
     def __missing__(self, name: str) -> Any:
         counted = _COUNTED_NONE
         if self.get("task_id") is None:
-            counted = Scheduler.count_pending(self._scheduler, self._worker)  # type: ignore[no-untyped-call]
+            counted = Scheduler.count_pending(self._scheduler, self._worker)
             self.update(counted)
         return counted[name]
 
@@ -54,7 +54,7 @@ def look_seldom() -> None:
     """Let Luigi make such a scheduler where it is to make one of its own."""
 
     def create(factory: Any) -> Any:
-        scheduler = _create(factory)
+        scheduler = _create(factory)  # type: ignore[no-untyped-call]
         if type(scheduler) is Scheduler:
             scheduler.__class__ = LocalScheduler
         return scheduler

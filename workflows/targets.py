@@ -42,8 +42,7 @@ class Listings:
 
     def missing(self, slot: int, step: str, keys: Sequence[Key]) -> list[Key]:
         """Return those of `keys` that are not done; all of them if the node cannot be reached."""
-        done = self._heard(slot, step)
-        absent = [key for key in keys if key.identity not in done]
+        absent = self.unheard(slot, step, keys)
         if not absent:
             return []
         if is_in_task():
@@ -54,7 +53,11 @@ class Listings:
                 if self._done[slot, step][0] is self._marks[slot]:
                     break
                 self._ask(slot, step)  # a task found the node lost while this one asked
-            done = self._heard(slot, step)
+        return self.unheard(slot, step, keys)
+
+    def unheard(self, slot: int, step: str, keys: Sequence[Key]) -> list[Key]:
+        """Return those of `keys` that no node has said are done, without asking."""
+        done = self._heard(slot, step)
         return [key for key in keys if key.identity not in done]
 
     def _missing_here(self, slot: int, step: str, keys: Sequence[Key]) -> list[Key]:

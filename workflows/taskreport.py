@@ -102,7 +102,9 @@ class TaskReport:
     def take(self, event: Event) -> None:
         """Take one event of the node."""
         name = self.step.nodes.nodes[self.shard.slot].name
-        if event["event"] in ("done", "brought"):
+        if event["event"] == "running":
+            self.total -= event.get("had", 0)
+        elif event["event"] in ("done", "brought"):
             self.tally.done_one(event)
             self.write(f"{event['key']} done: {event['bytes']} bytes, {event.get('wall', 0)} s")
         elif event["event"] == "failed":

@@ -11,10 +11,11 @@ ping       n                                               pong: n
 list       steps [, ids]                                   listing: steps -> {identity: bytes}
 history    step                                            history: records, oldest first
 records    step, ids                                       records: those that are done
-need       digests                                         needed: digests that are not here yet
 file       digest, size, then raw bytes                    (nothing)
-run        work, keys                                      done / failed per key, then ran; stale:
-                                                           n, url, where a signature is too old
+run        work, keys                                      lacks: digests of files to be sent first;
+                                                           else running: had, todo, then done /
+                                                           failed per key, then ran; stale: n, url,
+                                                           where a signature is too old
 signed     n, url                                          (nothing)
 bring      step, items; from nodes also certificate,       brought / failed per item, then ran
            token, senders: name -> host, port
@@ -133,13 +134,6 @@ class Session(LookingOperations, VerbOperations):
 
     # -- changing ------------------------------------------------------------------------------
 
-    def op_need(self, message: Message) -> None:
-        """Say which shipped files are not here yet."""
-        missing = [
-            digest for digest in message["digests"] if not _is_whole(self._file(digest), digest)
-        ]
-        self.wire.send({"event": "needed", "digests": missing})
-
     def op_file(self, message: Message) -> None:
         """Take one shipped file; its name is its digest, so that a second ship sends nothing."""
         data = self.wire.recv_bytes(message["size"])
@@ -169,14 +163,20 @@ class Session(LookingOperations, VerbOperations):
         self.wire.send({"event": "dropped", "count": count})
 
     def op_run(self, message: Message) -> None:
-        """Run a command over keys; those that are done already are only reported.
+        """Run a command over keys; those that are done already are only counted.
 
-        A key whose command exits with 75 (EX_TEMPFAIL) is run again at once, `retries` times.
+        Where a shipped file is lacking, that alone is said. A key whose command exits with 75
+        (EX_TEMPFAIL) is run again at once, `retries` times.
         """
         asked = message["work"]
         env = dict(self.runtime.env, **asked["env"])
         stages = [Stage(**stage) for stage in asked["stages"]]
         work = Work(asked["step"], asked["mode"], asked["spec"], stages, env)
+        shipped = {digest for stage in stages for digest in stage.files.values()}
+        lacks = [digest for digest in shipped if not _is_whole(self._file(digest), digest)]
+        if lacks:
+            self.wire.send({"event": "lacks", "digests": sorted(lacks)})
+            return
 
         def run(item: Message) -> Message:
             for left in reversed(range(1 + asked.get("retries", 0))):
