@@ -37,6 +37,11 @@ def slots(nodes: int = NODES) -> int:
     return sum(node.slots for node in fleet.nodes)
 
 
+def floor_sizes() -> list[int]:
+    """Return how many processes floors have: as many as cores, one more, as the fleet has slots."""
+    return sorted({CORES, CORES + 1, slots()})
+
+
 class Ours(NamedTuple):
     """The job as a user starts it: luigi, from a fresh process, on local nodes."""
 

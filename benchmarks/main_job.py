@@ -13,7 +13,7 @@ import tempfile
 from typing import Any
 
 from benchmarks import data, jobs, table
-from benchmarks.jobs import CORES, KEYED_STEPS, Floor, Ours
+from benchmarks.jobs import KEYED_STEPS, Floor, Ours
 from benchmarks.measure import Took
 
 UNFUSED_BAR, FUSED_BAR, SMALL_BAR_MS = 1.25, 1.10, 2.5
@@ -36,12 +36,11 @@ def flags() -> argparse.Namespace:
 
 
 def lineup(work: str, source: str, *, fuse: bool) -> "list[tuple[str, Ours | Floor]]":
-    """Return ours and the floors, as many processes as the fleet has slots, and as cores."""
+    """Return ours and the floors: as many processes as cores, one more, as the fleet has slots."""
     name = "fused" if fuse else "unfused"
-    many = sorted({jobs.slots(), CORES})
     floors = [
         (f"floor {name}, xargs -P {count}", Floor(f"{work}/floor", source, count, fuse))
-        for count in many
+        for count in jobs.floor_sizes()
     ]
     return [(f"ours {name}", Ours(f"{work}/ours", source, fuse)), *floors]
 

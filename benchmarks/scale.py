@@ -12,7 +12,7 @@ import tempfile
 from typing import Any, NamedTuple
 
 from benchmarks import data, jobs, table
-from benchmarks.jobs import CORES, Floor, Ours
+from benchmarks.jobs import Floor, Ours
 from benchmarks.measure import Took
 
 OVERHEAD_BAR_S, RERUN_BAR_S, MEMORY_BAR_MB = 60.0, 3.0, 300.0
@@ -80,7 +80,7 @@ def sized(work: str, keys: int, *, fuse: bool) -> Sized:
     first = ours.run(watch_memory=True)
     rerun = ours.run(watch_memory=True)
     floors = []
-    for processes in sorted({jobs.slots(), CORES}):
+    for processes in jobs.floor_sizes():
         floor = Floor(f"{work}/floor-{how}-{processes}", source, processes, fuse)
         floor.clean()
         os.sync()

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextvars
+import math
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -86,8 +87,8 @@ def open_fleet(spec: str, *, state: str, slots: int, silence_s: float = 20.0) ->
     """Return the fleet that `spec` names; nothing is started.
 
     ``local:3`` is three directories below `state`. `slots` is how many keys a node runs at once; 0
-    shares this machine's cores among the nodes. ``ssh:hosts.yaml`` is the hosts of that file. A
-    node that says nothing for `silence_s` is lost.
+    is its share of this machine's cores, and one more: see docs/adr/0016. ``ssh:hosts.yaml`` is the
+    hosts of that file. A node that says nothing for `silence_s` is lost.
 
     Raises:
         UsageError: there is no such kind of fleet, or its file is wrong.
@@ -100,11 +101,19 @@ def open_fleet(spec: str, *, state: str, slots: int, silence_s: float = 20.0) ->
             f"no fleet {spec!r}: write local:N with N nodes on this machine, ssh:FILE, or ec2:NAME"
         )
     count = int(match[1])
-    cores = len(os.sched_getaffinity(0))
-    each = slots or max(1, cores // count)
+    each = slots or _share(len(os.sched_getaffinity(0)), count)
     root = os.path.join(state, "nodes")
     nodes: list[Node] = [LocalNode(slot, count, each, root, silence_s) for slot in range(count)]
     return Fleet(spec, nodes)
+
+
+def _share(cores: int, nodes: int) -> int:
+    """Return how many keys each of the nodes of one machine runs at once.
+
+    >>> _share(8, 1), _share(8, 3), _share(2, 3), _share(2, 100), _share(1, 3)
+    (8, 4, 2, 2, 1)
+    """
+    return min(cores, math.ceil(cores / nodes) + 1)
 
 
 def _ssh_fleet(spec: str, slots: int, silence_s: float) -> Fleet:
