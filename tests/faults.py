@@ -101,15 +101,15 @@ class Trial:
 
     def runtimes(self) -> dict[int, int]:
         """Return slot -> process of each runtime."""
-        slots = {}
+        found = {}
         for pid in self.pids():
             words = command_line(pid)
             with contextlib.suppress(OSError):
-                # Its watchdog has the same command line, but reads nothing.
+                # Its watchdog has the same command line, but soon reads nothing.
                 is_one = os.readlink(f"/proc/{pid}/fd/0").startswith("pipe:")
                 if is_one and any("/runtime-" in word for word in words):
-                    slots[int(words[words.index("-S") + 5])] = pid
-        return slots
+                    found[pid] = int(words[words.index("-S") + 5])
+        return {slot: pid for pid, slot in found.items() if parent(pid) not in found}
 
     def commands(self) -> list[list[str]]:
         """Return the command lines of all but runtimes and what runs or watches them."""
@@ -213,6 +213,14 @@ def command_line(pid: int) -> list[str]:
     with contextlib.suppress(OSError):
         return pathlib.Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")[:-1]
     return []
+
+
+def parent(pid: int) -> int:
+    """Return the process that a process is a child of, 0 if it is gone."""
+    with contextlib.suppress(OSError):
+        text = pathlib.Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        return int(text.rpartition(")")[2].split()[1])
+    return 0
 
 
 def is_stopped(pid: int) -> bool:
