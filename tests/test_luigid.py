@@ -278,7 +278,7 @@ def test_the_list_shows_each_step_with_its_shard_its_source_and_its_node(page: P
             rf"shard=yellow_tripdata_20\d\d-\d\d\.csv, source=source, {re.escape(COLUMNS)}",
             what,
         ), details
-        assert re.fullmatch(r'\{"local:3 node [012]":0\.5\}', node), details
+        assert re.fullmatch(r'\{"local:3 node [012]":0\.\d+\}', node), details
 
 
 @pytest.mark.browser

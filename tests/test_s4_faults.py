@@ -126,7 +126,7 @@ def test_a_command_of_1_to_n_that_makes_others_is_fine_after_rm(six: "Keys") -> 
 
 def test_after_ctrl_c_nothing_runs_on_and_a_rerun_goes_on(six: "Keys") -> None:
     slow = noted(six, "case $WORKFLOWS_SLOT in 0) cat;; *) setsid sleep 300;; esac")
-    process = six.start("map", "in/", "out/", slow)
+    process = six.start("map", "in/", "out/", slow, WORKFLOWS_SLOTS="1")
     wait_for(lambda: count(six) == 4)  # two are at it
     wait_for(lambda: six.names("out") == ["000_f0", "003_f3"])
 
@@ -146,7 +146,7 @@ def test_after_ctrl_c_nothing_runs_on_and_a_rerun_goes_on(six: "Keys") -> None:
 def test_a_killed_runtime_costs_only_what_it_had_in_flight(six: "Keys") -> None:
     slow = noted(six, "while [ ! -e go ] && [ ! -e '{}' ]; do sleep 0.05; done; cat")
     go = six.place.path / "go"
-    process = six.start("map", "in/", "out/", slow.replace("{}", str(go)))
+    process = six.start("map", "in/", "out/", slow.replace("{}", str(go)), WORKFLOWS_SLOTS="1")
     wait_for(lambda: count(six) == 3)
 
     os.kill(runtimes(six)[1], signal.SIGKILL)
@@ -163,7 +163,8 @@ def test_a_killed_runtime_costs_only_what_it_had_in_flight(six: "Keys") -> None:
 def test_a_node_that_stays_lost_is_named_and_a_rerun_does_what_is_missing(six: "Keys") -> None:
     go = six.place.path / "go"
     slow = noted(six, f"while [ ! -e '{go}' ]; do sleep 0.05; done; cat")
-    process = six.start("map", "in/", "out/", slow, WORKFLOWS_RETRIES="0")
+    given = {"WORKFLOWS_RETRIES": "0", "WORKFLOWS_SLOTS": "1"}
+    process = six.start("map", "in/", "out/", slow, **given)
     wait_for(lambda: count(six) == 3)
     os.kill(runtimes(six)[1], signal.SIGKILL)
     started = time.monotonic()

@@ -42,11 +42,12 @@ def test_status_says_what_each_node_holds(six: "Keys") -> None:
 
 
 def test_config_prints_what_is_in_effect(keys: "Keys") -> None:
-    out = keys.ok("config", "--fleet", "local:2", WORKFLOWS_RETRIES="7")
+    given = {"WORKFLOWS_RETRIES": "7", "WORKFLOWS_SLOTS": "5"}
+    out = keys.ok("config", "--fleet", "local:2", **given)
 
     assert "[fleet]\nspec = local:2\n" in out
     assert "retries = 7\n" in out
-    assert f"# 1: node 1, 1 slots, {keys.nodes}/1\n" in out
+    assert f"# 1: node 1, 5 slots, {keys.nodes}/1\n" in out
     assert not keys.nodes.exists()  # looking starts nothing
 
 
