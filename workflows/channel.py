@@ -91,6 +91,8 @@ class Channel:
         for _ in range(_SHIPS):
             lacks = None
             for event in self.ask(message, "ran", "lacks"):
+                if event["event"] == "running" and type(event.get("had")) is not int:
+                    raise self._nonsense(event)
                 if event["event"] == "lacks":
                     lacks = event
                 else:

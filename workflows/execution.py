@@ -1,5 +1,6 @@
 """Run a shard: its missing keys, on the node that owns them, from the nearest output there is."""
 
+import itertools
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -137,16 +138,36 @@ def _run_once(step: "Step", shard: Shard, report: TaskReport, bereft: list[Event
         listings.forget()
         return
     for stages, keys in _by_start(step, missing):
-        channel = step.nodes.channel(shard.slot)  # now: to list what is done revives a lost node
-        _require(channel, stages)
-        files = {digest: data for s in stages for digest, data in s.shipped.values()}
-        message = {"op": "run", "work": _work(stages), "keys": [_item(step, k, s) for k, s in keys]}
-        for event in channel.run(message, files):
+        for event in _begun(step, shard.slot, stages, keys):
             bereft.append(event) if event.get("input_gone") else report.take(event)
             if event["event"] == "done":
                 done[event["id"]] = event["bytes"]
     listings.hear(shard.slot, step.name, mark, done)
     listings.forget()
+
+
+def _begun(
+    step: "Step", slot: int, stages: "list[Step]", keys: list[tuple[Key, Key]]
+) -> Iterator[Event]:
+    """Begin to run keys, and return the events to come.
+
+    A runtime that has died between two tasks is replaced, for what is on its disk is still done.
+    """
+    files = {digest: data for stage in stages for digest, data in stage.shipped.values()}
+    message = {"op": "run", "work": _work(stages), "keys": [_item(step, k, s) for k, s in keys]}
+
+    def begun() -> Iterator[Event]:
+        channel = step.nodes.channel(slot)
+        _require(channel, stages)
+        events = channel.run(message, files)
+        return itertools.chain([next(events)], events)
+
+    try:
+        return begun()
+    except NodeLost:
+        step.nodes.revive(slot, wait=False)
+        run.listings(step.fleet).lose(slot)
+        return begun()
 
 
 def _require(channel: Channel, stages: "list[Step]") -> None:

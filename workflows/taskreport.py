@@ -103,7 +103,7 @@ class TaskReport:
         """Take one event of the node."""
         name = self.step.nodes.nodes[self.shard.slot].name
         if event["event"] == "running":
-            self.total -= event.get("had", 0)
+            self.total -= event["had"]
         elif event["event"] in ("done", "brought"):
             self.tally.done_one(event)
             self.write(f"{event['key']} done: {event['bytes']} bytes, {event.get('wall', 0)} s")
