@@ -12,7 +12,6 @@ from luigi.interface import _WorkerSchedulerFactory
 from luigi.scheduler import Scheduler
 
 _PRUNED_EVERY_S = 0.2
-_COUNTED_NONE: dict[str, Any] = {"n_pending_tasks": 0, "n_unique_pending": 0, "running_tasks": []}
 
 _create = _WorkerSchedulerFactory.create_local_scheduler
 
@@ -21,6 +20,24 @@ class LocalScheduler(Scheduler):
     """The scheduler of one worker."""
 
     _pruned = 0.0
+    _uncounted: dict[str, Any] | None = None  # what is counted while a worker asks for a task
+
+    def get_work(self, **asked: Any) -> dict[str, Any]:
+        """Return a task to run; if there is none, after a look at everything, what is pending."""
+        before = self._pruned
+        reply = self._asked(asked)
+        if _is_empty(reply) and self._pruned == before:
+            self._pruned = 0.0  # a task may be due to be tried again
+            reply = self._asked(asked)
+        if _is_empty(reply) and reply is self._uncounted:
+            reply.update(super().count_pending(asked["worker"]))
+        self._uncounted = None
+        return reply
+
+    def _asked(self, asked: dict[str, Any]) -> dict[str, Any]:
+        self._uncounted = {}
+        reply: dict[str, Any] = super().get_work(**asked)
+        return reply
 
     def prune(self) -> None:
         """Find what has timed out, if that was not done a moment ago."""
@@ -30,24 +47,17 @@ class LocalScheduler(Scheduler):
             super().prune()
 
     def count_pending(self, worker: str) -> dict[str, Any]:
-        """Return the counts, made when one of them is read."""
-        state = self._state.get_worker(worker).state
-        return _Answer(self, worker, state)
+        """Return the counts; zeros while a worker asks for a task."""
+        if self._uncounted is None:
+            return dict(super().count_pending(worker))
+        counts = ("n_pending_tasks", "n_unique_pending", "n_pending_last_scheduled")
+        self._uncounted.update(dict.fromkeys(counts, 0), running_tasks=[])
+        self._uncounted["worker_state"] = self._state.get_worker(worker).state
+        return self._uncounted
 
 
-class _Answer(dict[str, Any]):
-    """What a worker is told that asks for a task: the task, added by Luigi, or counts."""
-
-    def __init__(self, scheduler: Scheduler, worker: str, state: str) -> None:
-        super().__init__(worker_state=state)
-        self._scheduler, self._worker = scheduler, worker
-
-    def __missing__(self, name: str) -> Any:
-        counted = _COUNTED_NONE
-        if self.get("task_id") is None:
-            counted = Scheduler.count_pending(self._scheduler, self._worker)
-            self.update(counted)
-        return counted[name]
+def _is_empty(reply: dict[str, Any]) -> bool:
+    return reply["task_id"] is None and "batch_id" not in reply
 
 
 def look_seldom() -> None:

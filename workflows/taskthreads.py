@@ -22,6 +22,7 @@ if multiprocessing.get_start_method(allow_none=True) is None:
     multiprocessing.set_start_method("fork")
 
 _END_S = 5.0
+_LOOK_S = 0.05
 _patience_until = [-_END_S]
 
 
@@ -64,7 +65,7 @@ class TaskThread:
     def put(self, result: Any) -> None:
         """Take what came of it for the worker, who asks no more of a task that it terminated."""
         if not self._conversations.is_over:
-            self._results.put(result)
+            self._results.put_here(result)
 
     def _run(self) -> None:
         with self._conversations:
@@ -88,8 +89,24 @@ class Results:
     def __init__(self, others: Any) -> None:
         self.others = others
         self._all: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.put, self.get = self._all.put, self._all.get
+        self.put_here = self._all.put
         self._reader: threading.Thread | None = None
+        self._is_closed = False
+
+    def put(self, result: Any) -> None:
+        """Take a result from the worker: what a process said before it died comes first."""
+        (self.put_here if self._reader is None else self.others.put)(result)
+
+    def get(self, timeout: float) -> Any:
+        """Return the next result.
+
+        Raises:
+            queue.Empty: there is none for `timeout` seconds.
+        """
+        result = self._all.get(timeout=timeout)
+        if isinstance(result, BaseException):
+            raise result
+        return result
 
     def read_others(self) -> None:
         """Take in what comes of processes, from now on."""
@@ -98,15 +115,39 @@ class Results:
             self._reader.start()
 
     def _read(self) -> None:
-        while result := self.others.get():
-            self.put(result)
+        while not self._is_closed:
+            try:
+                self.put_here(self.others.get(timeout=_LOOK_S))
+            except queue.Empty:
+                continue
+            except Exception as error:  # noqa: BLE001 - what is no result is for the worker to see
+                self.put_here(error)
 
     def close(self) -> None:
         """Take in nothing any more."""
+        self._is_closed = True
         if self._reader is not None:
-            self.others.put(None)
-            self._reader.join(_END_S)
+            self._reader.join()
         self.others.close()
+
+
+def _let_die_once(process: TaskProcess) -> None:
+    """Let a process have died but once: Luigi looks at all with each result, and tells it again."""
+
+    class Process(type(process)):  # type: ignore[misc]
+        _seen_dead = 0
+
+        def is_alive(self) -> bool:
+            is_alive: bool = super().is_alive()
+            self._seen_dead += not is_alive
+            return is_alive
+
+        @property
+        def exitcode(self) -> int | None:
+            code: int | None = super().exitcode
+            return code if self._seen_dead < 2 else None
+
+    process.__class__ = Process
 
 
 def run_on_threads(kind: type[luigi.Task]) -> None:
@@ -121,6 +162,7 @@ def run_on_threads(kind: type[luigi.Task]) -> None:
         if not isinstance(task, kind):
             process.result_queue = results.others
             results.read_others()
+            _let_die_once(process)
             return process
         known = len(worker._scheduled_tasks)
         if known != worker.__dict__.get("_known"):  # seldom: to look at all takes as long as a task
