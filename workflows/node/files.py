@@ -7,7 +7,10 @@ import shutil
 import zlib
 from typing import Optional
 
+from workflows.node.crc import quickest
+
 _READ = 1 << 18
+_LARGE = 1 << 24  # bytes of a file for which it is worth while to load a library
 
 
 def place(shipped: str, path: str) -> None:
@@ -56,8 +59,9 @@ def crc_of(path: str, start: int = 0, end: "Optional[int]" = None) -> int:
         size = os.fstat(file.fileno()).st_size
         buffer = memoryview(bytearray(max(1, min(size, _READ))))
         file.seek(start)
+        crc32 = zlib.crc32 if size < _LARGE else quickest()
         while count := file.readinto(buffer[:left]):
-            value = zlib.crc32(buffer[:count], value)
+            value = crc32(buffer[:count], value)
             left -= count
     return value
 
