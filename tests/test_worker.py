@@ -1,9 +1,15 @@
 """Luigi's worker and scheduler, as steps change them."""
 
 import json
-from typing import TYPE_CHECKING
+import multiprocessing
+import os
+import queue
+import struct
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from workflows.taskthreads import Results
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -234,3 +240,18 @@ def test_a_runtime_that_dies_between_two_tasks_costs_no_try(place: "Place") -> N
     assert (place.path / "plain3").exists(), "the one who killed them"
     assert "lost" not in done.err
     assert len(place.outputs("After")) == 3
+
+
+def test_a_process_that_is_killed_while_it_says_something_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("workflows.taskthreads._END_S", 0.2)
+    others: Any = multiprocessing.Queue()
+    results = Results(others)
+    results.read_others()
+    cut_off = struct.pack("!i", 1000) + b"the beginning"
+    os.write(others._writer.fileno(), cut_off)
+
+    with pytest.raises(queue.Empty):
+        results.get(timeout=0.2)
+    results.close()

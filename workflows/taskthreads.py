@@ -127,7 +127,9 @@ class Results:
         """Take in nothing any more."""
         self._is_closed = True
         if self._reader is not None:
-            self._reader.join()
+            self._reader.join(_END_S)
+            if self._reader.is_alive():
+                return  # it waits for the rest of what a process said that was killed meanwhile
         self.others.close()
 
 
