@@ -1,10 +1,10 @@
-"""CRC-32 of much data, in half the time where this machine has libdeflate."""
+"""CRC-32 of much data, made quicker where this machine has libdeflate."""
 
 import functools
 import zlib
-from typing import Callable, Union
+from typing import Callable
 
-Update = Callable[[Union[bytes, memoryview], int], int]
+Update = Callable[[memoryview, int], int]
 _NINE = 0xCBF43926  # of the digits from 1 to 9: what definitions of a CRC-32 are compared by
 
 
@@ -12,8 +12,8 @@ _NINE = 0xCBF43926  # of the digits from 1 to 9: what definitions of a CRC-32 ar
 def quickest() -> Update:
     """Return a function like `zlib.crc32`, for writable memory: libdeflate's if it is here.
 
-    https://github.com/ebiggers/libdeflate: it takes 64 bytes at a time, with the processor's
-    carry-less multiplication. Measured: 15 GB/s in place of 6.5.
+    https://github.com/ebiggers/libdeflate uses the processor's carry-less multiplication. Measured:
+    15 GB/s in place of 6.5; of a file in the page cache, 7.3 in place of 4.5.
     """
     try:
         import ctypes  # here, as few keys are so large
@@ -24,7 +24,7 @@ def quickest() -> Update:
     except (ImportError, OSError, AttributeError):
         return zlib.crc32
 
-    def crc32(data: Union[bytes, memoryview], value: int) -> int:
+    def crc32(data: memoryview, value: int) -> int:
         held = (ctypes.c_char * len(data)).from_buffer(data)
         return int(update(value, ctypes.addressof(held), len(data)))
 
