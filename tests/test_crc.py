@@ -11,12 +11,22 @@ import pytest
 from workflows.node import crc, files
 
 
-@pytest.fixture(params=["quick", "plain"])
+class Absent:
+    """A library that is not installed."""
+
+    def __init__(self, name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+
+@pytest.fixture(params=["quick", "no library", "no ctypes"])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Let checksums be made by libdeflate, or by zlib where there is no other."""
     crc.quickest.cache_clear()
-    if request.param == "plain":
-        monkeypatch.setitem(sys.modules, "ctypes", None)
+    if request.param != "quick":
+        if request.param == "no library":
+            monkeypatch.setattr(ctypes, "CDLL", Absent)
+        else:
+            monkeypatch.setitem(sys.modules, "ctypes", None)
         assert crc.quickest() is zlib.crc32
     elif crc.quickest() is zlib.crc32:
         pytest.skip("libdeflate is not installed: apt-get install libdeflate0")
@@ -63,5 +73,5 @@ def test_a_library_that_counts_otherwise_is_not_used(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(ctypes, "CDLL", Library)
 
     assert crc.quickest() is zlib.crc32
-    assert asked == [9]
+    assert len(asked) == 1
     crc.quickest.cache_clear()

@@ -5,7 +5,6 @@ import zlib
 from typing import Callable
 
 Update = Callable[[memoryview, int], int]
-_NINE = 0xCBF43926  # of the digits from 1 to 9: what definitions of a CRC-32 are compared by
 
 
 @functools.cache
@@ -28,5 +27,6 @@ def quickest() -> Update:
         held = (ctypes.c_char * len(data)).from_buffer(data)
         return int(update(value, ctypes.addressof(held), len(data)))
 
-    is_right = crc32(memoryview(bytearray(b"123456789")), 0) == _NINE
+    sample = memoryview(bytearray(range(256)) * 17)[1:]
+    is_right = crc32(sample, 7) == zlib.crc32(sample, 7)
     return crc32 if is_right else zlib.crc32
