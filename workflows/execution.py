@@ -1,6 +1,5 @@
 """Run a shard: its missing keys, on the node that owns them, from the nearest output there is."""
 
-import itertools
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -53,7 +52,7 @@ def run_shard(step: "Step") -> "list[Step]":
         raise failure
     with TaskReport(step, shard) as report:
         bereft: list[Event] = []
-        retried(step, lambda: _run_once(step, shard, report, bereft), report.write)
+        retried(step, lambda: _run_here(step, shard, report, bereft), report.write)
         if bereft:
             report.write(bereft[0]["why"])
             run.listings(step.fleet).lose(shard.slot)
@@ -122,6 +121,19 @@ def retried(
     return None
 
 
+def _run_here(step: "Step", shard: Shard, report: TaskReport, bereft: list[Event]) -> None:
+    """Run what is missing; a runtime that died before it said a word is replaced without ado."""
+    report.is_heard = False
+    try:
+        return _run_once(step, shard, report, bereft)
+    except NodeLost:
+        if report.is_heard:
+            raise
+    step.nodes.revive(shard.slot, wait=False)
+    run.listings(step.fleet).lose(shard.slot)  # its disk may be another
+    return _run_once(step, shard, report, bereft)
+
+
 def _run_once(step: "Step", shard: Shard, report: TaskReport, bereft: list[Event]) -> None:
     """Run what is missing; put the events of keys whose input is gone into `bereft`."""
     bereft.clear()
@@ -138,36 +150,16 @@ def _run_once(step: "Step", shard: Shard, report: TaskReport, bereft: list[Event
         listings.forget()
         return
     for stages, keys in _by_start(step, missing):
-        for event in _begun(step, shard.slot, stages, keys):
+        channel = step.nodes.channel(shard.slot)  # now: to list what is done may revive a lost node
+        _require(channel, stages)
+        files = {digest: data for s in stages for digest, data in s.shipped.values()}
+        message = {"op": "run", "work": _work(stages), "keys": [_item(step, k, s) for k, s in keys]}
+        for event in channel.run(message, files):
             bereft.append(event) if event.get("input_gone") else report.take(event)
             if event["event"] == "done":
                 done[event["id"]] = event["bytes"]
     listings.hear(shard.slot, step.name, mark, done)
     listings.forget()
-
-
-def _begun(
-    step: "Step", slot: int, stages: "list[Step]", keys: list[tuple[Key, Key]]
-) -> Iterator[Event]:
-    """Begin to run keys, and return the events to come.
-
-    A runtime that has died between two tasks is replaced, for what is on its disk is still done.
-    """
-    files = {digest: data for stage in stages for digest, data in stage.shipped.values()}
-    message = {"op": "run", "work": _work(stages), "keys": [_item(step, k, s) for k, s in keys]}
-
-    def begun() -> Iterator[Event]:
-        channel = step.nodes.channel(slot)
-        _require(channel, stages)
-        events = channel.run(message, files)
-        return itertools.chain([next(events)], events)
-
-    try:
-        return begun()
-    except NodeLost:
-        step.nodes.revive(slot, wait=False)
-        run.listings(step.fleet).lose(slot)
-        return begun()
 
 
 def _require(channel: Channel, stages: "list[Step]") -> None:

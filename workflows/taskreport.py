@@ -70,6 +70,7 @@ class TaskReport:
         self.step, self.shard = step, shard
         self.total = 0
         self.failures: list[Event] = []
+        self.is_heard = False  # whether the node has said anything
         node = step.nodes.nodes[shard.slot].name
         self.tally = Tally(run.log(), step.name, shard.slot, node)
         self._path = log_path(step, shard.label)
@@ -101,6 +102,7 @@ class TaskReport:
 
     def take(self, event: Event) -> None:
         """Take one event of the node."""
+        self.is_heard = True
         name = self.step.nodes.nodes[self.shard.slot].name
         if event["event"] == "running":
             self.total -= event["had"]
