@@ -10,6 +10,7 @@ from typing import Any
 
 from luigi.interface import _WorkerSchedulerFactory
 from luigi.scheduler import Scheduler
+from luigi.task_status import FAILED
 
 _PRUNED_EVERY_S = 0.2
 
@@ -20,24 +21,33 @@ class LocalScheduler(Scheduler):
     """The scheduler of one worker."""
 
     _pruned = 0.0
-    _uncounted: dict[str, Any] | None = None  # what is counted while a worker asks for a task
+    _is_asked = False  # for a task, just now
 
     def get_work(self, **asked: Any) -> dict[str, Any]:
         """Return a task to run; if there is none, after a look at everything, what is pending."""
         before = self._pruned
         reply = self._asked(asked)
-        if _is_empty(reply) and self._pruned == before:
-            self._pruned = 0.0  # a task may be due to be tried again
+        if self._is_empty(reply) and self._pruned == before and self._may_try_again():
+            self._pruned = 0.0
             reply = self._asked(asked)
-        if _is_empty(reply) and reply is self._uncounted:
-            reply.update(super().count_pending(asked["worker"]))
-        self._uncounted = None
+        if reply["task_id"] is None and "n_pending_last_scheduled" in reply:
+            reply.update(self.count_pending(asked["worker"]))
         return reply
 
     def _asked(self, asked: dict[str, Any]) -> dict[str, Any]:
-        self._uncounted = {}
-        reply: dict[str, Any] = super().get_work(**asked)
-        return reply
+        self._is_asked = True
+        try:
+            return dict(super().get_work(**asked))
+        finally:
+            self._is_asked = False
+
+    def _is_empty(self, reply: dict[str, Any]) -> bool:
+        return reply["task_id"] is None and "batch_id" not in reply
+
+    def _may_try_again(self) -> bool:
+        """Tell whether there is a failed task, which only a look at all puts among those to run."""
+        failed = self._state.get_active_tasks_by_status(FAILED)
+        return bool(self._config.prune_on_get_work and any(True for _ in failed))
 
     def prune(self) -> None:
         """Find what has timed out, if that was not done a moment ago."""
@@ -48,16 +58,11 @@ class LocalScheduler(Scheduler):
 
     def count_pending(self, worker: str) -> dict[str, Any]:
         """Return the counts; zeros while a worker asks for a task."""
-        if self._uncounted is None:
+        if not self._is_asked:
             return dict(super().count_pending(worker))
         counts = ("n_pending_tasks", "n_unique_pending", "n_pending_last_scheduled")
-        self._uncounted.update(dict.fromkeys(counts, 0), running_tasks=[])
-        self._uncounted["worker_state"] = self._state.get_worker(worker).state
-        return self._uncounted
-
-
-def _is_empty(reply: dict[str, Any]) -> bool:
-    return reply["task_id"] is None and "batch_id" not in reply
+        about = {"running_tasks": [], "worker_state": self._state.get_worker(worker).state}
+        return dict.fromkeys(counts, 0) | about
 
 
 def look_seldom() -> None:
