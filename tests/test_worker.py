@@ -1,15 +1,9 @@
 """Luigi's worker and scheduler, as steps change them."""
 
 import json
-import multiprocessing
-import os
-import queue
-import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-
-from workflows.taskthreads import Results
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -242,16 +236,46 @@ def test_a_runtime_that_dies_between_two_tasks_costs_no_try(place: "Place") -> N
     assert len(place.outputs("After")) == 3
 
 
-def test_a_process_that_is_killed_while_it_says_something_does_not_hold_up_the_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("workflows.taskthreads._END_S", 0.2)
-    others: Any = multiprocessing.Queue()
-    results = Results(others)
-    results.read_others()
-    cut_off = struct.pack("!i", 1000) + b"the beginning"
-    os.write(others._writer.fileno(), cut_off)
+HELD = """
+import multiprocessing, os, queue, signal, struct, sys, time
+from workflows.taskthreads import Results
 
-    with pytest.raises(queue.Empty):
-        results.get(timeout=0.2)
-    results.close()
+others = multiprocessing.Queue()
+
+
+def die():
+    if sys.argv[1] == "locked":
+        others._wlock.acquire()
+    else:
+        os.write(others._writer.fileno(), struct.pack("!i", 1000) + b"the beginning")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+process = multiprocessing.get_context("fork").Process(target=die)
+results = Results(others)
+results.read_others()
+process.start()
+process.join()
+for _ in range(3):
+    results.put(("task", "FAILED", "it died", [], []))
+until = time.monotonic() + 10
+told = []
+while time.monotonic() < until and not told:
+    try:
+        told.append(results.get(timeout=0.05))
+    except queue.Empty:
+        pass
+results.close()
+assert told == [("task", "FAILED", "it died", [], [])], told
+"""
+
+
+@pytest.mark.parametrize("how", ["locked", "cut off"])
+def test_the_death_of_a_process_that_was_saying_something_is_told_and_holds_up_nothing(
+    place: "Place", how: str
+) -> None:
+    (place.path / "held.py").write_text(HELD)
+
+    done = place.run("python", "held.py", how, timeout=30)
+
+    assert done.code == 0, done

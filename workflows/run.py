@@ -45,6 +45,7 @@ _driver, _exit_code = [0], [0]
 _root = [""]
 _read_on: set[str] = set()
 _asked: set[str] = set()
+_dead: set[str] = set()
 
 
 @functools.cache
@@ -235,7 +236,10 @@ def _say_timeout(task: luigi.Task, _message: str) -> None:
 
 @luigi.Task.event_handler(luigi.Event.PROCESS_FAILURE)  # type: ignore[untyped-decorator]
 def _say_death(task: luigi.Task, message: str) -> None:
-    """Say what Luigi only notes: the process of a task that is no step was killed."""
+    """Say what Luigi only notes, again and again: the process of a task, no step, was killed."""
+    if task.task_id in _dead:
+        return
+    _dead.add(task.task_id)
     log().add(what="failed", step=task.task_family, why=message)
     logger.error("%s; what is done is kept", message)
 
@@ -257,6 +261,7 @@ def close() -> None:
     _driver[0], _root[0] = 0, ""
     _read_on.clear()
     _asked.clear()
+    _dead.clear()
 
 
 def _close_fleets(opener: int) -> None:

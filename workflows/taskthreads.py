@@ -5,6 +5,7 @@ its worker is given a thread that looks like such a process. Tasks that are no s
 Luigi has them. See docs/adr/0013.
 """
 
+import collections
 import contextvars
 import multiprocessing
 import queue
@@ -23,6 +24,7 @@ if multiprocessing.get_start_method(allow_none=True) is None:
 
 _END_S = 5.0
 _LOOK_S = 0.05
+_HEARD_S = 0.2  # after it all has been read that a process said before it died
 _patience_until = [-_END_S]
 
 
@@ -90,12 +92,16 @@ class Results:
         self.others = others
         self._all: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.put_here = self._all.put
+        self._verdicts: collections.deque[tuple[float, Any]] = collections.deque()
+        self._judged: set[str] = set()
         self._reader: threading.Thread | None = None
         self._is_closed = False
 
-    def put(self, result: Any) -> None:
-        """Take a result from the worker: what a process said before it died comes first."""
-        (self.put_here if self._reader is None else self.others.put)(result)
+    def put(self, verdict: Any) -> None:
+        """Take the worker's word that a task is dead, once; what it said itself comes first."""
+        if verdict[0] not in self._judged:
+            self._judged.add(verdict[0])
+            self._verdicts.append((time.monotonic() + _HEARD_S, verdict))
 
     def get(self, timeout: float) -> Any:
         """Return the next result.
@@ -103,10 +109,16 @@ class Results:
         Raises:
             queue.Empty: there is none for `timeout` seconds.
         """
+        if self._verdicts and time.monotonic() >= self._verdicts[0][0]:
+            return self._verdicts.popleft()[1]
         result = self._all.get(timeout=timeout)
         if isinstance(result, BaseException):
             raise result
         return result
+
+    def begin(self, task_id: str) -> None:
+        """Know that a task runs, for the first time or again."""
+        self._judged.discard(task_id)
 
     def read_others(self) -> None:
         """Take in what comes of processes, from now on."""
@@ -133,25 +145,6 @@ class Results:
         self.others.close()
 
 
-def _let_die_once(process: TaskProcess) -> None:
-    """Let a process have died but once: Luigi looks at all with each result, and tells it again."""
-
-    class Process(type(process)):  # type: ignore[misc]
-        _seen_dead = 0
-
-        def is_alive(self) -> bool:
-            is_alive: bool = super().is_alive()
-            self._seen_dead += not is_alive
-            return is_alive
-
-        @property
-        def exitcode(self) -> int | None:
-            code: int | None = super().exitcode
-            return code if self._seen_dead < 2 else None
-
-    process.__class__ = Process
-
-
 def run_on_threads(kind: type[luigi.Task]) -> None:
     """Let Luigi run tasks of a kind on threads."""
     start_as_luigi_does = Worker._create_task_process
@@ -160,11 +153,11 @@ def run_on_threads(kind: type[luigi.Task]) -> None:
         results: Any = worker._task_result_queue
         if not isinstance(results, Results):
             results = worker.__dict__["_task_result_queue"] = Results(results)
+        results.begin(task.task_id)
         process = start_as_luigi_does(worker, task)  # type: ignore[no-untyped-call]
         if not isinstance(task, kind):
             process.result_queue = results.others
             results.read_others()
-            _let_die_once(process)
             return process
         known = len(worker._scheduled_tasks)
         if known != worker.__dict__.get("_known"):  # seldom: to look at all takes as long as a task
