@@ -41,6 +41,7 @@ from workflows.lineage import (
     slot_shards,
     source_keys,
 )
+from workflows.luigi_seam.install import install
 from workflows.targets import CheckpointTarget, NodeTarget
 from workflows.taskreport import log_path
 from workflows.taskthreads import run_on_threads
@@ -299,6 +300,7 @@ class Step(Definition):
         return NodeTarget(run.listings(self.fleet), self.ledger, shard.slot, shard.keys)
 
 
+install()
 run_on_threads(Step)
 commandline.keep_parsers()
 localscheduler.look_seldom()

@@ -1,0 +1,1 @@
+"""What touches Luigi's own settings and its private parts."""
