@@ -46,6 +46,7 @@ _root = [""]
 _read_on: set[str] = set()
 _asked: set[str] = set()
 _dead: set[str] = set()
+_unfinished: list[str] = []
 
 
 @functools.cache
@@ -189,6 +190,16 @@ def _leave() -> None:
 atexit.register(_leave)  # before all others of this module, so that it comes after them
 
 
+def is_watched() -> bool:
+    """Tell whether Luigi schedules, or has scheduled, a run that has to do with steps."""
+    return bool(_driver[0])
+
+
+def note_unfinished(reasons: list[str]) -> None:
+    """Keep for the end of the run why Luigi did not do all of it."""
+    _unfinished.extend(reasons)
+
+
 def is_driver() -> bool:
     """Tell whether it is what schedules that asks, not a task."""
     return os.getpid() == _driver[0] and not is_in_task()
@@ -225,12 +236,20 @@ def _finished(task: luigi.Task) -> None:
         log().add(what="finished", task=task.task_family)
 
 
+@luigi.Task.event_handler(luigi.Event.FAILURE)  # type: ignore[untyped-decorator]
+def _note_failure(task: luigi.Task, error: BaseException) -> None:
+    """Note what a task raised that is no step, and so has no report: its process knows it alone."""
+    if _driver[0] and not hasattr(task, "shard"):
+        why = f"{type(error).__name__}: {error}".partition("\n")[0][:500]
+        log().add(what="failed", step=task.task_family, task=task.task_id, why=why)
+
+
 @luigi.Task.event_handler(luigi.Event.TIMEOUT)  # type: ignore[untyped-decorator]
 def _say_timeout(task: luigi.Task, _message: str) -> None:
     """Say what Luigi does not: a task took longer than its settings let it."""
     shard = getattr(task, "shard", "")
     why = "ended by [worker] timeout in luigi.cfg; what is done is kept"
-    log().add(what="failed", step=task.task_family, why=why)
+    log().add(what="failed", step=task.task_family, task=task.task_id, why=why)
     logger.error("%s %s: %s", task.task_family, shard, why)
 
 
@@ -240,7 +259,7 @@ def _say_death(task: luigi.Task, message: str) -> None:
     if task.task_id in _dead:
         return
     _dead.add(task.task_id)
-    log().add(what="failed", step=task.task_family, why=message)
+    log().add(what="failed", step=task.task_family, task=task.task_id, why=message)
     logger.error("%s; what is done is kept", message)
 
 
@@ -262,6 +281,7 @@ def close() -> None:
     _read_on.clear()
     _asked.clear()
     _dead.clear()
+    _unfinished.clear()
 
 
 def _close_fleets(opener: int) -> None:
@@ -299,6 +319,8 @@ def _last_words(totals: Totals, root: luigi.Task) -> str:
     if failed := sum(step["failed"] for step in totals.steps.values()):
         keys = "1 key" if failed == 1 else f"{failed} keys"
         return f"{keys} failed, what is done is kept: mend the cause, then run the same again"
+    if _unfinished:
+        return "\n".join([*_unfinished, "not finished; what is done is kept: run the same again"])
     if totals.noted["failed"] or console.has_complained():
         return ""
     if totals.noted["finished"]:

@@ -134,3 +134,42 @@ def test_a_run_tries_a_task_again_whose_node_was_lost_though_luigid_would_not(
     assert run.code == 0, run
     assert place.outputs("Lost") == {"a": b"one\n"}
     assert luigid.failed() == set()
+
+
+OFTEN = """
+import luigi
+
+from workflows.steps import Map
+
+
+class Copy(Map):
+    command = 'cat "$(cat)"'
+
+
+class Often(luigi.Task):
+    retry_count = 1
+
+    def run(self):
+        raise ValueError("it broke")
+
+
+class Both(luigi.WrapperTask):
+    def requires(self):
+        return [Copy(source="source", pattern="*"), Often()]
+"""
+
+
+def test_a_task_that_luigid_disabled_since_it_failed_too_often_is_named(
+    place: "Place", luigid: Luigid
+) -> None:
+    luigid.watch(place)
+    place.module(OFTEN)
+    place.key("a", b"one\n")
+
+    first = place.run("luigi", "--module", "mine", "Both")
+    again = place.run("luigi", "--module", "mine", "Both")
+
+    assert (first.code, again.code) == (30, 25), (first, again)
+    assert "Often() failed: ValueError: it broke" in first.err
+    assert "disabled, so that it is not run: Often()" in again.err
+    assert "nothing failed" not in first.err + again.err

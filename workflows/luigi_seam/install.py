@@ -18,6 +18,7 @@ import luigi.scheduler
 import luigi.worker
 
 from workflows.config import settings
+from workflows.luigi_seam.outcomes import watch_outcomes
 from workflows.luigi_seam.retries import retry_lost
 
 # The reasons are in luigi.cfg, which has the same values.
@@ -76,6 +77,7 @@ def install() -> None:
     _default("core", "lock_pid_dir", settings().state)
     _choose_scheduler()
     retry_lost()
+    watch_outcomes()
     config = luigi.configuration.get_config()
     for section, numbers in READ_LATER.items():
         for name, number in numbers.items():
