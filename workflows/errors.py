@@ -114,6 +114,8 @@ def describe_failure(node: str, failure: Mapping[str, Any]) -> str:
     what = f"{step}/{key}" if failure.get("by_name") else f"{step} of {key}"
     lines = [f"{what} on {node}: {failure['why']}"]
     lines += ["    " + line for line in stderr.split("\n") if line]
+    if cause := failure.get("cause"):
+        lines.append(f"  {cause}")
     if not failure.get("was_restored"):  # no command of its failed
         lines.append(f"  to see it again: workflows repro {step} {_typed(key)}")
     return "\n".join(lines)

@@ -5,6 +5,7 @@ bash of its own, so its CPU time and memory are its own, and what flows between 
 """
 
 import contextlib
+import errno
 import functools
 import os
 import re
@@ -18,6 +19,7 @@ from typing import IO, Any, NamedTuple
 
 from workflows import laws
 from workflows.keys import digest_of
+from workflows.node.causes import likely_cause
 from workflows.node.environment import of_source
 from workflows.node.files import checksum, remove
 from workflows.node.ledger import Record, carried
@@ -204,6 +206,19 @@ class KeyRun:
     def _start(
         self, number: int, stage: Stage, stdin: IO[bytes], stdout: IO[bytes]
     ) -> "subprocess.Popen[bytes]":
+        try:
+            return self._started(number, stage, stdin, stdout)
+        except OSError as error:
+            if error.errno not in (errno.E2BIG, errno.EAGAIN, errno.ENOMEM):
+                raise
+            failure = KeyFailed(f"could not be started: {error.strerror}", stage.step)
+            said = f"bash: {error.strerror}" if error.errno == errno.E2BIG else ""
+            failure.event["cause"] = likely_cause(stage.command, 0, said)
+            raise failure from error
+
+    def _started(
+        self, number: int, stage: Stage, stdin: IO[bytes], stdout: IO[bytes]
+    ) -> "subprocess.Popen[bytes]":
         cwd = self.place.cwd(number)
         environment = dict(
             self.work.env,
@@ -251,12 +266,7 @@ class KeyRun:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            raise KeyFailed(
-                self._why(stage, process.returncode),
-                stage.step,
-                process.returncode,
-                self._stderr(number),
-            )
+            raise self._failure(number, stage, process.returncode)
         if not are_gone:
             raise KeyFailed("left a process behind that cannot be ended", stage.step)
         return {
@@ -266,6 +276,13 @@ class KeyRun:
             # A lower bound of about 15 MB: Linux counts the memory of the runtime that forked it.
             "rss": usage.ru_maxrss * 1024,
         }
+
+    def _failure(self, number: int, stage: Stage, code: int) -> KeyFailed:
+        stderr = self._stderr(number)
+        failure = KeyFailed(self._why(stage, code), stage.step, code, stderr)
+        if not self.groups.cancelled and not self.timed_out:
+            failure.event["cause"] = likely_cause(stage.command, code, stderr)
+        return failure
 
     def _why(self, stage: Stage, code: int) -> str:
         if self.groups.cancelled:
