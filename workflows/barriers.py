@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from workflows import run, shuffle
-from workflows.accounts import check_totals, records_of, summed
+from workflows.accounts import check_totals, records_of, summed, warn_of_nothing
 from workflows.errors import KeysFailed, WorkflowsError
 from workflows.lineage import Piece, pieces_of
 from workflows.taskreport import tell
@@ -135,4 +135,5 @@ def _describe(step: "MapToN") -> dict[str, Any]:
         ],
     }
     check_totals(step, totals)
+    manifest["warnings"] = warn_of_nothing(step, records)
     return manifest

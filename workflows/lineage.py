@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from workflows.dataset import Dataset, place
-from workflows.keys import digest_of, group_name, group_of, identity_of, node_for
+from workflows.gather import Gather
+from workflows.keys import digest_of, identity_of, node_for
 from workflows.source import SourceKey
 
 
@@ -59,15 +60,18 @@ def mapped_keys(spec: str, ledger: str, upstream: Iterable[Key]) -> list[Key]:
     ]
 
 
-def merged_keys(spec: str, ledger: str, upstream: Iterable[Key]) -> list[Key]:
-    """Return the keys of an n:1 step: equal basenames or numeric prefixes of one slot make one."""
+def merged_keys(spec: str, ledger: str, upstream: Iterable[Key], rule: Gather) -> list[Key]:
+    """Return the keys of an n:1 step: those of one slot that `rule` puts together make one.
+
+    Placement keeps equal basenames and equal numeric prefixes on one slot, whatever the rule is.
+    """
     groups: dict[tuple[int, str], list[Key]] = {}
     for key in upstream:
-        groups.setdefault((key.slot, group_of(key.name)), []).append(key)
+        groups.setdefault((key.slot, rule.group(key.name)), []).append(key)
     merged = []
     for (slot, _), members in groups.items():
         members.sort()
-        name = group_name(member.name for member in members)
+        name = rule.name(member.name for member in members)
         identity = identity_of(spec, name, [member.identity for member in members])
         inputs = tuple(Input(ledger, member.identity, member.name) for member in members)
         merged.append(Key(name, identity, slot, inputs))
