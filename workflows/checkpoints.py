@@ -143,7 +143,11 @@ def parts_for(step: "Step", missing: list[Key]) -> list[Event]:
     parts = {part["id"]: part for part in manifest["parts"]}
     lost = [key.name for key in missing if key.identity not in parts]
     if lost:
-        raise WorkflowsError(f"the checkpoint {step.checkpointed.path} has no {lost[0]}")
+        path = step.checkpointed.path
+        raise WorkflowsError(
+            f"the checkpoint {path} has no {lost[0]} made of what is there now; to make it again,"
+            f" remove {path} and run the pipeline"
+        )
     return [
         {
             "key": key.name,

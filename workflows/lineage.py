@@ -79,12 +79,16 @@ def merged_keys(spec: str, ledger: str, upstream: Iterable[Key], rule: Gather) -
 
 
 class Piece(NamedTuple):
-    """One file that a 1:n step made: which key made it, and what it must be."""
+    """One file that a 1:n step made: which key made it, and what it must be.
+
+    `proof` stands for all files that its maker made.
+    """
 
     key: Key
     size: int
     crc: str
     maker: Input
+    proof: str = ""
 
 
 def pieces_of(
@@ -92,14 +96,19 @@ def pieces_of(
 ) -> list[Piece]:
     """Return the pieces that a 1:n step's manifest lists, each with the slot that owns its name.
 
-    With `balanced` the names are spread by what they weigh, all pieces of a name together.
+    With `balanced` the names are spread by what they weigh, all pieces of a name together. From
+    manifests of version 2 on, what is in a piece is part of its identity: nothing that was made of
+    other pieces is ever taken for what would be made of these.
     """
+    by_content = manifest.get("v", 1) >= 2
     pieces = []
     for name, identity, _, parts in manifest["keys"]:
+        proof = digest_of(sorted(parts))
         for part, size, crc in parts:
             full = f"{name}/{part}"
-            key = Key(full, digest_of([identity, part]), node_for(part, slots))
-            pieces.append(Piece(key, size, crc, Input(step, identity, name)))
+            made_of = [identity, part, size, crc] if by_content else [identity, part]
+            key = Key(full, digest_of(made_of), node_for(part, slots))
+            pieces.append(Piece(key, size, crc, Input(step, identity, name), proof))
     if not balanced:
         return pieces
     placed = place([SourceKey(p.key.name, "", p.size, p.crc) for p in pieces], slots, {})
