@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from workflows import run, shuffle
 from workflows.accounts import check_totals, records_of, summed, warn_of_nothing
 from workflows.errors import CheckpointError, KeysFailed, WorkflowsError
-from workflows.lineage import Piece, pieces_of
+from workflows.lineage import Piece, pieces_of, proof_of
 from workflows.taskreport import tell
 
 if TYPE_CHECKING:
@@ -52,8 +52,11 @@ def deliver(step: "MapToN") -> None:
         NodeRefused: a node cannot reach another, which is there.
     """
     manifest = read_manifest(step)
-    if manifest is None:
+    if manifest is not None:
+        _compare(step, manifest)
+    else:
         manifest = _describe(step)
+        _compare(step, manifest)
         text = json.dumps(manifest, separators=(",", ":")).encode("ascii")
         run.store(step.checkpoint).create(_manifest_name(step), [text])
         manifest = read_manifest(step) or manifest
@@ -80,6 +83,28 @@ def deliver(step: "MapToN") -> None:
     log = {"pieces": count, "bytes": sum(sizes), "skew": round(skew(sizes), 3)}
     run.log().add(what="delivered", step=step.name, **log)
     tell(step, f"{count} pieces delivered to the nodes that own their names")
+
+
+def _compare(step: "MapToN", manifest: dict[str, Any]) -> None:
+    """Ask every node whether it has other files of the keys whose files are to be delivered.
+
+    What a key makes the second time may belong to other nodes than what it made first.
+
+    Raises:
+        WorkflowsError: one has: a key was made again, and made something else.
+    """
+    proofs = {identity: proof_of(parts) for _, identity, _, parts in manifest["keys"]}
+
+    def ask(slot: int) -> list[str]:
+        message = {"op": "others", "step": step.ledger, "proofs": proofs}
+        makers: list[str] = step.nodes.channel(slot).one(message, "others")["makers"]
+        return makers
+
+    others = step.nodes.each(range(len(step.nodes)), ask)
+    differing = {identity for makers in others.values() for identity in makers}
+    for name, identity, *_ in manifest["keys"]:
+        if identity in differing:
+            raise _not_deterministic(step, name)
 
 
 def _of_maker(event: Event, piece: Piece) -> Event:
@@ -120,10 +145,10 @@ def _blame(
 def _not_deterministic(step: "MapToN", key: str) -> WorkflowsError:
     path = run.store(step.checkpoint).locate(_manifest_name(step))
     return WorkflowsError(
-        f"{step.name} of {key} is not deterministic: the files that it made, those written down in"
-        f" {path} and those delivered to the nodes are not all the same, and some of those may be"
-        f" merged already; a 1:n command must not use randomness or the clock. To make all of it"
-        f" again: remove that file, then workflows rm -r {step.name}"
+        f"{step.name} of {key} is not deterministic: the files that it made are not those that were"
+        f" delivered before, or written down in {path}, and some of those may be merged already; a"
+        f" 1:n command must not use randomness or the clock. To make all of it again: remove that"
+        f" file, if it is there, then workflows rm -r {step.name}"
     )
 
 

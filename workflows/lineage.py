@@ -103,7 +103,7 @@ def pieces_of(
     by_content = manifest.get("v", 1) >= 2
     pieces = []
     for name, identity, _, parts in manifest["keys"]:
-        proof = digest_of(sorted(parts))
+        proof = proof_of(parts)
         for part, size, crc in parts:
             full = f"{name}/{part}"
             made_of = [identity, part, size, crc] if by_content else [identity, part]
@@ -116,6 +116,11 @@ def pieces_of(
         piece._replace(key=piece.key._replace(slot=slot))
         for piece, slot in zip(pieces, placed, strict=True)
     ]
+
+
+def proof_of(parts: Iterable[Sequence[Any]]) -> str:
+    """Return what stands for all files that a 1:n key made: their names, bytes and checksums."""
+    return digest_of(sorted(parts))
 
 
 def shards_of(keys: Sequence[Key], slots: int, *, key_tasks: int, shards: int) -> list[Shard]:

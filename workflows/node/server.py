@@ -11,6 +11,7 @@ ping       n                                               pong: n
 list       steps [, ids]                                   listing: steps -> {identity: bytes}
 history    step                                            history: records, oldest first
 records    step, ids                                       records: those that are done
+others     step, proofs: maker -> proof                    others: makers whose files here differ
 file       digest, size, then raw bytes                    (nothing)
 run        work, keys                                      lacks: digests of files to be sent first;
                                                            else running: had, todo, then done /
