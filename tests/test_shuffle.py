@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 TAXI = "workflows.tasks"
 # The golden pipeline of map-to-n and map-from-n: words to the node that owns them, then counted.
 GOLDEN = """
-from workflows.steps import Map, MapFromN, MapToN
+from workflows.steps import Basename, Map, MapFromN, MapToN
 class Words(Map):
     command = "xargs cat | tr ' ' '\\\\n'"
 class ByWord(MapToN):
@@ -240,6 +240,7 @@ def test_a_directory_checkpoint_is_brought_back_to_empty_nodes(
     place: "Place", hosts: "Hosts"
 ) -> None:
     last = "class Last(MapFromN):\n    upstream = Count\n    command = 'xargs cat'\n"
+    last += "    gather = Basename()\n"
     prepare(place, GOLDEN + last)
     hosts.add(3)
     first = place.luigi("Count", "--fleet", hosts.spec)
@@ -257,6 +258,7 @@ def test_a_directory_checkpoint_is_brought_back_to_empty_nodes(
 
 def test_a_damaged_checkpoint_is_not_brought_back(place: "Place", hosts: "Hosts") -> None:
     last = "class Last(MapFromN):\n    upstream = Count\n    command = 'xargs cat'\n"
+    last += "    gather = Basename()\n"
     prepare(place, GOLDEN + last)
     hosts.add(1)
     place.luigi("Count", "--fleet", hosts.spec)

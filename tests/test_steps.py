@@ -198,7 +198,7 @@ def test_a_fleet_of_another_size_takes_over_where_the_old_one_stopped(place: "Pl
 def test_equal_basenames_and_numeric_prefixes_of_nested_keys_merge(place: "Place") -> None:
     place.module(
         """
-from workflows.steps import Map, MapFromN
+from workflows.steps import Map, MapFromN, Prefix
 
 
 class Inputs(Map):
@@ -208,6 +208,7 @@ class Inputs(Map):
 class Merged(MapFromN):
     upstream = Inputs
     command = "xargs cat"
+    gather = Prefix()
 """
     )
     for name in ("a/results", "b/c/results", "results", "may/000_rides", "jun/0_fares", "7_x", "y"):
@@ -226,7 +227,7 @@ class Merged(MapFromN):
 
 
 def test_a_map_to_n_that_makes_nothing_at_all_is_done(place: "Place") -> None:
-    place.module(MAPS.replace("echo $file", ":"))
+    place.module(MAPS.replace("echo $file", "rm $file").replace("done", "done; rm content"))
     machines(place)
 
     done = place.luigi("Last")

@@ -458,11 +458,11 @@ def test_a_file_may_have_any_plain_name(bench: Bench, name: str) -> None:
         ("echo ..", "'..' is not a plain file name"),
         ("mkdir d; touch d/x; echo d/x", "'d/x' is not a plain file name"),
         ("echo ../0.err", "'../0.err' is not a plain file name"),
-        ("mkdir d; echo d", "'d' was printed, but there is no such file"),
-        ("ln -s /etc/passwd l; echo l", "'l' was printed, but there is no such file"),
+        ("mkdir d; echo d", "'d' was printed, but it is a directory"),
+        ("ln -s /etc/passwd l; echo l", "'l' was printed, but it is a link"),
         ("touch x; echo x; echo x", "'x' was printed twice"),
         ("touch x; echo ' x'", "' x' was printed, but there is no such file"),
-        ("mkfifo p; echo p", "'p' was printed, but there is no such file"),
+        ("mkfifo p; echo p", "'p' was printed, but it is a FIFO"),
     ],
 )
 def test_a_printed_name_that_is_no_file_of_its_own_fails_the_key_and_is_named(

@@ -1,9 +1,9 @@
-"""What the keys of a step counted, gathered from the nodes, and the laws of the step as a whole."""
+"""What the keys of a step counted, gathered from the nodes, and what must hold of them together."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from workflows import laws
+from workflows import laws, run
 from workflows.errors import LawBroken, WorkflowsError
 from workflows.lineage import Key
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from workflows.steps import Step
 
 Event = dict[str, Any]
+_NAMED = 3
 
 
 def records_of(step: "Step", keys: list[Key]) -> dict[str, Event]:
@@ -60,3 +61,52 @@ def check_totals(step: "Step", totals: dict[str, int]) -> None:
                 f"{step.name} ({names}) as a whole: {sentence}; nothing was checkpointed."
                 f" To look at it: workflows plan {step.name}"
             )
+
+
+def warn_of_nothing(step: "Step", records: dict[str, Event]) -> list[str]:
+    """Warn of a step that made nothing, or empty outputs of inputs that were not; return the words.
+
+    A step that states `allow_empty` is let be.
+    """
+    if step.allow_empty:
+        return []
+    why = _made_nothing(step, records)
+    if not why:
+        return []
+    sentence = f"{step.name} {why}. If that may be, state allow_empty = True in {step.name}"
+    run.log().add(what="warned", step=step.name, why=sentence)
+    run.logger.warning("%s", sentence)
+    return [sentence]
+
+
+def _made_nothing(step: "Step", records: dict[str, Event]) -> str:
+    keys = step.keys() or []
+    if step.mode == "to_n":
+        is_nothing = not any(record["pieces"] for record in records.values())
+        was_given = any(_bytes_in(record) for record in records.values())
+        return (
+            f"made no file of any of its {_counted(len(keys))}" if is_nothing and was_given else ""
+        )
+    if not keys:
+        return "made nothing: no keys came to it"
+    empty = [
+        key.name
+        for key in keys
+        if not records[key.identity]["bytes"] and _bytes_in(records[key.identity])
+    ]
+    if empty:
+        shown = ", ".join(sorted(empty)[:_NAMED]) + (", ..." if empty[_NAMED:] else "")
+        made = _counted(len(keys), "output")
+        return f"made {len(empty)} of {made} empty, of inputs that are not: {shown}"
+    is_nothing = not any(record["bytes"] for record in records.values())
+    if is_nothing and any(key.size != 0 for key in step.listed.keys):
+        return f"made nothing: {_counted(len(keys), 'empty output')} of a source that is not empty"
+    return ""
+
+
+def _bytes_in(record: Event) -> int:
+    return int(record.get("metrics", {}).get("bytes_in", 0))
+
+
+def _counted(count: int, what: str = "key") -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -12,14 +12,15 @@ with those alone once its command is mended. What was made from other inputs is 
 import functools
 import posixpath
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import luigi
 
-from workflows import fleetkeys, run
+from workflows import fleetkeys, incomplete, run
 from workflows.config import settings
 from workflows.dataset import Dataset
 from workflows.errors import UsageError
+from workflows.fleet import Fleet
 from workflows.fleetkeys import Found, Name
 from workflows.keys import digest_of, group_name, group_of, identity_of
 from workflows.lineage import Input, Key
@@ -40,6 +41,7 @@ class Adhoc(Step):
     )
 
     by_name = True
+    verb: ClassVar[str]
 
     @property
     def command(self) -> str:
@@ -69,7 +71,12 @@ class Adhoc(Step):
     @property
     def listed(self) -> Dataset:
         """Return the keys that are read, listed once in this run."""
-        return _inputs(self.fleet, self.source)[0]
+        return self._inputs[0]
+
+    @property
+    def _inputs(self) -> tuple[Dataset, list[tuple[str, Found]]]:
+        own = incomplete.name_of(self.verb, self.source, self.target)
+        return _inputs(self.fleet, self.source, own)
 
     @functools.cached_property
     def kept(self) -> list[Found]:
@@ -78,15 +85,39 @@ class Adhoc(Step):
         found: list[Found] = self.whole.__dict__.get("_kept", [])
         return found
 
+    def requires(self) -> list[Step]:
+        """Note what the map is to make before any of it is made; return the shards."""
+        if not self.shard and not self.__dict__.get("_is_noted"):
+            self.__dict__["_is_noted"] = True
+            incomplete.write(self.nodes, self._note())
+        return super().requires()
+
+    def complete(self) -> bool:
+        """Tell whether all is made; then there is nothing to be noted any longer."""
+        is_done = super().complete()
+        if is_done and not self.shard:
+            incomplete.clear(self.nodes, self._note())
+        return is_done
+
+    def finish(self) -> None:
+        """Take the note away, once all is where it belongs."""
+        super().finish()
+        incomplete.clear(self.nodes, self._note())
+
+    def _note(self) -> incomplete.Note:
+        wanted = [key.name for key in self.keys() or []]
+        fleet = self.fleet if self.fleet != settings().fleet else ""
+        return incomplete.Note(self.verb, self.source, self.target, self.bash, fleet, wanted)
+
     def _find_keys(self) -> list[Key]:
-        planned = self._planned(_inputs(self.fleet, self.source)[1])
+        planned = self._planned(self._inputs[1])
         held = self._held()
         others = {
             key: held[key.name]
             for key in planned
             if key.name in held and held[key.name].identity != key.identity
         }
-        records = self._records(others.values())
+        records = _records(self.nodes, others.values())
         for key, other in others.items():
             made_of = records.get(other.identity, {}).get("inputs", [])
             if made_of != [given.identity for given in key.inputs]:
@@ -119,26 +150,17 @@ class Adhoc(Step):
         wanted = self.mode == "to_n"
         return {one.name.rest: one for one in found if one.is_made == wanted}
 
-    def _records(self, chosen: Iterable[Found]) -> dict[str, dict[str, Any]]:
-        by_slot: dict[int, list[Found]] = {}
-        for one in chosen:
-            by_slot.setdefault(one.slot, []).append(one)
-        records = {}
-        for slot, many in by_slot.items():
-            for ledger in {one.ledger for one in many}:
-                ids = [one.identity for one in many if one.ledger == ledger]
-                message = {"op": "records", "step": ledger, "ids": ids}
-                answer = self.nodes.channel(slot).one(message, "records")
-                records.update({record["id"]: record for record in answer["records"]})
-        return records
-
 
 class AdhocMap(Adhoc, Map):
     """1:1 over keys of the fleet."""
 
+    verb = "map"
+
 
 class AdhocToN(Adhoc, MapToN):
     """1:n over keys of the fleet: OUT/<name of the input>/<name of the file>."""
+
+    verb = "map-to-n"
 
     def _planned(self, found: Iterable[tuple[str, Found]]) -> list[Key]:
         by_name: dict[str, Found] = {}
@@ -156,6 +178,8 @@ class AdhocToN(Adhoc, MapToN):
 class AdhocFromN(Adhoc, MapFromN):
     """n:1 over keys of the fleet: those of equal basenames or numeric prefixes make one."""
 
+    verb = "map-from-n"
+
     def _planned(self, found: Iterable[tuple[str, Found]]) -> list[Key]:
         groups: dict[tuple[int, str], list[Found]] = {}
         for _, one in found:
@@ -168,11 +192,31 @@ class AdhocFromN(Adhoc, MapFromN):
         return sorted(merged)
 
 
+def _records(nodes: Fleet, chosen: Iterable[Found]) -> dict[str, dict[str, Any]]:
+    """Return identity -> ledger record of some keys."""
+    by_slot: dict[int, list[Found]] = {}
+    for one in chosen:
+        by_slot.setdefault(one.slot, []).append(one)
+    records = {}
+    for slot, many in by_slot.items():
+        for ledger in {one.ledger for one in many}:
+            ids = [one.identity for one in many if one.ledger == ledger]
+            message = {"op": "records", "step": ledger, "ids": ids}
+            answer = nodes.channel(slot).one(message, "records")
+            records.update({record["id"]: record for record in answer["records"]})
+    return records
+
+
 @functools.cache
-def _inputs(fleet: str, source: str) -> tuple[Dataset, list[tuple[str, Found]]]:
-    """Return what a map reads: as a dataset, and as keys with their names below the target."""
+def _inputs(fleet: str, source: str, own: str) -> tuple[Dataset, list[tuple[str, Found]]]:
+    """Return what a map reads: as a dataset, and as keys with their names below the target.
+
+    Raises:
+        UsageError: there is nothing, or a map that makes it has not ended; but that noted as `own`.
+    """
     pattern = fleetkeys.parse_pattern(source)
     nodes = run.fleet(fleet)
+    incomplete.refuse(nodes, pattern, functools.partial(_records, nodes), own)
     found = []
     for one in fleetkeys.every_key(nodes, pattern.step):
         relative = pattern.relative(one.name.rest)

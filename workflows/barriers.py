@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from workflows import run, shuffle
-from workflows.accounts import check_totals, records_of, summed
-from workflows.errors import KeysFailed, WorkflowsError
-from workflows.lineage import Piece, pieces_of
+from workflows.accounts import check_totals, records_of, summed, warn_of_nothing
+from workflows.errors import CheckpointError, KeysFailed, WorkflowsError
+from workflows.lineage import Piece, pieces_of, proof_of
 from workflows.taskreport import tell
 
 if TYPE_CHECKING:
@@ -22,13 +22,21 @@ def _manifest_name(step: "MapToN") -> str:
 
 
 def read_manifest(step: "MapToN") -> dict[str, Any] | None:
-    """Return what all keys of a 1:n step made, or None if some have yet to."""
+    """Return what all keys of a 1:n step made, or None if some have yet to.
+
+    Raises:
+        CheckpointError: it was written down, but that is damaged.
+    """
     whole = step.whole
     if "_manifest" not in whole.__dict__:
         text = run.store(step.checkpoint).read(_manifest_name(step))
         if text is None:
             return None
-        whole.__dict__["_manifest"] = json.loads(text)
+        try:
+            whole.__dict__["_manifest"] = json.loads(text)
+        except ValueError as error:
+            path = run.store(step.checkpoint).locate(_manifest_name(step))
+            raise CheckpointError(f"{path} is damaged; remove it and run the pipeline") from error
     found: dict[str, Any] = whole.__dict__["_manifest"]
     return found
 
@@ -44,8 +52,11 @@ def deliver(step: "MapToN") -> None:
         NodeRefused: a node cannot reach another, which is there.
     """
     manifest = read_manifest(step)
-    if manifest is None:
+    if manifest is not None:
+        _compare(step, manifest)
+    else:
         manifest = _describe(step)
+        _compare(step, manifest)
         text = json.dumps(manifest, separators=(",", ":")).encode("ascii")
         run.store(step.checkpoint).create(_manifest_name(step), [text])
         manifest = read_manifest(step) or manifest
@@ -62,6 +73,9 @@ def deliver(step: "MapToN") -> None:
     for slot, events in outcomes.items():
         failed = [_of_maker(e, made[e["id"]]) for e in events if e["event"] == "failed"]
         if failed:
+            for event in failed:
+                if event.get("differs"):
+                    raise _not_deterministic(step, event["key"])
             _blame(step, manifest, {event["id"] for event in failed}, made_on)
             raise KeysFailed(step.nodes.nodes[slot].name, len(events) - len(failed), failed)
     count = sum(map(len, by_slot.values()))
@@ -69,6 +83,28 @@ def deliver(step: "MapToN") -> None:
     log = {"pieces": count, "bytes": sum(sizes), "skew": round(skew(sizes), 3)}
     run.log().add(what="delivered", step=step.name, **log)
     tell(step, f"{count} pieces delivered to the nodes that own their names")
+
+
+def _compare(step: "MapToN", manifest: dict[str, Any]) -> None:
+    """Ask every node whether it has other files of the keys whose files are to be delivered.
+
+    What a key makes the second time may belong to other nodes than what it made first.
+
+    Raises:
+        WorkflowsError: one has: a key was made again, and made something else.
+    """
+    proofs = {identity: proof_of(parts) for _, identity, _, parts in manifest["keys"]}
+
+    def ask(slot: int) -> list[str]:
+        message = {"op": "others", "step": step.ledger, "proofs": proofs}
+        makers: list[str] = step.nodes.channel(slot).one(message, "others")["makers"]
+        return makers
+
+    others = step.nodes.each(range(len(step.nodes)), ask)
+    differing = {identity for makers in others.values() for identity in makers}
+    for name, identity, *_ in manifest["keys"]:
+        if identity in differing:
+            raise _not_deterministic(step, name)
 
 
 def _of_maker(event: Event, piece: Piece) -> Event:
@@ -103,13 +139,17 @@ def _blame(
     written = {identity: pieces for _, identity, _, pieces in manifest["keys"]}
     for key in keys:
         if sorted(records[key.identity]["pieces"]) != sorted(written[key.identity]):
-            path = run.store(step.checkpoint).locate(_manifest_name(step))
-            raise WorkflowsError(
-                f"{step.name} of {key.name} is not deterministic: it made other files than those"
-                f" written down in {path}, and some of those may be merged already; a 1:n command"
-                f" must not use randomness or the clock. To make all of it anew: remove that file,"
-                f" then workflows rm -r {step.name}"
-            )
+            raise _not_deterministic(step, key.name)
+
+
+def _not_deterministic(step: "MapToN", key: str) -> WorkflowsError:
+    path = run.store(step.checkpoint).locate(_manifest_name(step))
+    return WorkflowsError(
+        f"{step.name} of {key} is not deterministic: the files that it made are not those that were"
+        f" delivered before, or written down in {path}, and some of those may be merged already; a"
+        f" 1:n command must not use randomness or the clock. To make all of it again: remove that"
+        f" file, if it is there, then workflows rm -r {step.name}"
+    )
 
 
 def skew(sizes: Sequence[int]) -> float:
@@ -125,7 +165,7 @@ def _describe(step: "MapToN") -> dict[str, Any]:
     """Gather from the nodes what every key made; check what must hold of the whole step."""
     records = records_of(step, step.keys() or [])
     totals = summed(record.get("totals", {}) for record in records.values())
-    manifest = {
+    manifest: dict[str, Any] = {
         "step": step.name,
         "identity": step.identity,
         "totals": totals,
@@ -135,4 +175,7 @@ def _describe(step: "MapToN") -> dict[str, Any]:
         ],
     }
     check_totals(step, totals)
+    if not step.by_name:  # a typed one's keys are taken once by their names, whatever is in them
+        manifest["v"] = 2
+    manifest["warnings"] = warn_of_nothing(step, records)
     return manifest

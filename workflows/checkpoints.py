@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from workflows import run, uploads
-from workflows.accounts import check_totals, records_of, summed
+from workflows.accounts import check_totals, records_of, summed, warn_of_nothing
 from workflows.barriers import read_manifest
 from workflows.channel import Channel
 from workflows.errors import CheckpointError, WorkflowsError
@@ -45,7 +45,8 @@ def commit(step: "Step") -> None:
         if target.exists():
             return  # another run was first, and swept away what this one had so far
         raise
-    target.commit(parts, _about(step, totals, attempt, started))
+    warnings = warn_of_nothing(step, records)
+    target.commit(parts, {**_about(step, totals, attempt, started), "warnings": warnings})
     target.sweep()
     tell(step, f"committed: {target.path}")
 
@@ -142,7 +143,11 @@ def parts_for(step: "Step", missing: list[Key]) -> list[Event]:
     parts = {part["id"]: part for part in manifest["parts"]}
     lost = [key.name for key in missing if key.identity not in parts]
     if lost:
-        raise WorkflowsError(f"the checkpoint {step.checkpointed.path} has no {lost[0]}")
+        path = step.checkpointed.path
+        raise WorkflowsError(
+            f"the checkpoint {path} has no {lost[0]} made of what is there now; to make it again,"
+            f" remove {path} and run the pipeline"
+        )
     return [
         {
             "key": key.name,

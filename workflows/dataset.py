@@ -7,15 +7,18 @@ digest of its content, and kept beside the checkpoints so that the next run plac
 import dataclasses
 import functools
 import json
-from collections.abc import Iterable, Mapping
+import posixpath
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from workflows.errors import CheckpointError
+from workflows.gather import joined_by_prefix
 from workflows.keys import digest_of, group_of, numeric_prefix
 from workflows.source import SourceKey, list_source
 from workflows.store import Store
 
 IMBALANCE = 1.1
+UNEVEN = 1.5  # times what could be: worth a warning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +38,11 @@ class Dataset:
         """Return the name of this dataset: what was listed, not where it was placed."""
         return digest_of([[key.name, key.identity] for key in self.keys])
 
+    @functools.cached_property
+    def joined_by_prefix(self) -> str:
+        """Return a digest of the keys that earlier versions joined by their numeric prefixes."""
+        return joined_by_prefix(key.name for key in self.keys)
+
     def require_kept(self) -> None:
         """Check that it is kept, and so that what is made of it can be.
 
@@ -47,11 +55,40 @@ class Dataset:
     @property
     def skew(self) -> float:
         """Return the largest slot's bytes over the mean; 1.0 is even."""
-        loads = [0] * self.slots
-        for key, slot in zip(self.keys, self.placed, strict=True):
-            loads[slot] += _weight(key)
-        total = sum(loads)
-        return max(loads) * self.slots / total if total else 1.0
+        return _skew(_slot_loads(self.keys, self.placed, self.slots))
+
+    def warning(self) -> str:
+        """Return what to say of keys that are placed unevenly by their names, or nothing."""
+        return prefix_warning(self.source, self.keys, self.placed, self.slots)
+
+
+def prefix_warning(what: str, keys: Sequence[SourceKey], placed: Sequence[int], slots: int) -> str:
+    """Say so if numeric prefixes leave the slots much less even than the sizes would; or nothing.
+
+    Nothing of fewer than two keys a slot: those are even by chance alone.
+    """
+    loads = _slot_loads(keys, placed, slots)
+    if slots < 2 or len(keys) < 2 * slots or _skew(loads) < UNEVEN:
+        return ""
+    weight: dict[str, int] = {}
+    for key in keys:
+        base = posixpath.basename(key.name)
+        weight[base] = weight.get(base, 0) + _weight(key)
+    could = _skew(_loads(weight, _spread(weight, {}, slots), slots))
+    fullest = loads.index(max(loads))
+    there = [key for key, slot in zip(keys, placed, strict=True) if slot == fullest]
+    numbered = sorted(
+        {posixpath.basename(k.name) for k in there if numeric_prefix(k.name) is not None}
+    )
+    if _skew(loads) < UNEVEN * could or not numbered:
+        return ""
+    shown = ", ".join(numbered[:3]) + (", ..." if numbered[3:] else "")
+    return (
+        f"{what}: node {fullest} has {len(there)} of {len(keys)} keys, {_skew(loads):.2f} of the"
+        f" mean in bytes, where {could:.2f} could be: the number before the first underscore of a"
+        f" name, modulo {slots} nodes, decides on its node ({shown}). Names without one, such as"
+        f" 2018-01.csv, are spread by size"
+    )
 
 
 def load(url: str, pattern: str, slots: int, store: Store) -> Dataset:
@@ -121,6 +158,17 @@ def _spread(weight: Mapping[str, int], chosen: Mapping[str, int], slots: int) ->
             spread[name] = loads.index(min(loads))
             loads[spread[name]] += weight[name]
     return spread
+
+
+def _slot_loads(keys: Iterable[SourceKey], placed: Iterable[int], slots: int) -> list[int]:
+    loads = [0] * slots
+    for key, slot in zip(keys, placed, strict=True):
+        loads[slot] += _weight(key)
+    return loads
+
+
+def _skew(loads: Sequence[int]) -> float:
+    return max(loads) * len(loads) / sum(loads) if any(loads) else 1.0
 
 
 def _loads(weight: Mapping[str, int], chosen: Mapping[str, int], slots: int) -> list[int]:

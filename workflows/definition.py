@@ -5,9 +5,9 @@ import hashlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from workflows import laws
+from workflows import laws, stated
 from workflows.config import settings
 from workflows.errors import UsageError
 from workflows.keys import digest_of
@@ -17,14 +17,26 @@ from workflows.parameters import StepParameters
 class Definition(StepParameters):
     """What all steps state; `steps.Step` says what becomes of it."""
 
+    _is_base_of_steps: ClassVar[bool] = True
     mode: ClassVar[str]
     files: ClassVar[Sequence[str]] = ()
     laws: ClassVar[Sequence[str]] = ()
     total_laws: ClassVar[Sequence[str]] = ()
     durable: ClassVar[bool] = False
+    # Whether no output, or an empty one, is nothing to warn of.
+    allow_empty: ClassVar[bool] = False
     # Whether a key's name is taken once, whatever made it; and inputs are compared before each use.
     by_name: ClassVar[bool] = False
     timeout_s: float = settings().timeout_s
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Check what a class of steps states.
+
+        Raises:
+            UsageError: an attribute is misspelt, or of the wrong type.
+        """
+        super().__init_subclass__(**kwargs)
+        stated.check(cls, Definition)
 
     @property
     def command(self) -> str:
@@ -81,9 +93,15 @@ class Definition(StepParameters):
             UsageError: a law is malformed or would never be checked, `durable` would not be heeded,
                 or a file that the step ships is not there.
         """
+        for name in ("command", "files", "laws", "total_laws", "pip"):
+            stated.check_value(self.name, name, getattr(self, name))
         self._check_laws()
         digests = {name: digest for name, (digest, _) in self.shipped.items()}
-        return digest_of([self.name, self.mode, self.command, digests])
+        return digest_of([self.name, self.mode, self.command, digests, *self._further_spec()])
+
+    def _further_spec(self) -> list[str]:
+        """Return what else decides on the outputs; nothing for steps as all versions knew them."""
+        return []
 
     def _check_laws(self) -> None:
         if self.durable and self.mode == "to_n":

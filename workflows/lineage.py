@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from workflows.dataset import Dataset, place
-from workflows.keys import digest_of, group_name, group_of, identity_of, node_for
+from workflows.gather import Gather
+from workflows.keys import digest_of, identity_of, node_for
 from workflows.source import SourceKey
 
 
@@ -59,15 +60,18 @@ def mapped_keys(spec: str, ledger: str, upstream: Iterable[Key]) -> list[Key]:
     ]
 
 
-def merged_keys(spec: str, ledger: str, upstream: Iterable[Key]) -> list[Key]:
-    """Return the keys of an n:1 step: equal basenames or numeric prefixes of one slot make one."""
+def merged_keys(spec: str, ledger: str, upstream: Iterable[Key], rule: Gather) -> list[Key]:
+    """Return the keys of an n:1 step: those of one slot that `rule` puts together make one.
+
+    Placement keeps equal basenames and equal numeric prefixes on one slot, whatever the rule is.
+    """
     groups: dict[tuple[int, str], list[Key]] = {}
     for key in upstream:
-        groups.setdefault((key.slot, group_of(key.name)), []).append(key)
+        groups.setdefault((key.slot, rule.group(key.name)), []).append(key)
     merged = []
     for (slot, _), members in groups.items():
         members.sort()
-        name = group_name(member.name for member in members)
+        name = rule.name(member.name for member in members)
         identity = identity_of(spec, name, [member.identity for member in members])
         inputs = tuple(Input(ledger, member.identity, member.name) for member in members)
         merged.append(Key(name, identity, slot, inputs))
@@ -75,12 +79,16 @@ def merged_keys(spec: str, ledger: str, upstream: Iterable[Key]) -> list[Key]:
 
 
 class Piece(NamedTuple):
-    """One file that a 1:n step made: which key made it, and what it must be."""
+    """One file that a 1:n step made: which key made it, and what it must be.
+
+    `proof` stands for all files that its maker made.
+    """
 
     key: Key
     size: int
     crc: str
     maker: Input
+    proof: str = ""
 
 
 def pieces_of(
@@ -88,14 +96,19 @@ def pieces_of(
 ) -> list[Piece]:
     """Return the pieces that a 1:n step's manifest lists, each with the slot that owns its name.
 
-    With `balanced` the names are spread by what they weigh, all pieces of a name together.
+    With `balanced` the names are spread by what they weigh, all pieces of a name together. From
+    manifests of version 2 on, what is in a piece is part of its identity: nothing that was made of
+    other pieces is ever taken for what would be made of these.
     """
+    by_content = manifest.get("v", 1) >= 2
     pieces = []
     for name, identity, _, parts in manifest["keys"]:
+        proof = proof_of(parts)
         for part, size, crc in parts:
             full = f"{name}/{part}"
-            key = Key(full, digest_of([identity, part]), node_for(part, slots))
-            pieces.append(Piece(key, size, crc, Input(step, identity, name)))
+            made_of = [identity, part, size, crc] if by_content else [identity, part]
+            key = Key(full, digest_of(made_of), node_for(part, slots))
+            pieces.append(Piece(key, size, crc, Input(step, identity, name), proof))
     if not balanced:
         return pieces
     placed = place([SourceKey(p.key.name, "", p.size, p.crc) for p in pieces], slots, {})
@@ -103,6 +116,11 @@ def pieces_of(
         piece._replace(key=piece.key._replace(slot=slot))
         for piece, slot in zip(pieces, placed, strict=True)
     ]
+
+
+def proof_of(parts: Iterable[Sequence[Any]]) -> str:
+    """Return what stands for all files that a 1:n key made: their names, bytes and checksums."""
+    return digest_of(sorted(parts))
 
 
 def shards_of(keys: Sequence[Key], slots: int, *, key_tasks: int, shards: int) -> list[Shard]:

@@ -90,6 +90,8 @@ def dataset(source: str, pattern: str, slots: int, checkpoint: str) -> Dataset:
             if _is_strict():
                 raise UsageError(f"{sentence}; refused, since --strict is given")
             logger.warning("%s", sentence)
+    if uneven := found.warning():
+        logger.warning("%s", uneven)
     return found
 
 

@@ -115,7 +115,8 @@ class Totals:
         self.shuffled: dict[str, Line] = {}
         self.nodes: dict[str, Line] = {}
         self.phases: dict[str, Phase] = {}
-        self.noted: dict[str, list[Line]] = {"failed": [], "refilled": [], "finished": []}
+        kinds = ("failed", "refilled", "finished", "warned")
+        self.noted: dict[str, list[Line]] = {kind: [] for kind in kinds}
         self._order: dict[str, int] = {}
         self.first = self.last = 0.0
         self._read_to = 0

@@ -64,6 +64,7 @@ def _item(step: "MapToN", piece: Piece) -> Event:
         "bytes": piece.size,
         "crc": piece.crc,
         "by_name": step.by_name,
+        "maker": [piece.maker.identity, piece.proof],
     }
 
 

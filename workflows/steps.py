@@ -13,11 +13,13 @@ its shard only after all its other keys are done, and nothing is ever overwritte
 """
 
 import functools
+import posixpath
 import sys
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import luigi
+from luigi.task_register import Register
 
 from workflows import early
 
@@ -29,6 +31,7 @@ from workflows.dataset import Dataset
 from workflows.definition import Definition
 from workflows.errors import UsageError, WorkflowsError
 from workflows.fleet import Fleet
+from workflows.gather import Basename, Gather, Prefix, are_all_alone
 from workflows.keys import PIECES, digest_of
 from workflows.lineage import (
     Key,
@@ -46,11 +49,34 @@ from workflows.targets import CheckpointTarget, NodeTarget
 from workflows.taskreport import log_path
 from workflows.taskthreads import run_on_threads
 
+__all__ = ["Basename", "Map", "MapFromN", "MapToN", "Prefix", "Step"]
+
+
+def _is_shipped(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] == "workflows"
+
 
 class Step(Definition):
     """What all steps have in common. Use `Map`, `MapToN` or `MapFromN`."""
 
+    _is_base_of_steps = True
     upstream: ClassVar["type[Step] | None"] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Check what the class states, and let it have its name.
+
+        To import a shipped pipeline's step must not make a step of one's own ambiguous to Luigi
+        that is called like another one of that pipeline.
+
+        Raises:
+            UsageError: an attribute is misspelt, or of the wrong type.
+        """
+        super().__init_subclass__(**kwargs)
+        if not _is_shipped(cls):
+            cls._visible_in_registry = True  # not as the shipped step that it may be made from
+            for other in Register._reg:
+                if other.__name__ == cls.__name__ and _is_shipped(other):
+                    other._visible_in_registry = False
 
     @classmethod
     @functools.cache
@@ -65,7 +91,11 @@ class Step(Definition):
     def identity(self) -> str:
         """Return what the whole step's result is made of, down to the source."""
         before = self.listed.digest if self.before is None else self.before.identity
-        return digest_of([self.spec, before])
+        return digest_of([self.spec, before, *self._further_identity()])
+
+    def _further_identity(self) -> list[str]:
+        """Return what else the whole step's result is made of."""
+        return []
 
     @functools.cached_property
     def whole(self) -> "Step":
@@ -132,8 +162,10 @@ class Step(Definition):
         upstream = before.outputs()
         if upstream is None:
             return None
-        plan = merged_keys if self.mode == "from_n" else mapped_keys
-        return plan(spec, before.ledger, upstream)
+        return self._planned_from(spec, before, upstream)
+
+    def _planned_from(self, spec: str, before: "Step", upstream: list[Key]) -> list[Key]:
+        return mapped_keys(spec, before.ledger, upstream)
 
     def shards(self) -> list[Shard]:
         """Return how the step is cut into tasks; the same for every task of a run."""
@@ -275,6 +307,13 @@ class Step(Definition):
         """Print on stdout what a durable step made, at the end of the run that is for it."""
         results.show_plainly(self.checkpointed)
 
+    def warn_again(self) -> None:
+        """Repeat what was warned of when a result was committed that a run found there already."""
+        manifest = self.checkpointed.manifest() or {}
+        if not self.allow_empty:
+            for sentence in manifest.get("warnings", ()):
+                run.logger.warning("%s", sentence)
+
     @property
     def _is_result(self) -> bool:
         return self.durable and not self.shard and run.is_result(self)
@@ -312,6 +351,7 @@ def _already_done(step: Step) -> None:
     run.note_asked(step)
     if step._is_result:
         try:
+            step.warn_again()
             step._announce()
         except WorkflowsError as error:
             run.fail(error)
@@ -323,16 +363,87 @@ class Map(Step):
     A first step (without `upstream`) reads the URL or path of its source key, one line.
     """
 
+    _is_base_of_steps = True
     mode = "map"
+
+
+_BY_DEFAULT = Basename()
 
 
 class MapFromN(Step):
     """n:1. The command reads the paths of all keys of one name on stdin, and writes one key.
 
-    Keys of the same basename, or the same numeric prefix, make one key.
+    Keys of the same basename make one key, whatever their directories, unless `gather` is another
+    rule: with ``gather = Prefix()``, keys of the same numeric prefix.
     """
 
+    _is_base_of_steps = True
     mode = "from_n"
+    gather: ClassVar[Gather] = _BY_DEFAULT
+
+    def complete(self) -> bool:
+        """Tell whether all is done.
+
+        Raises:
+            UsageError: the checkpoint is of a version that joined numeric prefixes without being
+                told to.
+        """
+        is_done = super().complete()
+        if is_done and self.durable and not self.shard and not self.gather.identity:
+            for part in (self.checkpointed.manifest() or {})["parts"]:
+                if len({self.gather.group(name) for _, name, _ in part.get("inputs", ())}) > 1:
+                    raise UsageError(
+                        f"{part['key']} in {self.checkpointed.path} was made by an earlier version,"
+                        f" which joined keys of one numeric prefix; write gather = Prefix() in"
+                        f" {self.name} to go on with that, or remove that folder"
+                    )
+        return is_done
+
+    def _further_spec(self) -> list[str]:
+        return [self.gather.identity] if self.gather.identity else []
+
+    def _further_identity(self) -> list[str]:
+        if self.gather.identity or not self.is_static or not self.listed.joined_by_prefix:
+            return []
+        return ["basename", self.listed.joined_by_prefix]  # or what such versions made would count
+
+    def _planned_from(self, spec: str, before: Step, upstream: list[Key]) -> list[Key]:
+        names = [key.name for key in upstream]
+        if self.gather is _BY_DEFAULT and are_all_alone(self.gather, names):
+            self._refuse_lone(before, names)
+        return merged_keys(spec, before.ledger, upstream, self.gather)
+
+    def _refuse_lone(self, before: Step, names: list[str]) -> None:
+        """Refuse to make one output of each key, or warn where those of other runs may meet.
+
+        One key alone may have made all files of a 1:n step: then there was nothing to meet.
+
+        Raises:
+            UsageError: keys of these names never meet.
+        """
+        nearest = before
+        while nearest.mode == "map" and nearest.before is not None:
+            nearest = nearest.before
+        is_made = nearest.mode == "to_n"
+        if is_made and len({posixpath.dirname(name) for name in names}) < 2:
+            return
+        shown = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
+        what = (
+            f"{self.name} brings no keys together: each of the {len(names)} keys of {before.name}"
+            f" has a basename of its own ({shown}), and would make an output of its own."
+        )
+        if is_made:
+            run.logger.warning(
+                f"{what} {nearest.name} decides what meets: it must give the files of several keys"
+                f" the same name. If that may be, state gather = Basename() in {self.name}"
+            )
+            return
+        raise UsageError(
+            f"{what} To bring all of them together, put a 1:n step before it: a MapToN with"
+            f" command = 'cat > all; echo all'. To join those of one numeric prefix, as of"
+            f" 2018_01.csv and 2018_02.csv: gather = Prefix(). If that may be: gather = Basename()."
+            f" Both are in workflows.steps"
+        )
 
 
 class MapToN(Step):
@@ -346,6 +457,7 @@ class MapToN(Step):
     nodes by their hashes. A numeric prefix still decides alone.
     """
 
+    _is_base_of_steps = True
     mode = "to_n"
     balanced: ClassVar[bool] = False
 

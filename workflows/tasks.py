@@ -12,15 +12,10 @@ from collections.abc import Sequence
 import luigi
 
 from workflows import results
+from workflows.fetch import Fetch
 from workflows.steps import Map, MapFromN, MapToN
 
-
-class Fetch(Map):
-    """Every source key, byte for byte, on the node that owns it."""
-
-    command = ". ./fetch.sh"
-    files = ("scripts/fetch.sh",)
-    laws = ("bytes_out = source.bytes",)
+__all__ = ["Fetch", "GroupCount", "MergeCounts", "Select", "Shuffle"]
 
 
 class ByColumns:

@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 from workflows.node.files import checksum, remove
 from workflows.node.ledger import Record
-from workflows.node.storage import Storage
+from workflows.node.storage import Contradiction, Storage
 from workflows.node.work import KeyFailed
 
 
@@ -50,15 +50,20 @@ def published(
 
     Raises:
         Damaged: they are not.
-        KeyFailed: the name is taken.
+        KeyFailed: the name is taken, or its maker made something else before.
     """
     if found != (item["bytes"], item["crc"]):
         raise Damaged(f"damaged: {found} is not {(item['bytes'], item['crc'])}", step)
     record = {name: item[name] for name in ("key", "id", "bytes", "crc")}
     record["metrics"] = {"bytes_out": item["bytes"]}
-    kept = ("spec", "inputs", "metrics", "totals")
+    kept = ("spec", "inputs", "metrics", "totals", "maker")
     record.update({name: item[name] for name in kept if name in item})
-    return storage.publish(step, tmp, record, by_name=item.get("by_name", False))
+    try:
+        return storage.publish(step, tmp, record, by_name=item.get("by_name", False))
+    except Contradiction as error:
+        failure = KeyFailed("other files of its maker are here already", step)
+        failure.event["differs"] = True
+        raise failure from error
 
 
 def take(storage: Storage, step: str, item: dict[str, Any], chunks: Iterator[bytes]) -> Record:

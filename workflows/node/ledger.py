@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Optional
@@ -32,6 +33,9 @@ class Ledger:
         self.path = path
         self._entries: dict[str, Entry] = {}
         self._proofs: dict[str, str] = {}
+        # Of the pieces that were delivered: identity -> [maker, proof], and how many of each.
+        self._made: dict[str, tuple[str, str]] = {}
+        self._counts: dict[str, dict[str, int]] = {}
         self._names: Optional[dict[str, list[str]]] = None  # made when first asked for
         self._read_to = 0
         self._inode = 0
@@ -98,6 +102,11 @@ class Ledger:
         with self._mutex:
             return self._proofs.get(identity)
 
+    def has_other(self, maker: str, proof: str) -> bool:
+        """Tell whether files of a 1:n key are here that `proof` does not stand for."""
+        with self._mutex:
+            return any(other != proof for other in self._counts.get(maker, ()))
+
     def record(self, identity: str) -> Optional[Record]:
         """Return the whole record of one identity."""
         with self._mutex:
@@ -123,9 +132,11 @@ class Ledger:
             status = os.stat(self.path)
         except FileNotFoundError:
             self._entries, self._names, self._read_to = {}, None, 0
+            self._made, self._counts = {}, {}
             return
         if status.st_ino != self._inode or status.st_size < self._read_to:
             self._entries, self._names = {}, None
+            self._made, self._counts = {}, {}
             self._read_to, self._inode = 0, status.st_ino
         if status.st_size == self._read_to:
             return
@@ -144,6 +155,7 @@ class Ledger:
         held = None if self._names is None else self._names.setdefault(key, [])
         if held is not None and identity in held:
             held.remove(identity)
+        self._count(identity, -1)
         if record.get("gone"):
             self._entries.pop(identity, None)
             if record["gone"] == REMOVED:
@@ -154,6 +166,22 @@ class Ledger:
             self._entries[record["id"]] = Entry(record["key"], record["bytes"], offset)
             if "proof" in record:
                 self._proofs.setdefault(record["id"], record["proof"])
+            if "maker" in record:
+                maker, proof = record["maker"]
+                self._made[identity] = sys.intern(maker), sys.intern(proof)
+                self._count(identity, 1)
+
+    def _count(self, identity: str, by: int) -> None:
+        """Count a piece in, or out again."""
+        if identity not in self._made:
+            return
+        maker, proof = self._made[identity] if by > 0 else self._made.pop(identity)
+        counts = self._counts.setdefault(maker, {})
+        counts[proof] = counts.get(proof, 0) + by
+        if not counts[proof]:
+            del counts[proof]
+            if not counts:
+                del self._counts[maker]
 
 
 def _parse(line: bytes) -> Optional[Record]:

@@ -37,6 +37,13 @@ class LookingOperations:
         records = [ledger.record(identity) for identity in message["ids"]]
         self.wire.send({"event": "records", "records": [r for r in records if r is not None]})
 
+    def op_others(self, message: Message) -> None:
+        """Say of which 1:n keys other files were delivered here than those of the given proofs."""
+        ledger = self.storage.ledger(message["step"])
+        ledger.entries()  # read what others have added since
+        makers = [m for m, proof in message["proofs"].items() if ledger.has_other(m, proof)]
+        self.wire.send({"event": "others", "makers": makers})
+
     def op_steps(self, message: Message) -> None:
         """Say what is kept here: for each step its keys, their bytes, and what nobody refers to."""
         storage = self.storage

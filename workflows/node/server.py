@@ -11,6 +11,7 @@ ping       n                                               pong: n
 list       steps [, ids]                                   listing: steps -> {identity: bytes}
 history    step                                            history: records, oldest first
 records    step, ids                                       records: those that are done
+others     step, proofs: maker -> proof                    others: makers whose files here differ
 file       digest, size, then raw bytes                    (nothing)
 run        work, keys                                      lacks: digests of files to be sent first;
                                                            else running: had, todo, then done /
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
 
 _READ = 1 << 20
 # Of a ledger record: who needs these asks for `records`.
-_LONG = ("inputs", "totals", "pieces", "stat")
+_LONG = ("inputs", "totals", "pieces", "stat", "maker")
 Message = dict[str, Any]
 
 
@@ -205,9 +206,7 @@ class Session(LookingOperations, VerbOperations):
             self._transfer(step, items, download)
             return
         if "senders" in message:
-            storage = self.runtime.storage
-            storage.ledger(step).entries()  # read what others have added since
-            todo = [item for item in items if not storage.is_done(step, item["id"])]
+            storage, todo = self.runtime.storage, self._todo(step, items)
             from workflows.node.shuffle import Shuffle
 
             shuffle = Shuffle(storage, message)
@@ -318,9 +317,7 @@ class Session(LookingOperations, VerbOperations):
     def _each(
         self, step: str, items: list[Message], run: Callable[[Message], Message], event: str
     ) -> None:
-        storage = self.runtime.storage
-        storage.ledger(step).entries()  # read what others have added since
-        todo = [item for item in items if not storage.is_done(step, item["id"])]
+        todo = self._todo(step, items)
         self.wire.send({"event": "running", "had": len(items) - len(todo), "todo": len(todo)})
         left = Countdown(len(todo), lambda: self.wire.send({"event": "ran"}))
 
@@ -335,6 +332,16 @@ class Session(LookingOperations, VerbOperations):
 
         for item in todo:
             self.runtime.slots.put(functools.partial(job, item))
+
+    def _todo(self, step: str, items: list[Message]) -> list[Message]:
+        """Return what is not here yet, or is here but is another one."""
+        storage = self.runtime.storage
+        storage.ledger(step).entries()  # read what others have added since
+        return [
+            item
+            for item in items
+            if not storage.is_done(step, item["id"]) or storage.contradicts(step, item)
+        ]
 
     def _outcome(
         self, step: str, item: Message, run: Callable[[Message], Message], event: str

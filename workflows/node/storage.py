@@ -20,6 +20,10 @@ from workflows.node.files import checksum, remove
 from workflows.node.ledger import Ledger, Record
 
 
+class Contradiction(Exception):
+    """A 1:n key was made again, and what it made is not what is here of it already."""
+
+
 class Storage:
     """The files of one slot."""
 
@@ -111,11 +115,15 @@ class Storage:
 
         Raises:
             OSError: the disk is full, or the name is taken; nothing is published.
+            Contradiction: it is a piece of other files than those that are here of its maker.
         """
         ledger = self.ledger(step)
         identity = record["id"]
         final = self.path(step, identity, record["key"])
         with ledger.locked() as fd:
+            is_piece = "maker" in record
+            if is_piece and (ledger.has_other(*record["maker"]) or self.contradicts(step, record)):
+                raise Contradiction
             if by_name and (record.get("spec") == "put" or not self.is_done(step, identity)):
                 self.refuse_taken(step, record["key"])
             if self.is_done(step, identity):
@@ -135,6 +143,14 @@ class Storage:
                 remove(os.path.join(self.root, "data", step, identity))
                 raise
         return record
+
+    def contradicts(self, step: str, piece: "dict[str, Any]") -> bool:
+        """Tell whether a piece is here by the same identity, but is another one."""
+        if "maker" not in piece or not self.is_done(step, piece["id"]):
+            return False
+        here = self.ledger(step).record(piece["id"])
+        wanted = (piece["bytes"], piece["crc"])
+        return here is not None and (here["bytes"], here["crc"]) != wanted
 
     def is_intact(self, step: str, record: Record) -> bool:
         """Tell whether an output is what was published: its bytes are read if it was touched since.

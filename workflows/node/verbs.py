@@ -10,6 +10,8 @@ place      path, mode                                      ready, or failed
 chunk      size, then raw bytes                            (nothing)
 stored     bytes, crc                                      stored, or failed
 lock       name                                            locked: whether it is ours now
+note       name, text                                      noted; an empty text removes it
+notes      --                                              notes: texts
 eval       key, inputs, command, timeout_s                 out: raw bytes; ...; ended, or failed
 exec       command, timeout_s                              out: fd, raw bytes; ...; ended: status
 health     --                                              health
@@ -173,6 +175,30 @@ class VerbOperations:
             return
         self.__dict__.setdefault("_locks", []).append(fd)
         self.wire.send({"event": "locked", "ours": True})
+
+    def op_note(self, message: Message) -> None:
+        """Keep a short text under a name until it is taken away."""
+        path = os.path.join(self.storage.root, "notes", message["name"])
+        if message["text"]:
+            scratch = self.storage.scratch()
+            tmp = os.path.join(scratch, "note")
+            with open(tmp, "w", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(message["text"])
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.replace(tmp, path)
+            remove(scratch)
+        else:
+            remove(path)
+        self.wire.send({"event": "noted"})
+
+    def op_notes(self, _: Message) -> None:
+        """Send all texts that are kept."""
+        texts = []
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.scandir(os.path.join(self.storage.root, "notes")):
+                with open(entry.path, encoding="utf-8", errors="surrogateescape") as file:
+                    texts.append(file.read())
+        self.wire.send({"event": "notes", "texts": sorted(texts)})
 
     # -- commands ------------------------------------------------------------------------------
 

@@ -44,6 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     path, totals = found[0]
     print(f"{_name(path)}: {totals.last - totals.first:.1f} s, log {path}")
     print(totals.table())
+    for line in totals.noted["warned"]:
+        print(f"warning: {line['why']}")
     if totals.nodes:
         print(f"\n{totals.node_table()}")
     if totals.phases:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from workflows import fleetkeys
+from workflows import fleetkeys, incomplete
 from workflows.config import settings
 from workflows.errors import UsageError
 from workflows.fleet import Fleet
@@ -46,6 +46,7 @@ def _remove_one(fleet: Fleet, name: Name) -> None:
 
 def _remove_all(fleet: Fleet, name: Name, *, whole_step: bool) -> None:
     count = fleetkeys.remove(fleet, name.step, lambda key: key.startswith(name.rest))
+    incomplete.clear_below(fleet, name)
     if count or not whole_step:
         say(f"removed {count} key{'' if count == 1 else 's'} of {name}")
         return

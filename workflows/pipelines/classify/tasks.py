@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import luigi
 
 from workflows.errors import UsageError
+from workflows.fetch import Fetch
 from workflows.pipelines.listing import ListsItsFiles
 from workflows.steps import MapFromN, MapToN
-from workflows.tasks import Fetch
 
 
 class InPieces:
