@@ -80,7 +80,7 @@ def warn_of_nothing(step: "Step", records: dict[str, Event]) -> list[str]:
 
 
 def _made_nothing(step: "Step", records: dict[str, Event]) -> str:
-    keys = step.keys() or []
+    keys = [key for key in step.keys() or [] if key.identity in records]
     if step.mode == "to_n":
         is_nothing = not any(record["pieces"] for record in records.values())
         was_given = any(_bytes_in(record) for record in records.values())

@@ -5,7 +5,7 @@ import posixpath
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from workflows import run, shuffle
+from workflows import run, shuffle, tolerance
 from workflows.accounts import check_totals, records_of, summed, warn_of_nothing
 from workflows.errors import CheckpointError, KeysFailed, WorkflowsError
 from workflows.lineage import Piece, pieces_of, proof_of
@@ -27,17 +27,17 @@ def read_manifest(step: "MapToN") -> dict[str, Any] | None:
     Raises:
         CheckpointError: it was written down, but that is damaged.
     """
-    whole = step.whole
-    if "_manifest" not in whole.__dict__:
+    known = tolerance.known(step)
+    if "manifest" not in known:
         text = run.store(step.checkpoint).read(_manifest_name(step))
         if text is None:
             return None
         try:
-            whole.__dict__["_manifest"] = json.loads(text)
+            known["manifest"] = json.loads(text)
         except ValueError as error:
             path = run.store(step.checkpoint).locate(_manifest_name(step))
             raise CheckpointError(f"{path} is damaged; remove it and run the pipeline") from error
-    found: dict[str, Any] = whole.__dict__["_manifest"]
+    found: dict[str, Any] = known["manifest"]
     return found
 
 
@@ -163,17 +163,19 @@ def skew(sizes: Sequence[int]) -> float:
 
 def _describe(step: "MapToN") -> dict[str, Any]:
     """Gather from the nodes what every key made; check what must hold of the whole step."""
-    records = records_of(step, step.keys() or [])
+    keys = tolerance.without_failed(step, step.keys() or [])
+    records = records_of(step, keys)
     totals = summed(record.get("totals", {}) for record in records.values())
     manifest: dict[str, Any] = {
         "step": step.name,
         "identity": step.identity,
         "totals": totals,
         "keys": [
-            [key.name, key.identity, key.slot, records[key.identity]["pieces"]]
-            for key in step.keys() or []
+            [key.name, key.identity, key.slot, records[key.identity]["pieces"]] for key in keys
         ],
     }
+    if left_out := tolerance.left_out(step):
+        manifest["left_out"] = left_out
     check_totals(step, totals)
     if not step.by_name:  # a typed one's keys are taken once by their names, whatever is in them
         manifest["v"] = 2

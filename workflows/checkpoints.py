@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from workflows import run, uploads
+from workflows import run, tolerance, uploads
 from workflows.accounts import check_totals, records_of, summed, warn_of_nothing
 from workflows.barriers import read_manifest
 from workflows.channel import Channel
@@ -34,7 +34,7 @@ def commit(step: "Step") -> None:
     target = step.checkpointed
     if target.exists():
         return  # another run was first: then the keys may be on none of this one's nodes
-    keys = step.keys() or []
+    keys = tolerance.without_failed(step, step.keys() or [])
     records = records_of(step, keys)
     totals = _all_totals(step, records)
     check_totals(step, totals)
@@ -106,8 +106,9 @@ def _all_totals(step: "Step", records: dict[str, Event]) -> dict[str, int]:
 
 def _about(step: "Step", totals: dict[str, int], attempt: str, started: float) -> dict[str, Any]:
     """Return what a checkpoint says of how it was made."""
-    listed = step.listed
+    listed, left_out = step.listed, tolerance.left_out(step)
     return {
+        **({"left_out": left_out} if left_out else {}),
         "identity": step.identity,
         "attempt": attempt,
         "run": run.log().name,

@@ -25,6 +25,8 @@ class Definition(StepParameters):
     durable: ClassVar[bool] = False
     # Whether no output, or an empty one, is nothing to warn of.
     allow_empty: ClassVar[bool] = False
+    # How many keys, or how many in a hundred ("5%"), may fail without the run failing.
+    max_failed: ClassVar["int | str"] = 0
     # Whether a key's name is taken once, whatever made it; and inputs are compared before each use.
     by_name: ClassVar[bool] = False
     timeout_s: float = settings().timeout_s

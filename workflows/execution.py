@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from workflows import checkpoints, console, run, s3
+from workflows import checkpoints, console, run, s3, tolerance
 from workflows.channel import Channel, conversations
 from workflows.config import settings
 from workflows.errors import KeysFailed, NodeLost, NodeRefused, WorkflowsError
@@ -63,9 +63,28 @@ def run_shard(step: "Step") -> "list[Step]":
         if failures:
             name = step.nodes.nodes[shard.slot].name
             failure = KeysFailed(name, report.tally.done, failures)
+            if tolerance.take(step, failures):
+                run.logger.warning("%s\n  tolerated: %s", failure, _limit(step))
+                return []
+            if step.is_tolerant:
+                run.logger.error("more bad keys than are tolerated: %s", _limit(step))
             remember_failure(step, failure)
             raise failure
     return []
+
+
+def _limit(step: "Step") -> str:
+    keys = len(step.keys() or [])
+    limit = tolerance.allowed(step.max_failed, keys)
+    return f"max_failed = {step.max_failed} of {step.name} is {limit} of {keys} keys"
+
+
+def _leave_out(step: "Step") -> None:
+    """Go on without the keys that failed, as many as may; say so at the end of the run."""
+    failures = tolerance.decide(step)
+    if failures:
+        keys = [[event["key"], event["why"]] for event in failures]
+        run.log().add(what="left_out", step=step.name, keys=keys, limit=_limit(step))
 
 
 def run_whole(step: "Step") -> "list[Step]":
@@ -74,6 +93,7 @@ def run_whole(step: "Step") -> "list[Step]":
     Raises:
         WorkflowsError: see `Step.finish`.
     """
+    _leave_out(step)
     try:
         retried(step, step.finish)
     except NodeLost:
@@ -142,7 +162,7 @@ def _run_once(step: "Step", shard: Shard, report: TaskReport, bereft: list[Event
     mark, done = listings.mark(shard.slot), {}
     # A node passes over what is done by itself. It is asked before only if more depends on it.
     find = listings.missing if step.is_restorable or len(step.chain()) > 1 else listings.unheard
-    missing = find(shard.slot, step.name, shard.keys)
+    missing = tolerance.without_failed(step, find(shard.slot, step.name, shard.keys))
     report.expect(len(missing))
     if missing and step.is_restorable:
         for event in checkpoints.restored(step, missing, step.nodes.channel(shard.slot)):

@@ -12,6 +12,7 @@ from typing import TextIO
 from workflows import stdio
 from workflows.errors import UsageError, WorkflowsError
 from workflows.replacing import replace
+from workflows.runlog import named
 from workflows.targets import CheckpointTarget
 
 _FEW, _SHORT = 20, 1 << 16  # outputs that are named one by one, and bytes that are shown
@@ -71,6 +72,15 @@ def show_plainly(target: CheckpointTarget, out: TextIO | None = None) -> None:
             text = _as_text(data)
             print(text, end="" if text.endswith("\n") or not text else "\n", file=stream)
     stream.flush()
+
+
+def left_out(target: CheckpointTarget) -> str:
+    """Return what is to be said of a result that was made without some keys; nothing of others."""
+    missing = (target.manifest() or {}).get("left_out", [])
+    if not missing:
+        return ""
+    keys = [[f"{one['step']} of {one['key']}", one["why"]] for one in missing]
+    return f"made without {named(keys)}; the next run of {target.step} tries them again"
 
 
 def _as_text(data: bytes) -> str:

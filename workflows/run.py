@@ -19,7 +19,7 @@ from luigi.interface import core
 from luigi.retcodes import retcode
 from luigi.task_register import Register
 
-from workflows import console
+from workflows import console, tolerance
 from workflows.channel import is_in_task
 from workflows.config import settings
 from workflows.dataset import Dataset, load
@@ -284,6 +284,7 @@ def close() -> None:
     _asked.clear()
     _dead.clear()
     _unfinished.clear()
+    tolerance.forget()
 
 
 def _close_fleets(opener: int) -> None:
@@ -307,11 +308,12 @@ def _end(
         print(totals.table(), file=sys.stderr)
         if luigid:
             print(f"luigid shows it: {luigid}", file=sys.stderr)
-    for line in totals.refills():
+    for line in [*totals.refills(), *totals.left_out()]:
         print(line, file=sys.stderr)
     if late:
         print(late, file=sys.stderr)
-    last_words = _last_words(totals, root)
+    is_well = totals.noted["finished"] and totals.noted["left_out"]
+    last_words = "" if is_well else _last_words(totals, root)
     if last_words:
         print(last_words, file=sys.stderr)
 

@@ -17,6 +17,7 @@ from typing import IO, Any, NamedTuple
 
 Line = dict[str, Any]
 _PLAN_EVERY_S = 0.2
+_NAMED = 5
 COST = "cost"  # what a fleet had cost when it was torn down, long after the run
 
 
@@ -115,7 +116,7 @@ class Totals:
         self.shuffled: dict[str, Line] = {}
         self.nodes: dict[str, Line] = {}
         self.phases: dict[str, Phase] = {}
-        kinds = ("failed", "refilled", "finished", "warned")
+        kinds = ("failed", "refilled", "finished", "warned", "left_out")
         self.noted: dict[str, list[Line]] = {kind: [] for kind in kinds}
         self._order: dict[str, int] = {}
         self.first = self.last = 0.0
@@ -231,9 +232,26 @@ class Totals:
             keys = "1 key" if again == 1 else f"{again} keys"
             yield f"what the lost nodes had done ran again: {keys}, {busy:.1f} s of their commands"
 
+    def left_out(self) -> Iterator[str]:
+        """Yield a line for each step whose bad keys the run did without."""
+        for line in self.noted["left_out"]:
+            keys = f"{named(line['keys'])} of {line['step']}"
+            yield f"left out of the result: {keys}; {line['limit']}"
+
     def _ordered(self, steps: Iterable[str]) -> list[str]:
         """Return steps as they follow each other; behind a 1:n step nothing can be planned."""
         return sorted(steps, key=lambda step: self._order.get(step, len(self._order)))
+
+
+def named(keys: Sequence[Sequence[str]]) -> str:
+    """Return how many keys failed, and how some of them did.
+
+    >>> named([["a.csv", "exited 3"]])
+    '1 key (a.csv: exited 3)'
+    """
+    count = "1 key" if len(keys) == 1 else f"{len(keys)} keys"
+    some = ", ".join(f"{name}: {why}" for name, why in keys[:_NAMED])
+    return f"{count} ({some}{', ...' if len(keys) > _NAMED else ''})"
 
 
 def cover(spans: list[tuple[float, float]], first: float, last: float) -> None:

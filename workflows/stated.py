@@ -8,6 +8,7 @@ import difflib
 import inspect
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any
@@ -191,6 +192,14 @@ def _seconds(value: Any) -> str:
     return f"must be a number of seconds, 0 for as long as it takes, not {_shown(value)}"
 
 
+def _limit(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return ""
+    if isinstance(value, str) and re.fullmatch(r"\d{1,3}(\.\d+)?%", value):
+        return "" if float(value[:-1]) <= 100 else f"must be at most 100%, not {value}"
+    return f"must be a number of keys, or a part of them such as '5%', not {_shown(value)}"
+
+
 def _rule(value: Any) -> str:
     if isinstance(value, Gather):
         return ""
@@ -213,6 +222,7 @@ _RULES: dict[str, Callable[[Any], str]] = {
     "pip": _texts,
     "durable": _switch,
     "allow_empty": _switch,
+    "max_failed": _limit,
     "balanced": _switch,
     "gather": _rule,
     "timeout_s": _seconds,

@@ -25,7 +25,16 @@ from workflows import early
 
 early.begin(sys.argv)
 
-from workflows import barriers, checkpoints, commandline, execution, localscheduler, results, run
+from workflows import (
+    barriers,
+    checkpoints,
+    commandline,
+    execution,
+    localscheduler,
+    results,
+    run,
+    tolerance,
+)
 from workflows.config import settings
 from workflows.dataset import Dataset
 from workflows.definition import Definition
@@ -87,11 +96,15 @@ class Step(Definition):
 
     # -- what it is ----------------------------------------------------------------------------
 
-    @functools.cached_property
+    @property
     def identity(self) -> str:
         """Return what the whole step's result is made of, down to the source."""
-        before = self.listed.digest if self.before is None else self.before.identity
-        return digest_of([self.spec, before, *self._further_identity()])
+        known = tolerance.known(self)
+        if "identity" not in known:
+            before = self.listed.digest if self.before is None else self.before.identity
+            further = [*self._further_identity(), *tolerance.identities(self)]
+            known["identity"] = digest_of([self.spec, before, *further])
+        return str(known["identity"])
 
     def _further_identity(self) -> list[str]:
         """Return what else the whole step's result is made of."""
@@ -138,22 +151,45 @@ class Step(Definition):
     def is_static(self) -> bool:
         """Tell whether the keys are known before anything has run: no 1:n step is upstream."""
         before = self.before
-        return before is None or (before.is_static and before.mode != "to_n")
+        return before is None or (before.is_static and not before.is_barrier)
+
+    @property
+    def is_tolerant(self) -> bool:
+        """Tell whether a run goes on without keys of this step that failed."""
+        return self.max_failed not in (0, "0%", None)
+
+    @property
+    def is_barrier(self) -> bool:
+        """Tell whether the keys behind this step are not known before all of its own have ended."""
+        return self.mode == "to_n" or self.is_tolerant
 
     def keys(self) -> list[Key] | None:
         """Return the keys of the whole step, or None while a 1:n step has yet to tell."""
-        whole = self.whole
-        if "_keys" not in whole.__dict__:
-            keys = whole._find_keys()
+        known = tolerance.known(self)
+        if "keys" not in known:
+            keys = self.whole._find_keys()
             if keys is None:
                 return None
-            whole.__dict__["_keys"] = keys
-        found: list[Key] = whole.__dict__["_keys"]
+            known["keys"] = keys
+        found: list[Key] = known["keys"]
         return found
 
     def outputs(self) -> list[Key] | None:
         """Return what the next step reads: the keys, or for 1:n what they made."""
-        return self.keys()
+        keys = self.keys()
+        if keys is None or not self.is_tolerant:
+            return keys
+        is_known = tolerance.is_decided(self) or self._is_all_done()
+        return tolerance.without_failed(self, keys) if is_known else None
+
+    def _is_all_done(self) -> bool:
+        missing = [key for shard in self.shards() for key in self._missing(shard)]
+        return not missing and not tolerance.is_open(self)
+
+    def _missing(self, shard: Shard) -> list[Key]:
+        """Return the keys of a shard that are not done, but those that this run does without."""
+        missing = self._on_node(shard).missing()
+        return tolerance.without_failed(self, missing) if self.is_tolerant else missing
 
     def _find_keys(self) -> list[Key] | None:
         spec, before = self.spec, self.before  # what is wrong is said before anything has run
@@ -169,17 +205,17 @@ class Step(Definition):
 
     def shards(self) -> list[Shard]:
         """Return how the step is cut into tasks; the same for every task of a run."""
-        whole = self.whole
-        if "_shards" not in whole.__dict__:
+        known = tolerance.known(self)
+        if "shards" not in known:
             keys, nodes, chosen = self.keys(), len(self.nodes), settings()
             if keys is None:
                 return slot_shards(None, nodes)
-            whole.__dict__["_shards"] = (
+            known["shards"] = (
                 shards_of(keys, nodes, key_tasks=chosen.key_tasks, shards=chosen.shards)
                 if self.is_static
                 else slot_shards(keys, nodes)
             )
-        found: list[Shard] = whole.__dict__["_shards"]
+        found: list[Shard] = known["shards"]
         return found
 
     def this_shard(self) -> Shard:
@@ -203,7 +239,7 @@ class Step(Definition):
     @property
     def can_fuse(self) -> bool:
         """Tell whether a 1:1 step downstream may take this one into its pipe."""
-        return self.mode == "map" and not self.durable
+        return self.mode == "map" and not self.durable and not self.is_tolerant
 
     # -- Luigi ---------------------------------------------------------------------------------
 
@@ -221,6 +257,10 @@ class Step(Definition):
             return []
         if first.mode == "to_n":
             return [first]
+        if first.is_tolerant:  # the whole of it knows which keys there are; the shards bring them
+            slot = self.this_shard().slot
+            own = [shard for shard in first.shards() if shard.slot == slot]
+            return [first, *(first.clone(shard=shard.label) for shard in own)]
         if self.mode != "from_n" or not self.is_static:
             return [first.clone(shard=self.shard)]
         wanted = {given.name for key in self.this_shard().keys for given in key.inputs}
@@ -245,10 +285,10 @@ class Step(Definition):
         if self.keys() is None:
             return False
         if self.shard:
-            missing = self._on_node(self.this_shard()).missing()
+            missing = self._missing(self.this_shard())
             execution.plan(self, missing)
             return not missing
-        return all(self._on_node(shard).exists() for shard in self.shards())
+        return self._is_all_done()
 
     def run(self) -> "Iterator[list[Step]] | None":
         """Run the shard's missing keys, or make the whole step durable.
@@ -325,10 +365,15 @@ class Step(Definition):
 
     # -- targets -------------------------------------------------------------------------------
 
-    @functools.cached_property
+    @property
     def checkpointed(self) -> CheckpointTarget:
         """Return the durable copy of the whole step."""
-        return CheckpointTarget(run.store(self.checkpoint), self.name, self.identity)
+        known = tolerance.known(self)
+        if "checkpointed" not in known:
+            store = run.store(self.checkpoint)
+            known["checkpointed"] = CheckpointTarget(store, self.name, self.identity)
+        found: CheckpointTarget = known["checkpointed"]
+        return found
 
     @property
     def is_restorable(self) -> bool:
@@ -472,15 +517,15 @@ class MapToN(Step):
 
     def pieces(self) -> list[Piece] | None:
         """Return every file that was made, with the slot that owns it, or None before that."""
-        whole = self.whole
-        if "_pieces" not in whole.__dict__:
+        known = tolerance.known(self)
+        if "pieces" not in known:
             manifest = self.manifest()
             if manifest is None:
                 return None
-            whole.__dict__["_pieces"] = pieces_of(
+            known["pieces"] = pieces_of(
                 manifest, self.name, len(self.nodes), balanced=self.balanced
             )
-        found: list[Piece] = whole.__dict__["_pieces"]
+        found: list[Piece] = known["pieces"]
         return found
 
     def outputs(self) -> list[Key] | None:

@@ -2,11 +2,12 @@
 
 import argparse
 import os
+import sys
 
 from workflows import run as runs
 from workflows.config import settings
 from workflows.errors import UsageError
-from workflows.results import show, write_to
+from workflows.results import left_out, show, write_to
 from workflows.targets import CheckpointTarget
 from workflows.verbs.pipeline import last_line
 
@@ -27,6 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{write_to(result, arguments.to)}  {arguments.to}")  # as sha256sum -c reads it
     else:
         show(result, arguments.top)
+    if missing := left_out(result):
+        print(missing, file=sys.stderr)
     return 0
 
 
