@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from types import TracebackType
 
@@ -140,9 +141,20 @@ def _explained(record: logging.LogRecord) -> str:
         )
     if isinstance(error, WorkflowsError):
         return str(error)
+    if isinstance(error, OSError) and _is_of_lock(error):
+        return (
+            f"cannot write Luigi's lock {error.filename}: {error.strerror}; nothing was run. Make"
+            " that directory writable, or name another: [core] lock_pid_dir in luigi.cfg"
+        )
     if isinstance(record.msg, str) and not record.args and _TRACEBACK.match(record.msg):
         return _TRACEBACK.sub("", record.msg).rstrip()
     return ""
+
+
+def _is_of_lock(error: OSError) -> bool:
+    """Tell whether it was raised where Luigi keeps the same command from running twice."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(frame.filename.endswith(os.path.join("luigi", "lock.py")) for frame in frames)
 
 
 def _excepthook(

@@ -121,3 +121,21 @@ def test_a_program_that_builds_twice_is_not_told_again_what_went_wrong_before(
 
     assert done.out == "True\n"
     assert "missing" not in done.err
+
+
+def test_a_lock_of_luigi_that_cannot_be_written_is_no_run_that_goes_on_already(
+    place: "Place",
+) -> None:
+    config = place.path / "luigi.cfg"
+    config.write_text(
+        config.read_text().replace("lock_pid_dir = .workflows", "lock_pid_dir = file")
+    )
+    (place.path / "file").touch()
+
+    done = ran(place, "Other()")
+
+    assert done.code == 40, done
+    (line,) = done.err.splitlines()
+    assert line.startswith("ERROR: cannot write Luigi's lock file/")
+    assert ": Not a directory; nothing was run." in line
+    assert "lock_pid_dir" in line
