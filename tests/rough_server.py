@@ -65,6 +65,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def answer_half(self, _: str) -> None:
         """Send the second half only when the test has seen the first one."""
         self.send_response(200)
+        self.send_header("ETag", '"v1"')
         self.send_header("Content-Length", str(len(BODY)))
         self.end_headers()
         self.wfile.write(BODY[: len(BODY) // 2])

@@ -115,7 +115,9 @@ class _Walk:
         left = [self.top]
         while left:
             left.extend(self._folder(left.pop()))
-        self.into.leave_out("links to directories", self._links, "they are not followed")
+        count = len(self._links)
+        what = "1 link to a directory" if count == 1 else f"{count} links to directories"
+        self.into.leave_out(f"{what}, not followed", self._links)
 
     def changed(self) -> str:
         """Return a directory that was changed since it was read, if there is one."""
@@ -164,7 +166,7 @@ class _Walk:
             raise _Changed(entry.path) from None
         what = self._own.get((status.st_dev, status.st_ino))
         if what is not None:
-            self.into.leave_out(what, [self._name(entry)], "give it a place outside of the source")
+            self.into.leave_out(what, [self._name(entry)])
         return what is not None
 
     def _file(self, entry: "os.DirEntry[str]") -> None:

@@ -104,7 +104,7 @@ def _directory(path: str, pattern: str, but: str) -> Listing:
     state = os.path.abspath(settings().state)
     if is_same(path, state):
         raise UsageError(f"{path} is the source and [run] state: give each a place of its own")
-    own = [Own(state, "[run] state, where this program keeps its own files")]
+    own = [Own(state, "[run] state, this program's own files")]
     if but and not scheme_of(but):
         own.append(Own(but, "the checkpoint"))
     return list_directory(path, pattern, own)
@@ -124,7 +124,7 @@ def _bucket(url: str, pattern: str, but: str) -> Listing:
             where = s3.Place(place.bucket, item.name).url
             found.add(SourceKey(name, where, item.size, item.etag))
     if is_left_out:
-        found.leave_out("the checkpoint", [but], "give it a place outside of the source")
+        found.leave_out("the checkpoint", [but])
     return found
 
 

@@ -61,12 +61,12 @@ class Listing:
         """Take in what is wrong with something that is wanted."""
         self.troubles.append(SourceError(why))
 
-    def leave_out(self, what: str, names: list[str], why: str) -> None:
+    def leave_out(self, what: str, names: list[str]) -> None:
         """Note what is left out, if there is any: how many, and the first of them."""
         if names:
             some = ", ".join(map(plain, sorted(names)[:_SHOWN]))
             more = f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else ""
-            self.notes.append(f"left out of {shown(self.source)}: {what}: {some}{more}; {why}")
+            self.notes.append(f"left out of {plain(shown(self.source))}: {what}: {some}{more}")
 
     def check(self, hint: str = "") -> None:
         """Sort the keys, and refuse a listing that is not one of distinct keys.
