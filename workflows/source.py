@@ -45,15 +45,13 @@ def look_at(url: str, pattern: str, but: str = "") -> Listing:
     path = sourcelists.local_path(url)
     if but and _is_place(url if path is None else path, but):
         raise UsageError(f"{url} is the source and the checkpoint: give each a place of its own")
-    hint = ""
     if path is not None and os.path.isdir(path):
         found = _directory(path, pattern, but)
     elif scheme_of(url) == "s3" and s3.place_of(url).key[-1:] in ("", "/"):
         found = _bucket(url, pattern, but)
     else:
         found = _list(url, path, pattern)
-        hint = f"; if that is data and no list: {sourcelists.remedy(path or url)}"
-    found.check(hint)
+    found.check()
     return found
 
 
@@ -133,7 +131,10 @@ def _bucket(url: str, pattern: str, but: str) -> Listing:
 
 def _list(url: str, path: str | None, pattern: str) -> Listing:
     found = Listing(url, pattern)
-    lines = [line for line in _lines(url, path) if found.wants(line.name)]
+    lines = list(_lines(url, path))
+    if not any(scheme_of(line.url) or os.path.exists(line.url) for line in lines[:1]):
+        found.hint = f"; if that is data and no list: {sourcelists.remedy(path or url)}"
+    lines = [line for line in lines if found.wants(line.name)]
     with concurrent.futures.ThreadPoolExecutor(_PROBES) as pool:
         for one in pool.map(lambda line: _probed(line, found), lines):
             if isinstance(one, SourceKey):

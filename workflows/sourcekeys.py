@@ -39,6 +39,7 @@ class Listing:
         self.keys: list[SourceKey] = []
         self.notes: list[str] = []
         self.seen = 0
+        self.hint = ""  # what else may be wrong if nothing matches
         self.troubles: list[WorkflowsError] = []
 
     def wants(self, name: str) -> bool:
@@ -68,12 +69,12 @@ class Listing:
             more = f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else ""
             self.notes.append(f"left out of {plain(shown(self.source))}: {what}: {some}{more}")
 
-    def check(self, hint: str = "") -> None:
+    def check(self) -> None:
         """Sort the keys, and refuse a listing that is not one of distinct keys.
 
         Raises:
             WorkflowsError: something that matches cannot be a key, or two would be the same.
-            UsageError: nothing matches; `hint` says what else might be wrong.
+            UsageError: nothing matches.
         """
         if len(self.troubles) == 1:
             raise self.troubles[0]
@@ -86,7 +87,7 @@ class Listing:
         if not self.keys:
             raise UsageError(
                 f"nothing in {shown(self.source)} matches {self.pattern!r}"
-                f" ({self.seen} names were seen){hint}"
+                f" ({self.seen} names were seen){self.hint}"
             )
         self.keys.sort(key=lambda key: (key.name, key.url))
         _refuse_twins(self.keys)

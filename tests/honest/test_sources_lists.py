@@ -12,7 +12,6 @@ from rough_server import serving
 from workflows.errors import SourceError, UsageError, WorkflowsError
 from workflows.source import list_source
 
-
 # To read a FIFO would be to wait for a writer for ever.
 pytestmark = pytest.mark.timeout(60)
 
