@@ -6,13 +6,13 @@ import pathlib
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from conftest import Place
 
-from workflows import directories
 from workflows.config import settings
 from workflows.errors import KeyNameError, SourceError, UsageError
 from workflows.source import list_source, look_at
@@ -248,7 +248,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, do: Any) -> None:
         do(folder)
         yield found
 
-    monkeypatch.setattr(directories.os, "scandir", scanned)
+    monkeypatch.setattr(os, "scandir", scanned)
 
 
 def test_a_file_that_is_moved_while_its_directories_are_read_is_found_once(
@@ -256,12 +256,13 @@ def test_a_file_that_is_moved_while_its_directories_are_read_is_found_once(
 ) -> None:
     write(tmp_path, "a/x.csv", "b/y.csv")
     (tmp_path / "a/old.csv").write_text("old")
-    moves = []
+    moves: list[str] = []
 
     def move(folder: str) -> None:
         other = {"a": "b", "b": "a"}.get(os.path.basename(folder))
         if other and not moves and (tmp_path / other / "old.csv").exists():
-            moves.append(os.rename(tmp_path / other / "old.csv", f"{folder}/old.csv"))
+            os.rename(tmp_path / other / "old.csv", f"{folder}/old.csv")
+            moves.append(folder)
 
     meanwhile(monkeypatch, move)
     found = names_in(tmp_path)
@@ -274,7 +275,7 @@ def test_a_directory_that_never_rests_is_named_and_no_part_of_it_taken(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, "a.csv", "b.csv")
-    monkeypatch.setattr(directories.time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     steps = []
 
     def rename(folder: str) -> None:
