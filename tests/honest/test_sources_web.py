@@ -136,7 +136,7 @@ def test_where_head_is_not_allowed_the_first_byte_tells_size_and_version(
 
     assert (found.size, found.etag) == (6, '"v1"')
     assert site.asked == [("HEAD", "/x.csv"), ("GET", "/x.csv")]
-    assert site.sent == 1
+    assert site.sent <= 1
 
 
 def test_a_server_without_head_and_ranges_is_not_made_to_send_all_of_it(
