@@ -166,7 +166,7 @@ def _read_whole(url: str) -> Described:
 def _check_end(headers: Message, size: int) -> None:
     length = headers.get("Content-Length", "").strip()
     if _is_number(length) and int(length) != size:
-        raise http.client.IncompleteRead(b"", int(length) - size)
+        raise OSError(f"its answer ended after {size} of {length} bytes")
 
 
 # -- asking ----------------------------------------------------------------------------------------

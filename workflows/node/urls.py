@@ -6,8 +6,9 @@ none of it is shown or stored. Shared by the driver and the nodes; nothing here 
 
 import re
 import time
-import urllib.parse
 from typing import Optional
+
+# All else is imported where it is used: every runtime imports this module, few ask when a URL ends.
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _WEB = ("http", "https")
@@ -111,6 +112,8 @@ def expires(url: str) -> Optional[float]:
     >>> expires("https://host/k?Expires=1735787445") is None
     True
     """
+    import urllib.parse
+
     if not is_signed(url):
         return None
     pairs = urllib.parse.parse_qsl(url.partition("?")[2].partition("#")[0])
