@@ -18,7 +18,9 @@ from scriptnode import Node
 from workflows import sourceweb
 from workflows.dataset import load
 from workflows.errors import SourceError, UsageError
+from workflows.node.signatures import Signatures
 from workflows.node.urls import expires, scrubbed, shown, unsigned
+from workflows.node.work import KeyFailed
 from workflows.source import conceal, list_source, look_at
 from workflows.sourcekeys import SourceKey
 from workflows.store import DirectoryStore
@@ -296,6 +298,7 @@ def test_nothing_that_a_run_a_plan_or_a_repro_says_or_leaves_holds_a_secret(
     plan = place.run("workflows", "plan", *words, WORKFLOWS_SOURCE=secret)
     blind = place.run("workflows", "repro", "Good", "x.csv")
     repro = place.run("workflows", "repro", "Good", "x.csv", WORKFLOWS_SOURCE=secret)
+    config = place.run("workflows", "config", WORKFLOWS_SOURCE=secret)
 
     assert (good.code, bad.code, plan.code, repro.code) == (0, 30, 0, 0)
     assert repro.out == "1\n2\n"
@@ -303,7 +306,8 @@ def test_nothing_that_a_run_a_plan_or_a_repro_says_or_leaves_holds_a_secret(
     assert "nothing to run" in plan.out
     assert blind.code != 0
     assert "WORKFLOWS_SOURCE" in blind.err
-    for said in (good, bad, plan, blind, repro):
+    assert f"url = {site.url}/list\n" in config.out
+    for said in (good, bad, plan, blind, repro, config):
         assert PASSWORD not in said.out + said.err
         assert TOKEN not in said.out + said.err
     left = [path for path in place.path.rglob("*") if path.is_file()]
@@ -376,6 +380,18 @@ def test_a_signature_that_would_end_within_a_minute_is_refused(tmp_path: pathlib
 
     with pytest.raises(SourceError, match=r"x\.csv ends at .* UTC, in \d+ s, which no run can"):
         list_source(str(tmp_path / "listed"), "*")
+
+
+def test_a_key_whose_signature_ended_before_its_turn_is_not_tried_and_says_so() -> None:
+    url = f"https://h/x.csv?{SIGNED['CloudFront']}"
+    item = {"key": "x.csv", "source": {"url": url, "was": ["https://h/x.csv", 1, ""]}}
+
+    with pytest.raises(
+        KeyFailed, match=r"source https://h/x\.csv ended at 2025-01-02 03:10:45 UTC"
+    ):
+        Signatures(lambda _: None).refreshed("Fetch", item)
+    item["source"] = {"url": url.replace(str(AT), "4102444800"), "was": ["https://h/x.csv", 1, ""]}
+    assert Signatures(lambda _: None).refreshed("Fetch", item) == item
 
 
 @pytest.mark.parametrize("query", ["Expires=1", "se=2020-01-01", "X-Amz-Date=x&Signature=a", "a=b"])

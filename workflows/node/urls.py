@@ -25,6 +25,7 @@ _SHARES = re.compile(
 )
 _DATE = "%Y%m%dT%H%M%SZ"
 _ISO = ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%MZ", "%Y-%m-%d")
+_PARTS = re.compile(r"(\bX-Amz-[\w-]+=)[^&\s\"']+")  # where no whole URL is said
 _IN_TEXT = re.compile(r"(?<![a-z0-9+.-])(?:https?|ftp)://[^\s\"'<>]+", re.IGNORECASE)
 
 
@@ -164,4 +165,4 @@ def _seconds(text: str, form: str) -> float:
 
 def scrubbed(text: str) -> str:
     """Return a text, such as a command's stderr, in which no URL shows more than it may."""
-    return _IN_TEXT.sub(lambda found: shown(found[0]), text)
+    return _PARTS.sub(r"\1...", _IN_TEXT.sub(lambda found: shown(found[0]), text))

@@ -7,7 +7,6 @@ bash of its own, so its CPU time and memory are its own, and what flows between 
 import contextlib
 import functools
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +23,7 @@ from workflows.node.ledger import Record, carried
 from workflows.node.meter import Meter
 from workflows.node.pieces import NoPiece, taken
 from workflows.node.processes import Groups, kill_group
+from workflows.node.sources import change_of
 from workflows.node.strays import Strays
 from workflows.node.urls import scrubbed
 from workflows.node.workplace import Tampered, Workplaces
@@ -32,7 +32,6 @@ BASH = ["bash", "--norc", "--noprofile", "-euo", "pipefail", "-c"]
 STDERR_KEPT = 4096
 _FULL = 1 << 16  # a disk with less than this is full: even a command's stderr may not fit
 _METRICS = "WORKFLOWS_METRICS"  # each stage has a value of its own: it tells whose a process is
-_SIGNED = re.compile(r"(\bX-Amz-[\w-]+=)[^&\s\"']+")  # also where no whole URL is said
 _UNSAFE_FOR_XARGS = set(" \t\"'\\")
 
 
@@ -97,7 +96,8 @@ class KeyRun:
             started = time.time()
             stdin, size_in, inputs = self._input()
             done = self._run_stages(stdin)
-            self._check_source()
+            if why := change_of(self.item.get("source", {})):
+                raise KeyFailed(why, self.work.stages[0].step)
             self._check_shipped()
             record = self._measured(started, size_in, inputs, done)
             by_name = self.item.get("by_name", False)
@@ -136,21 +136,6 @@ class KeyRun:
             listed = "".join(path + "\n" for path in self._readable(paths))
             return self._stdin_of(listed.encode("utf-8", "surrogateescape")), size, records
         return open(paths[0], "rb"), size, records
-
-    def _check_source(self) -> None:
-        """Refuse what was made of a local file that is not the one that was listed."""
-        source = self.item.get("source")
-        if source is None or not source.get("is_here"):
-            return
-        path, size, etag = source["was"]
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            why = f"its source {path} is gone since it was listed: {error.strerror}"
-            raise KeyFailed(why, self.work.stages[0].step) from error
-        if (status.st_size, f"{status.st_mtime_ns:x}") != (size, etag.partition("-")[0]):
-            why = f"its source {path} has changed since it was listed: run the same again"
-            raise KeyFailed(why, self.work.stages[0].step)
 
     def _stdin_of(self, data: bytes) -> IO[bytes]:
         """Return an open file that holds `data` and has no name: nobody else can read it."""
@@ -399,7 +384,7 @@ class KeyRun:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size - STDERR_KEPT))
             said = file.read().decode("utf-8", "backslashreplace")
-            return _SIGNED.sub(r"\1...", scrubbed(said))
+            return scrubbed(said)
 
 
 @functools.cache
