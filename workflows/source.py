@@ -141,6 +141,8 @@ def _list(url: str, path: str | None, pattern: str) -> Listing:
                 found.add(one)
             elif one is not None:
                 found.troubles.append(one)
+            else:
+                found.is_given_up = True
     by_content = [key for key in found.keys if key.etag.startswith(sourceweb.CONTENT)]
     if by_content:
         size = sum(key.size or 0 for key in by_content)

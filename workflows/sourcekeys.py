@@ -39,7 +39,8 @@ class Listing:
         self.keys: list[SourceKey] = []
         self.notes: list[str] = []
         self.seen = 0
-        self.hint = ""  # what else may be wrong if nothing matches
+        self.hint = ""  # what else may be wrong if it cannot be read or nothing matches
+        self.is_given_up = False  # there may be more troubles than were found
         self.troubles: list[WorkflowsError] = []
 
     def wants(self, name: str) -> bool:
@@ -77,16 +78,18 @@ class Listing:
             UsageError: nothing matches.
         """
         if len(self.troubles) == 1:
-            raise self.troubles[0]
+            error = self.troubles[0]
+            raise SourceError(f"{error}{self.hint}") if self.hint else error
         if self.troubles:
             lines = [f"  {error}" for error in self.troubles[:_SHOWN]]
             if self.troubles[_SHOWN:]:
                 lines.append(f"  ... and {len(self.troubles) - _SHOWN} more")
-            said = f"{len(self.troubles)} names in {shown(self.source)} cannot be read:"
+            count = f"{'at least ' if self.is_given_up else ''}{len(self.troubles)} names"
+            said = f"{count} in {plain(shown(self.source))} cannot be read{self.hint}:"
             raise SourceError("\n".join([said, *lines]))
         if not self.keys:
             raise UsageError(
-                f"nothing in {shown(self.source)} matches {self.pattern!r}"
+                f"nothing in {plain(shown(self.source))} matches {self.pattern!r}"
                 f" ({self.seen} names were seen){self.hint}"
             )
         self.keys.sort(key=lambda key: (key.name, key.url))

@@ -116,7 +116,7 @@ def refuse_data(base: str, head: bytes, size: int | None) -> None:
     Raises:
         UsageError: says how to read it as data.
     """
-    if head.startswith(_UTF_16):
+    if head.startswith(_UTF_16) and not _DATA_NAME.search(shown(base)):
         raise UsageError(f"{shown(base)} is UTF-16; save the list as UTF-8")
     if _BINARY.search(head) or (size or 0) > LARGEST or _reads_as_data(base, head):
         raise UsageError(

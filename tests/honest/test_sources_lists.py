@@ -4,11 +4,13 @@ import gzip
 import json
 import os
 import pathlib
+import re
 import shlex
 
 import pytest
 from rough_server import serving
 
+from workflows import sourceweb
 from workflows.errors import SourceError, UsageError, WorkflowsError
 from workflows.source import list_source
 
@@ -59,6 +61,7 @@ DATA = {
     "rides.parquet": b"PAR1" + b"abcd" * 9 + b"PAR1",
     "parquet": b"PAR1" + b"\x00" * 9,
     "binary": bytes(range(256)),
+    "windows.csv": CSV.encode("utf-16"),
 }
 
 
@@ -98,6 +101,8 @@ def test_what_may_be_either_is_read_as_a_list_and_the_message_says_what_to_do_wi
     path = tmp_path / "numbers"
 
     assert "numbers, line 1: " in refusal(path, "5\n")
+    assert f"; if that is data and no list: --source {tmp_path} " in refusal(path, "5\n")
+    assert f"; if that is data and no list: --source {tmp_path} " in refusal(path, "5\n6\n")
     assert f"(2 names were seen); if that is data and no list: --source {tmp_path} " in refusal(
         path, "5\n6\n", "*.csv"
     )
@@ -213,9 +218,27 @@ def test_all_bad_lines_are_counted_and_the_first_are_named(folder: pathlib.Path)
     said = refusal(folder / "list", "".join(f"gone{n}.csv\n" for n in range(9)) + "data/a.csv\n")
 
     first, *lines = said.splitlines()
-    assert first == f"9 names in {folder}/list cannot be read:"
+    assert first.startswith(f"9 names in {folder}/list cannot be read; if that is data")
     assert lines[0].startswith(f"  {folder}/list, line 1: {folder}/gone0.csv is listed")
     assert lines[-1] == "  ... and 4 more"
+
+
+def test_a_list_of_dead_urls_is_given_up_after_some_and_its_number_not_invented(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[int] = []
+
+    def wait_s(_: object, attempt: int) -> float:
+        tries.append(attempt)
+        return 0
+
+    monkeypatch.setattr(sourceweb, "_wait_s", wait_s)
+    text = "".join(f"http://127.0.0.1:9/{number}.csv\n" for number in range(400))
+
+    said = refusal(folder / "list", text)
+
+    assert re.match(r"at least \d+ names in \S+ cannot be read:\n", said)
+    assert 0 < len(tries) < 3 * 400, "as often as each is tried again"
 
 
 def test_a_line_is_judged_only_if_its_name_matches(folder: pathlib.Path) -> None:
