@@ -65,6 +65,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def answer_half(self, _: str) -> None:
         """Send the second half only when the test has seen the first one."""
         self.send_response(200)
+        self.send_header("ETag", '"v1"')
         self.send_header("Content-Length", str(len(BODY)))
         self.end_headers()
         self.wfile.write(BODY[: len(BODY) // 2])
@@ -104,10 +105,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send(200, b"")
 
     def answer_cut(self, _: str) -> None:
+        body = b"/ok/x\n/ok/y\n" if self.path.endswith("/list") else BODY
         self.send_response(200)
-        self.send_header("Content-Length", str(len(BODY)))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(BODY[: len(BODY) // 2])
+        self.wfile.write(body[: len(body) // 2])
         self.close_connection = True
 
     def answer_chunkcut(self, _: str) -> None:

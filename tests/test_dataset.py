@@ -11,7 +11,7 @@ import pytest
 from rough_server import BODY, serving
 from signed_urls import SignedObjects
 
-from workflows import dataset, source
+from workflows import dataset, source, sourceweb
 from workflows.config import settings
 from workflows.dataset import load, place
 from workflows.errors import KeyNameError, SourceError, UsageError
@@ -222,7 +222,7 @@ def test_of_a_signed_url_no_more_than_a_byte_is_read_to_list_it_and_spaces_are_s
 def test_a_list_that_a_server_has_no_time_for_is_asked_for_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(source, "_wait_s", lambda *_: 0)
+    monkeypatch.setattr(sourceweb, "_wait_s", lambda *_: 0)
     with serving() as server:
         found = list_source(f"{server.url}/503/2/list", "*")
         asked = list(server.asked)
@@ -236,7 +236,7 @@ def test_a_list_that_a_server_has_no_time_for_is_asked_for_again(
 def test_a_list_that_is_cut_off_is_asked_for_again_and_never_half_of_it_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(source, "_wait_s", lambda *_: 0)
+    monkeypatch.setattr(sourceweb, "_wait_s", lambda *_: 0)
     with serving() as server:
         found = list_source(f"{server.url}/cut/2/list", "*")
         with pytest.raises(SourceError, match=r"/cut/list cannot be reached"):

@@ -129,7 +129,7 @@ def _about(step: "Step", totals: dict[str, int], attempt: str, started: float) -
             "digest": listed.digest,
             "source": listed.source,
             "pattern": listed.pattern,
-            "keys": [[key.name, key.unsigned, key.size, key.etag] for key in listed.keys],
+            "keys": [[key.name, key.shown, key.size, key.etag] for key in listed.keys],
         },
     }
 

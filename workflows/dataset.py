@@ -14,7 +14,7 @@ from typing import Any
 from workflows.errors import CheckpointError
 from workflows.gather import joined_by_prefix
 from workflows.keys import digest_of, group_of, numeric_prefix
-from workflows.source import SourceKey, list_source
+from workflows.source import SourceKey, look_at
 from workflows.store import Store
 
 IMBALANCE = 1.1
@@ -32,6 +32,8 @@ class Dataset:
     placed: tuple[int, ...]
     # Why it could not be kept: no trouble to who finds that all is done.
     trouble: CheckpointError | None = dataclasses.field(default=None, compare=False)
+    # What a user must know of how it was listed: what was left out, what was read to compare it.
+    notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -97,15 +99,17 @@ def load(url: str, pattern: str, slots: int, store: Store) -> Dataset:
     Raises:
         SourceError: the source cannot be listed.
     """
-    keys = list_source(url, pattern, store.url)
+    found = look_at(url, pattern, store.url)
+    keys = found.keys
     folder = f"datasets/{digest_of([url, pattern, slots])}"
     before = _latest(store, folder)
-    dataset = Dataset(url, pattern, slots, tuple(keys), tuple(place(keys, slots, before)))
+    placed = tuple(place(keys, slots, before))
+    dataset = Dataset(url, pattern, slots, tuple(keys), placed, notes=tuple(found.notes))
     name = f"{folder}/{dataset.digest}.json"
     kept = store.read(name)
     if _lines(kept) is None:
         lines = [
-            [*key._replace(url=key.unsigned), slot]
+            [*key._replace(url=key.shown), slot]
             for key, slot in zip(keys, dataset.placed, strict=True)
         ]
         text = json.dumps({"source": url, "pattern": pattern, "slots": slots, "keys": lines})

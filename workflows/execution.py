@@ -9,6 +9,7 @@ from workflows.channel import Channel, conversations
 from workflows.config import settings
 from workflows.errors import KeysFailed, NodeLost, NodeRefused, WorkflowsError
 from workflows.lineage import Key, Shard
+from workflows.node.urls import scheme_of
 from workflows.taskreport import TaskReport, failed_before, remember_failure
 
 if TYPE_CHECKING:
@@ -264,8 +265,11 @@ def _item(step: "Step", key: Key, first: Key) -> dict[str, Any]:
         item["by_name"] = True
     if first.source is not None:
         source = first.source
-        # The URL may be signed: it is for the command's stdin alone. The ledger gets `was`.
+        # The URL may hold secrets: it is for the command's stdin alone. The ledger gets `was`.
         url = s3.transit(source.url)
-        was = [source.unsigned, source.size, source.etag]
+        was = [source.shown, source.size, source.etag]
         item["source"] = {"url": url, "bytes": source.size, "id": source.identity, "was": was}
+        # A node on another machine may have a copy, of the same bytes and another time.
+        if not scheme_of(source.url) and step.nodes.nodes[key.slot].is_here:
+            item["source"]["is_here"] = True
     return item

@@ -6,6 +6,15 @@ import luigi
 from luigi.parameter import ParameterVisibility
 
 from workflows.config import settings
+from workflows.source import conceal
+
+
+class SourceParameter(luigi.Parameter):
+    """A source as luigid, logs and checkpoints may show it: see `source.conceal`."""
+
+    def normalize(self, value: str) -> str:
+        """Return the value as it is shown and kept."""
+        return conceal(value)
 
 
 class StepParameters(luigi.Task):
@@ -15,7 +24,7 @@ class StepParameters(luigi.Task):
     """
 
     shard = luigi.Parameter(default="", description="set by workflows: which keys")
-    source = luigi.Parameter(
+    source = SourceParameter(
         default=settings().source,
         description="directory or s3://bucket/prefix/, or file or URL that lists URLs",
     )

@@ -84,6 +84,8 @@ def store(url: str) -> Store:
 def dataset(source: str, pattern: str, slots: int, checkpoint: str) -> Dataset:
     """Return the dataset of a source, listed once in this run."""
     found = load(source, pattern, slots, store(checkpoint))
+    for note in found.notes:
+        logger.warning("%s", note)
     size = sum(key.size or 0 for key in found.keys)
     for opened in _fleets:
         for sentence in _far(opened.spec, source, size, checkpoint):

@@ -11,7 +11,7 @@ import os
 import random
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from workflows import presign
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 SCHEME = "s3://"
+_HEAD = 1 << 16
 TRIES = 6  # of each call, with waits that double up to 20 s; AWS_MAX_ATTEMPTS overrides it
 
 
@@ -203,15 +204,26 @@ def status(place: Place) -> Stored | None:
     return found if found is not None and found.name == place.key else None
 
 
-def read(place: Place, kind: type[WorkflowsError] = CheckpointError) -> bytes | None:
-    """Return an object's bytes, or None if there is none; a body that breaks off is read again."""
+def read(
+    place: Place,
+    kind: type[WorkflowsError] = CheckpointError,
+    look: Callable[[bytes, int | None], None] | None = None,
+) -> bytes | None:
+    """Return an object's bytes, or None if there is none; a body that breaks off is read again.
+
+    `look` is given the first bytes and the size, and may refuse the rest.
+    """
     from botocore.exceptions import ClientError, HTTPClientError
 
     with explained("GetObject", place, kind):
         for attempt in range(TRIES):
             try:
                 answer = client(place.bucket).get_object(Bucket=place.bucket, Key=place.key)
-                return answer["Body"].read()
+                with contextlib.closing(answer["Body"]) as body:
+                    head = body.read(_HEAD) if look else b""
+                    if look:
+                        look(head, answer["ContentLength"])
+                    return head + body.read()
             except ClientError as error:
                 if error.response.get("Error", {}).get("Code") == "NoSuchKey":
                     return None

@@ -11,6 +11,7 @@ import time
 from typing import Any, Callable
 
 from workflows.node import role
+from workflows.node.sources import end_of
 from workflows.node.work import KeyFailed
 
 _SIGNED_AT = re.compile(r"[?&]X-Amz-Date=(\d{8}T\d{6})Z")
@@ -52,7 +53,7 @@ class Signatures:
         """Return a key as it was asked for, its source's URL signed anew if that must be.
 
         Raises:
-            KeyFailed: this node should sign itself, and cannot.
+            KeyFailed: this node should sign itself, and cannot; or what others signed is over.
         """
         source = item.get("source")
         if source is not None and source["url"].startswith(role.PREFIX):
@@ -60,11 +61,16 @@ class Signatures:
                 return {**item, "source": {**source, "url": role.signed(source["url"], "GET")}}
             except role.NoRole as error:
                 raise KeyFailed(str(error), step) from error
-        if source is None or not is_stale(source["url"], time.time()):
+        if source is None:
             return item
         place = source["was"][0]
-        if not place.startswith("s3://"):
-            return item  # signed by somebody else
+        if not place.startswith("s3://"):  # signed by somebody else, if it is
+            why = end_of(source)
+            if why:
+                raise KeyFailed(why, step)
+            return item
+        if not is_stale(source["url"], time.time()):
+            return item
         number, answer = next(self._numbers), queue.SimpleQueue()  # type: ignore[var-annotated]
         self._waiting[number] = answer
         try:

@@ -8,7 +8,6 @@ import contextlib
 import errno
 import functools
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -26,14 +25,15 @@ from workflows.node.ledger import Record, carried
 from workflows.node.meter import Meter
 from workflows.node.pieces import NoPiece, taken
 from workflows.node.processes import Groups, kill_group
+from workflows.node.sources import change_of
 from workflows.node.strays import Strays
+from workflows.node.urls import scrubbed
 from workflows.node.workplace import Tampered, Workplaces
 
 BASH = ["bash", "--norc", "--noprofile", "-euo", "pipefail", "-c"]
 STDERR_KEPT = 4096
 _FULL = 1 << 16  # a disk with less than this is full: even a command's stderr may not fit
 _METRICS = "WORKFLOWS_METRICS"  # each stage has a value of its own: it tells whose a process is
-_SIGNED = re.compile(r"(\bX-Amz-[\w-]+=)[^&\s\"']+")  # what a signed URL must not say to a log
 _UNSAFE_FOR_XARGS = set(" \t\"'\\")
 
 
@@ -98,6 +98,8 @@ class KeyRun:
             started = time.time()
             stdin, size_in, inputs = self._input()
             done = self._run_stages(stdin)
+            if why := change_of(self.item.get("source", {})):
+                raise KeyFailed(why, self.work.stages[0].step)
             self._check_shipped()
             record = self._measured(started, size_in, inputs, done)
             by_name = self.item.get("by_name", False)
@@ -399,7 +401,7 @@ class KeyRun:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size - STDERR_KEPT))
             said = file.read().decode("utf-8", "backslashreplace")
-            return _SIGNED.sub(r"\1...", said)
+            return scrubbed(said)
 
 
 @functools.cache

@@ -10,7 +10,8 @@
 # does not begin as a .parquet or .gz file does, nor a .parquet file without its end.
 # With WORKFLOWS_ETAG, which is what the source's ETag or Last-Modified was, bytes are passed on as
 # they come; without, once all of them are here. There must be WORKFLOWS_SIZE of them, if that is
-# known: then what was cut off goes on from there. What says that it is another version is refused.
+# known: then what was cut off goes on from there. What says that it is another version is refused,
+# and what is other bytes than those of a WORKFLOWS_ETAG of the form sha256:HEX.
 # Of a signed S3 URL whose ETag is an MD5 the bytes are compared with it. Exit 75 means that some bytes
 # were passed on, and cannot be completed, but that to begin anew may help.
 # Needs bash and coreutils, and for URLs curl or, where it is missing, python3. Writes fetch.* in the
@@ -257,6 +258,14 @@ count_of() {
     printf %s "${BASH_REMATCH[0]}"
 }
 
+# A server that states no version was asked for the bytes themselves when they were listed.
+check_content() {
+    local sum
+    [[ $content ]] || return 0
+    sum=$(sha256sum < "$1")
+    [[ ${sum%% *} == "$content" ]] || fail "$shown: it has changed since it was listed: run the same again"
+}
+
 check_size() {
     (($1 == size)) || fail "$shown: came with $1 of $size bytes" "$AGAIN"
 }
@@ -317,6 +326,9 @@ case ${source,,} in
         without_secrets "$source"
         name=${filename:-${shown##*/}} size=${WORKFLOWS_SIZE:-} is_signed='' is_md5='' if_match=''
         bare etag "${WORKFLOWS_ETAG:-}"
+        content=''
+        [[ $etag == sha256:* ]] && content=${etag#sha256:} etag=''
+        [[ $source =~ [?\&](X-Goog-Signature|Signature|sig)= ]] && is_signed=yes
         if [[ $source == *[?\&]X-Amz-Signature=* ]]; then
             is_signed=yes
             [[ $etag =~ ^[0-9a-f]{32}$ ]] && is_md5=yes
@@ -332,6 +344,7 @@ case ${source,,} in
         else
             download "$source" fetch.body
             [[ ! $size ]] || check_size "$(wc -c < fetch.body)"
+            check_content fetch.body
             check_start fetch.body
             check_end fetch.body
             cat fetch.body

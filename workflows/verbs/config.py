@@ -4,6 +4,7 @@ import argparse
 
 from workflows.config import Settings, settings
 from workflows.fleets import open_any
+from workflows.node.urls import shown
 from workflows.verbs.onfleet import add_fleet
 
 
@@ -20,7 +21,9 @@ def run(arguments: argparse.Namespace) -> int:
         if where != section:
             section = where
             print(f"[{section}]")
-        value = arguments.fleet if field.name == "fleet" else getattr(chosen, field.name)
+        value: object = arguments.fleet if field.name == "fleet" else getattr(chosen, field.name)
+        if field.name == "source":
+            value = shown(chosen.source)  # it may hold a password, and this is for a terminal
         print(f"{key} = {str(value).lower() if isinstance(value, bool) else value}")
     print(f"# the nodes of {arguments.fleet}; a key's name leads to one of them")
     for node in fleet.nodes:

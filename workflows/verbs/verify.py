@@ -12,13 +12,14 @@ import io
 import json
 import shutil
 import tempfile
-import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 from workflows import s3
 from workflows.errors import SourceError, UsageError
+from workflows.node.urls import scheme_of
 from workflows.source import SourceKey, list_source
+from workflows.sourceweb import open_url
 from workflows.verbs.results import last_result
 
 PARQUET = ".parquet"
@@ -93,15 +94,14 @@ def _brought(key: SourceKey) -> Iterator[str]:
     Raises:
         SourceError: it cannot be fetched, or not all of it.
     """
-    if "://" not in key.url:
+    if not scheme_of(key.url):
         yield key.url
         return
     suffix = PARQUET if key.name.endswith(PARQUET) else ""
     with tempfile.NamedTemporaryFile(prefix="workflows-verify-", suffix=suffix) as file:
-        shown = key.unsigned
+        shown = key.shown
         try:
-            # Checked before: http and https alone come this far, and s3, which is signed.
-            with urllib.request.urlopen(s3.signed(key.url), timeout=60) as answer:  # noqa: S310
+            with open_url(s3.signed(key.url)) as answer:
                 shutil.copyfileobj(answer, file, 1 << 20)
         except (OSError, http.client.HTTPException) as error:
             raise SourceError(f"cannot fetch {shown}: {error}; try again") from error
