@@ -39,6 +39,7 @@ class Request:
         scope = [*environ.get("HTTP_AUTHORIZATION", "").split("/"), *[""] * 4]
         self.region, self.service = scope[2] or "us-east-1", scope[3]
         self.signed = _signed(environ)
+        self.is_refused = False  # a launch that names what is not there yet
         if target:
             self.action = target.rpartition(".")[2]
             self.body: dict[str, Any] = json.loads(self.raw or b"{}")
@@ -147,6 +148,9 @@ class Cloud:
             self.refused.append((request, refusal))
             start(f"{refusal.rule.status} Refused", [("Content-Type", "text/xml")])
             return [_said(request, refusal)]
+        if request.is_refused:
+            start(status, headers)
+            return [body]
         self.requests.append(request)
         try:
             for answered in self.answered:
@@ -167,11 +171,22 @@ class Cloud:
     def _answer(
         self, environ: dict[str, Any], request: Request, found: dict[str, Any]
     ) -> tuple[str, Any, bytes]:
+        if request.service == "ec2":
+            with self._strictly:
+                self.account.check_there(request.action, found)
+                late = None
+                if request.action in _ONCE:
+                    late = self.account.not_there(request.action, found)
+            if late is not None and request.action == "RunInstances":
+                raise late
+            if late is not None:
+                request.is_refused = True
+                self.refused.append((request, late))
+                missing = [(late.rule.code, "m7i.large", late.message)]
+                return "200 OK", [("Content-Type", "text/xml")], fleet_answer([], missing)
         own = self._by_fault(request)
         if own is None and request.service == "ec2":
-            with self._strictly:
-                self.account.check_token(request.action, found)
-                self.account.check_there(request.action, found)
+            self.account.check_token(request.action, found)
             if found.get("DryRun"):
                 raise RULES["dry run"].refuse()
         own = own if own is not None else self._own(request)
