@@ -58,7 +58,7 @@ class Ec2Node:
             (f"/home/{USER}", f"{home}/home"),
             ("/etc/ssh/", f"{home}/"),
             ("http://169.254.169.254/latest/", f"{self.cloud.url}/imds/{self.id}/"),
-            ('"169.254.169.254"', '"127.0.0.254"'),  # here a real one may answer
+            ("169.254.169.254", "127.0.0.254"),  # here a real one may answer
             ("--poll 2", "--poll 0.2"),
         ):
             user_data = user_data.replace(old, new)
@@ -185,6 +185,11 @@ class Region:
         """Return the VPC's main route table."""
         rows = self.ec2.describe_route_tables(Filters=[{"Name": "vpc-id", "Values": [self.vpc]}])
         return str(rows["RouteTables"][0]["RouteTableId"])
+
+    def image(self, architecture: str) -> str:
+        """Return an image for an architecture."""
+        filters = [{"Name": "architecture", "Values": [architecture]}]
+        return str(self.ec2.describe_images(Filters=filters)["Images"][0]["ImageId"])
 
     def described(self, fleet: str, *states: str) -> list[dict[str, Any]]:
         """Return the instances that are tagged with a fleet's name, as EC2 describes them."""

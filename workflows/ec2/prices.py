@@ -69,7 +69,8 @@ class Cost:
             raise FleetError(
                 f"{spec.nodes} nodes of {spec.name} could cost ${self.at_most:.4f} an hour"
                 f" ({self.worst}, disks and addresses ${self.beside:.4f}), above max_hourly_cost"
-                f" {limit:g}: name cheaper types or fewer nodes, turn spot fallback off, or raise it"
+                f" {limit:g}: name cheaper types or fewer nodes, turn spot fallback off, or raise"
+                " it"
             )
 
 
