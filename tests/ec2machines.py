@@ -14,7 +14,6 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from ec2cloud import HARNESS
 from sshd import OWN_LIMITS, SSHD, USER, descendants, sshd_config
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ _FAKES = {
     "apt-get": 'echo "apt-get $*" >> {home}/log',
     "dnf": 'echo "dnf $*" >> {home}/log',
     "lsblk": "cat {home}/disks 2>/dev/null",
+    **dict.fromkeys(("iptables", "nft", "ip"), 'echo "${0##*/} $*" >> {home}/rules'),
 }
 
 
@@ -56,8 +56,9 @@ class Ec2Node:
         (home / "bin").mkdir()
         for old, new in (
             (f"/home/{USER}", f"{home}/home"),
-            ("/etc/ssh/ssh_host", f"{home}/ssh_host"),
+            ("/etc/ssh/", f"{home}/"),
             ("http://169.254.169.254/latest/", f"{self.cloud.url}/imds/{self.id}/"),
+            ("169.254.169.254", "127.0.0.254"),  # here a real one may answer
             ("--poll 2", "--poll 0.2"),
         ):
             user_data = user_data.replace(old, new)
@@ -72,6 +73,9 @@ class Ec2Node:
         key.chmod(0o600)
         key.with_suffix(".pub").write_text(config["ssh_keys"]["ed25519_public"])
         (home / "authorized_keys").write_text(config["users"][1]["ssh_authorized_keys"][0])
+        own = home / "sshd_config.d/10-workflows.conf"
+        own.parent.mkdir()
+        own.write_text(files[str(own)])
         self._agent = files["/etc/systemd/system/workflows-node.service"]
         self._configure()
         self.power_on()
@@ -80,6 +84,8 @@ class Ec2Node:
         """Start the agent and the sshd."""
         (line,) = re.findall(r"^ExecStart=.*workflows-node (agent .*)$", self._agent, re.MULTILINE)
         home = self.home
+        for before in re.findall(r"^ExecStartPre=-.*workflows-node (.*)$", self._agent, re.M):
+            self._start([str(home / "bin/workflows-node"), *before.split()]).wait()
         self._start([str(home / "bin/workflows-node"), *line.split()])
         prefix = OWN_LIMITS if self.pam else []
         sshd = self._start([*prefix, SSHD or "sshd", "-D", "-e", "-f", str(home / "sshd_config")])
@@ -145,14 +151,8 @@ class Region:
     """A VPC of addresses in 127/8 for one test, and the machines of the instances in it."""
 
     def __init__(self, cloud: "Cloud", path: pathlib.Path) -> None:
-        import boto3
-        from botocore.config import Config
-
         self.cloud, self.path = cloud, path
-        session = boto3.session.Session("testing", "testing", region_name="us-east-1")
-        self.ec2: Any = session.client(
-            "ec2", endpoint_url=cloud.url, config=Config(user_agent_extra=HARNESS)
-        )
+        self.ec2: Any = cloud.ec2
         number = next(_numbers)
         self.network = f"127.{2 + number % 250}"
         self.vpc: str = self.ec2.create_vpc(CidrBlock=f"{self.network}.0.0/16")["Vpc"]["VpcId"]
@@ -164,6 +164,11 @@ class Region:
             )["Subnet"]["SubnetId"]
             for zone, letter in enumerate("abc")
         ]
+        gateway = self.ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+        self.ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=self.vpc)
+        self.ec2.create_route(
+            RouteTableId=self.route_table(), DestinationCidrBlock="0.0.0.0/0", GatewayId=gateway
+        )
         with socket.socket() as probe:
             probe.bind((f"{self.network}.0.4", 0))
             self.port = int(probe.getsockname()[1])
@@ -175,6 +180,16 @@ class Region:
         self._thread = threading.Thread(target=self._run, daemon=True)
         os.makedirs("/run/sshd", exist_ok=True)
         self._thread.start()
+
+    def route_table(self) -> str:
+        """Return the VPC's main route table."""
+        rows = self.ec2.describe_route_tables(Filters=[{"Name": "vpc-id", "Values": [self.vpc]}])
+        return str(rows["RouteTables"][0]["RouteTableId"])
+
+    def image(self, architecture: str) -> str:
+        """Return an image for an architecture."""
+        filters = [{"Name": "architecture", "Values": [architecture]}]
+        return str(self.ec2.describe_images(Filters=filters)["Images"][0]["ImageId"])
 
     def described(self, fleet: str, *states: str) -> list[dict[str, Any]]:
         """Return the instances that are tagged with a fleet's name, as EC2 describes them."""
@@ -220,8 +235,12 @@ class Region:
         self.ec2.terminate_instances(InstanceIds=[name])
 
     def close(self) -> None:
-        """Kill all nodes."""
+        """Kill all nodes and end their instances, which count against the account's quotas."""
         self._ended.set()
         self._thread.join(10)
         for node in self.nodes.values():
             node.kill()
+        rows = self.ec2.describe_instances(Filters=[{"Name": "vpc-id", "Values": [self.vpc]}])
+        ids = [one["InstanceId"] for each in rows["Reservations"] for one in each["Instances"]]
+        if ids:
+            self.ec2.terminate_instances(InstanceIds=ids)

@@ -17,7 +17,8 @@ def terminate(aws: Aws, ids: Sequence[str]) -> None:
     for start in range(0, len(ids), 100):
         some = list(ids[start : start + 100])
         try:
-            aws.call("terminate_instances", InstanceIds=some)
+            # One that was launched a moment ago may be unknown for some seconds, and yet is there.
+            aws.call("terminate_instances", settles=len(some) == 1, InstanceIds=some)
         except FleetError as error:
             if not error.code.startswith("InvalidInstanceID") or len(some) == 1:
                 if len(some) == 1 and error.code.startswith("InvalidInstanceID"):
@@ -126,7 +127,7 @@ def _delete_group(aws: Aws, group: str) -> None:
 def _delete(aws: Aws, what: str, gone: str, **which: str) -> None:
     """Delete something; that it is gone already is no error."""
     try:
-        aws.call(f"delete_{what}", **which)
+        aws.call(f"delete_{what}", settles=True, **which)
     except FleetError as error:
         if not error.code.startswith(gone):
             raise
