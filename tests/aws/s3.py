@@ -102,7 +102,7 @@ class StrictS3(Relay):
         self.seen: collections.deque[Call] = collections.deque(maxlen=10_000)
         self._owner = owner
         self._troubles: list[Trouble] = []
-        self._writing = _Keys()
+        self.writing = _Keys()
         super().__init__(behind)
 
     def bucket(self, name: str) -> Bucket:
@@ -142,7 +142,7 @@ class StrictS3(Relay):
         passed = Passed(request, watch, answered=lambda answer: self._answered(call, answer))
         if call.operation in {"PutObject", "CompleteMultipartUpload", "CopyObject"}:
             conditional = request.header("If-None-Match") is not None
-            passed.over = self._writing.begin(call, is_conditional=conditional)
+            passed.over = self.writing.begin(call, is_conditional=conditional)
         if call.operation == "DeleteObjects":
             self._check_delete(call, passed, body or b"")
         self._adapt(call, passed, verified, body)
@@ -202,7 +202,7 @@ class StrictS3(Relay):
         if numbers != sorted(set(numbers)):
             raise RULES["part order"].refuse(UploadId=upload)
         for number, etag in named:
-            size, sent = self._writing.parts.get((upload, number), (0, ""))
+            size, sent = self.writing.parts.get((upload, number), (0, ""))
             if sent != etag:
                 raise RULES["part"].refuse(
                     UploadId=upload, PartNumber=str(number), ETag=etag.strip('"')
@@ -278,7 +278,7 @@ class StrictS3(Relay):
             size = int(call.request.header("x-amz-decoded-content-length") or 0)
             size = size or int(call.request.header("Content-Length") or 0)
             part = (call.query["uploadId"], int(call.query["partNumber"]))
-            self._writing.parts[part] = (size, header_of(answer.headers, "ETag"))
+            self.writing.parts[part] = (size, header_of(answer.headers, "ETag"))
 
     def _encrypt(self, call: Call, answer: Answer) -> None:
         if answer.body is not None:
