@@ -483,10 +483,10 @@ def test_a_node_that_cannot_compress_is_refused_before_anything_runs(
 
 
 def test_one_listing_says_whether_thousands_of_objects_are_complete(
-    moto: str, monkeypatch: pytest.MonkeyPatch
+    moto: str, raw_moto: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "b" + secrets.token_hex(8)
-    client = client_of(moto)
+    client = client_of("http://{}:{}".format(*raw_moto))
     client.create_bucket(Bucket=name)
     for key, value in environ_of(moto).items():
         monkeypatch.setenv(key, value)

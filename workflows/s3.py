@@ -144,7 +144,7 @@ def _find(bucket: str) -> None:
         said = there.head_bucket(Bucket=bucket)["ResponseMetadata"]["HTTPHeaders"]
     except ClientError as error:
         said = error.response["ResponseMetadata"]["HTTPHeaders"]
-    _regions[bucket] = said.get("x-amz-bucket-region", there.meta.region_name)
+    _regions[bucket] = said.get("x-amz-bucket-region") or there.meta.region_name
 
 
 def client(bucket: str) -> "S3Client":

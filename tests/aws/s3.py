@@ -279,7 +279,8 @@ class StrictS3(Relay):
     def _answered(self, call: Call, answer: Answer) -> None:
         """Change an answer into Amazon's."""
         if call.bucket and not call.key:
-            answer.headers.append(("x-amz-bucket-region", self.bucket(call.bucket).region))
+            where = {"x-amz-bucket-region": self.bucket(call.bucket).region}
+            answer.headers = replaced(answer.headers, where)
         if answer.status >= 300:
             return
         if call.operation == "DeleteObjects":
