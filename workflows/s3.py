@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import os
 import random
+import re
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 SCHEME = "s3://"
 _HEAD = 1 << 16
+_AMAZON = re.compile(r"//s3[.-][^/]*amazonaws\.com")
 TRIES = 6  # of each call, with waits that double up to 20 s; AWS_MAX_ATTEMPTS overrides it
 
 
@@ -69,21 +71,30 @@ class _Client:
         retries: dict[str, Any] = {"mode": "standard"}
         if "AWS_MAX_ATTEMPTS" not in os.environ:
             retries["total_max_attempts"] = TRIES
-        config = Config(
-            signature_version="s3v4",  # presigning for another endpoint defaults to version 2
-            s3={"addressing_style": chosen.s3_addressing},  # type: ignore[arg-type]
-            retries=retries,  # type: ignore[arg-type]
-            max_pool_connections=32,
-            connect_timeout=10,
-            read_timeout=60,
-        )
         session = boto3.session.Session(profile_name=chosen.s3_profile or None)
-        self._client = session.client(
-            "s3",
-            endpoint_url=chosen.s3_endpoint_url or None,
-            region_name=chosen.s3_region or session.region_name or "us-east-1",
-            config=config,
-        )
+
+        def made(style: str) -> "S3Client":
+            config = Config(
+                signature_version="s3v4",  # presigning for another endpoint defaults to version 2
+                s3={"addressing_style": style},  # type: ignore[arg-type]
+                retries=retries,  # type: ignore[arg-type]
+                max_pool_connections=32,
+                connect_timeout=10,
+                read_timeout=60,
+            )
+            return session.client(
+                "s3",
+                endpoint_url=chosen.s3_endpoint_url or None,
+                region_name=chosen.s3_region or session.region_name or "us-east-1",
+                config=config,
+            )
+
+        self._client = made(chosen.s3_addressing)
+        if chosen.s3_addressing == "auto" and _AMAZON.search(self._client.meta.endpoint_url):
+            # With "auto" boto3 signs URLs for the global endpoint, which redirects for a new bucket
+            # elsewhere (ansible-collections/community.aws#637), and refuses newer regions
+            # (boto/boto3#4768).
+            self._client = made("virtual")
         self._credentials = session.get_credentials()
         self._signers: dict[tuple[str, str, int], presign.Signer | None] = {}
         self._owner = os.getpid()
@@ -93,6 +104,8 @@ class _Client:
         asked = (method, bucket, holds_s)
         if asked not in self._signers:
             params = {"Bucket": bucket, "Key": presign.EXAMPLE}
+            if method == "put_object":
+                params["ContentMD5"] = presign.EXAMPLE_MD5
             url = self.get().generate_presigned_url(method, Params=params, ExpiresIn=holds_s)
             verb = {"get_object": "GET", "put_object": "PUT"}[method]
             self._signers[asked] = presign.signer_like(url, verb, self._credentials)
@@ -108,8 +121,8 @@ class _Client:
 _client = functools.lru_cache(maxsize=8)(_Client)
 
 
-# Where buckets are, as Amazon says with each listing. boto3 finds that out by itself for calls, yet
-# signs URLs for the region it was given.
+# Where buckets are, as Amazon says with each listing, or is asked for before the first URL. boto3
+# finds that out by itself for calls, yet signs URLs for the region it was given.
 _regions: dict[str, str] = {}
 
 
@@ -119,6 +132,20 @@ def _connected(bucket: str) -> _Client:
     if region is None or region == chosen.get().meta.region_name:
         return chosen
     return _client(dataclasses.replace(settings(), s3_region=region))
+
+
+def _find(bucket: str) -> None:
+    """Learn where a bucket is, unless that is known: Amazon says so even if it denies access."""
+    from botocore.exceptions import ClientError
+
+    if bucket in _regions:
+        return
+    there = _client(settings()).get()
+    try:
+        said = there.head_bucket(Bucket=bucket)["ResponseMetadata"]["HTTPHeaders"]
+    except ClientError as error:
+        said = error.response["ResponseMetadata"]["HTTPHeaders"]
+    _regions[bucket] = said.get("x-amz-bucket-region") or there.meta.region_name
 
 
 def client(bucket: str) -> "S3Client":
@@ -140,6 +167,8 @@ def explained(
         code = str(about.get("Code", ""))
         headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
         region = str(about.get("Region") or headers.get("x-amz-bucket-region", ""))
+        if region == client(place.bucket).meta.region_name:
+            region = ""  # it was asked where the bucket is: that is not the fault
         why = f"{code} {about.get('Message', '')}".strip()
         raise kind(explanation(operation, place, code, why, region)) from error
     except BotoCoreError as error:
@@ -147,15 +176,25 @@ def explained(
 
 
 def sign(
-    method: str, place: Place, kind: type[WorkflowsError] = CheckpointError, **more: Any
+    method: str,
+    place: Place,
+    kind: type[WorkflowsError] = CheckpointError,
+    md5: str = "",
+    **more: Any,
 ) -> str:
-    """Return a URL with which whoever has it may do one thing with one object: a secret."""
+    """Return a URL with which whoever has it may do one thing with one object: a secret.
+
+    An upload is signed for the MD5 of its body, in base64: it is refused with another Content-MD5,
+    and with one if none is signed.
+    """
     with explained("GetObject" if method == "get_object" else "PutObject", place, kind):
         params = {"Bucket": place.bucket, "Key": place.key, **more}
+        params |= {"ContentMD5": md5} if md5 else {}
         holds_s = settings().s3_signature_s
+        _find(place.bucket)
         signer = None if more else _connected(place.bucket).signer(method, place.bucket, holds_s)
         if signer is not None:
-            return signer(place.key)
+            return signer(place.key, md5)
         return client(place.bucket).generate_presigned_url(method, Params=params, ExpiresIn=holds_s)
 
 

@@ -17,13 +17,15 @@ run        work, keys                                      lacks: digests of fil
                                                            else running: had, todo, then done /
                                                            failed per key, then ran; stale: n, url,
                                                            where a signature is too old
-signed     n, url                                          (nothing)
+signed     n, urls                                         (nothing)
 bring      step, items; from nodes also certificate,       brought / failed per item, then ran
            token, senders: name -> host, port
 take       step, item, size, then raw bytes                brought / failed
 serve      address, certificate, key, token                serving: port; or refused: why
 unserve    --                                              unserved
-push       step, items                                     pushed / failed per item, then ran
+push       step, items                                     pushed / failed per item, then ran;
+                                                           digested: n, uploads, where URLs are to
+                                                           be signed for their MD5s
 require    packages, programs                              required: missing, no_program, python
 read       step, id, key                                   data: size, raw bytes; ...; end: crc
 check      steps [, ids]                                   bad per damaged key, then checked
@@ -194,7 +196,7 @@ class Session(LookingOperations, VerbOperations):
         self._each(work.step, message["keys"], run, "done")
 
     def op_signed(self, message: Message) -> None:
-        """Take a URL that was signed anew."""
+        """Take URLs that the driver has signed."""
         self.signatures.take(message)
 
     def op_bring(self, message: Message) -> None:
@@ -256,10 +258,14 @@ class Session(LookingOperations, VerbOperations):
         self.wire.send({"event": "unserved"})
 
     def op_push(self, message: Message) -> None:
-        """Send outputs of a step to S3, each with URLs that were signed for it alone."""
+        """Send outputs of a step to S3, with URLs that the driver signs once their MD5s are known.
+
+        With credentials of its own this node signs them itself: then the items have URLs.
+        """
         from workflows.node import push
 
-        self._transfer(message["step"], message["items"], push.push)
+        sign = self.signatures.for_uploads
+        self._transfer(message["step"], message["items"], functools.partial(push.push, sign=sign))
 
     def op_require(self, message: Message) -> None:
         """Say which Python packages the commands of this node cannot import, and what it lacks."""
