@@ -60,6 +60,16 @@ die() {
   exit "$code"
 }
 
+# A redirection to a closed stdout or stderr fails, and so does the command that has it, such as the one
+# that ends a fleet. What is written to the stand-in fails, as it would on the closed one.
+open_missing() {
+  local full=/dev/full
+  [[ -w $full ]] || full=/dev/null
+  { true <&0; } 2>/dev/null || exec </dev/null
+  { true >&1; } 2>/dev/null || exec >"$full"
+  true >&2 || exec 2>"$full"
+}
+
 # ---------------------------------------------------------------- arguments
 
 module=workflows.tasks
@@ -400,7 +410,8 @@ run_luigi() {
   exec .venv/bin/luigi --module "$module" "$task" "${luigi_args[@]}" </dev/null >&6 6>&- 7>&- 8>&- 9>&-
 }
 
-# Wait for the copy of stdout, but not for a process that luigi may have left behind with it.
+# Wait for the copy of stdout, but not for a process that luigi may have left behind with it. Fails if
+# tee could not write everything; a reader that left early is no failure.
 close_log() {
   local _
   for _ in {1..500}; do
@@ -408,14 +419,17 @@ close_log() {
     sleep 0.01
   done
   kill "$tee_pid"
-  note "exit $1 after $SECONDS s"
+  wait "$tee_pid"
+  (($? != 1))
 }
 
-# Whatever happened: what the fleet has cost, then its end. Nodes that stay end themselves, but later.
+# Whatever happened: the fleet's end, then what it has cost. Nodes that stay end themselves, but later.
 end_fleet() {
-  local words=(down "$fleet" --yes)
+  local words=(down "$fleet" --yes) code=0
   [[ -z $keep_fleet ]] || words=(cost "$fleet")
-  .venv/bin/workflows fleet "${words[@]}" </dev/null >&2 && return
+  .venv/bin/workflows fleet "${words[@]}" </dev/null >&2 || code=$?
+  note "workflows fleet ${words[*]}: exit $code"
+  ((code)) || return 0
   say "the fleet $fleet may still be up; type: workflows fleet down $fleet"
   return 1
 }
@@ -428,17 +442,34 @@ send_word() {
     say "--notify exited $?: $notify"
 }
 
+# Why the run was ended, if it was.
+say_verdict() {
+  [[ -n $verdict ]] || return 0
+  [[ ! -t 2 ]] || printf '\r\033[K' >&2  # the progress, which luigi had no time to clear
+  if ((verdict == 124)); then
+    say "stopped: $task ran longer than $timeout s (--timeout)"
+  else
+    say "interrupted: what is done is kept, run the same again to go on"
+  fi
+}
+
 finish() {
-  local code=$?
+  local code=$? ending=
   trap '' INT TERM HUP USR1 PIPE
   [[ -z $child ]] || end_group "$child" 2>/dev/null
-  if [[ -n $fleet && -n $log ]]; then
-    end_fleet 6>&- 7>&- 8>&- 9>&- || ((code)) || code=1
+  if [[ -n $fleet && -n $log ]]; then  # before a word is said: a terminal may take none
+    end_fleet 6>&- 7>&- 8>&- 9>&- &
+    ending=$!
   fi
+  [[ -z $log ]] || say_verdict
+  [[ -z $ending ]] || wait "$ending" || ((code)) || code=1
   {
     [[ -z ${guard_pid:-} ]] || { echo 'done' >&7; wait "$guard_pid"; }
     exec 6>&-
-    [[ -z $log ]] || close_log "$code"
+    if [[ -n $log ]]; then
+      close_log || ((code)) || code=1
+      note "exit $code after $SECONDS s"
+    fi
   } 2>/dev/null
   [[ -z $log || -z $notify ]] || send_word "$code" 8>&- 9>&-
   exit "$code"
@@ -462,6 +493,7 @@ main() {
   trap 'on_signal 143' TERM
   trap 'on_signal 129' HUP
   trap 'on_signal 124' USR1
+  trap : PIPE  # or a reader of stderr that left would end this shell before the fleet
   ensure_environment "${setup_only:-.venv}"
   [[ -z $setup_only ]] || exit 0
 
@@ -471,15 +503,8 @@ main() {
   start run_luigi
   exec 6>&-
   wait_for_child
-  if [[ -n $verdict ]]; then
-    [[ ! -t 2 ]] || printf '\r\033[K' >&2  # the progress, which luigi had no time to clear
-    if ((verdict == 124)); then
-      say "stopped: $task ran longer than $timeout s (--timeout)"
-    else
-      say "interrupted: what is done is kept, run the same again to go on"
-    fi
-  fi
   exit "$status"
 }
 
+open_missing
 main "$@"

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from workflows import messages
 from workflows.errors import FleetError, NodeLost, UsageError, WorkflowsError
 from workflows.transports import hubprocess
 
@@ -49,31 +50,37 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; return the exit code."""
+    """Run one verb; return the exit code, which is not 0 if anything it printed was lost."""
+    messages.open_missing()
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     if arguments and arguments[0] in ON_NODES:
         hubprocess.begin(arguments)
     try:
+        return messages.finish(_run(arguments))
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
+    try:
         parsed = _parser(arguments[0] if arguments else "").parse_args(arguments)
         module = _module(parsed.verb)
         code: int = module.run(parsed)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:
         os.dup2(
             os.open(os.devnull, os.O_WRONLY), 1
         )  # `| head` has had enough: no complaint at exit
         return 0
     except WorkflowsError as error:
-        print(f"workflows: {error}", file=sys.stderr)
+        messages.say(f"workflows: {error}")
         return _exit_code(error)
     except OSError as error:
         if error.errno not in _FULL:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # as above: what is left would be tried again
-        print(f"workflows: not all could be written: {error.strerror}", file=sys.stderr)
+        messages.say(f"workflows: not all could be written: {messages.why_lost(1, error)}")
         return 1
     return code
 

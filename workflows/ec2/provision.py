@@ -14,7 +14,7 @@ from workflows.ec2.config import Spec
 from workflows.ec2.launch import Say, launch, launch_results_host, site
 from workflows.ec2.request import Site
 from workflows.ec2.teardown import clear_templates, terminate
-from workflows.errors import NoCapacity, OverQuota
+from workflows.errors import FleetError, NoCapacity, OverQuota
 
 
 def converge(aws: Aws, spec: Spec, *, say: Say, refresh_ami: bool = False) -> list[Instance]:
@@ -46,7 +46,10 @@ def converge(aws: Aws, spec: Spec, *, say: Say, refresh_ami: bool = False) -> li
                 f"only {len(_workers(live))} of at least {spec.least} nodes could be had"
             )
     except BaseException as error:
-        _undo(aws, spec, stand, error, say)
+        try:
+            _undo(aws, spec, stand, error, say)
+        except FleetError as more:
+            say(f"nodes may be up: {more}; workflows fleet down {spec.name}")
         raise
     clear_templates(aws, spec.name)
     return live
@@ -66,12 +69,12 @@ def _without_surplus(aws: Aws, spec: Spec, say: Say) -> list[Instance]:
     live = slotted(aws, spec)
     surplus = [one.id for one in _workers(live) if one.slot >= spec.nodes]
     if surplus:
-        say(f"terminating {len(surplus)} above {spec.nodes} nodes: {', '.join(surplus)}")
         terminate(aws, surplus)
+        say(f"terminating {len(surplus)} above {spec.nodes} nodes: {', '.join(surplus)}")
     more = [one.id for one in live if one.is_results][1:]  # of two calls of `up` at once
     if more:
-        say(f"terminating all results hosts but the oldest: {', '.join(more)}")
         terminate(aws, more)
+        say(f"terminating all results hosts but the oldest: {', '.join(more)}")
         surplus += more
     return [one for one in live if one.id not in surplus]
 
@@ -89,8 +92,8 @@ def _undo(aws: Aws, spec: Spec, stand: Site, error: BaseException, say: Say) -> 
     live = instances(aws, spec.name)
     came = [one.id for one in live if stand.has_launched(one)]
     if came and (len(_workers(live)) < spec.least or isinstance(error, NoCapacity)):
-        say(f"terminating the {len(came)} that came: {', '.join(came)}")
         terminate(aws, came)
+        say(f"terminating the {len(came)} that came: {', '.join(came)}")
     clear_templates(aws, spec.name)
 
 
