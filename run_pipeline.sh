@@ -15,14 +15,16 @@ usage() {
 usage: ./run_pipeline.sh [options] [arguments for luigi]
 
 Runs `luigi --module workflows.tasks MergeCounts` with this project's luigi.cfg. The result goes to
-stdout, progress to stderr, a log to .workflows/logs/ (the last 30 are kept). The first run makes .venv
-from requirements.txt. Paths among the arguments are relative to the project's directory.
+stdout at the end, progress to stderr, a log to .workflows/logs/ (the last 30 are kept). The first run makes
+.venv from requirements.txt. Paths among the arguments for luigi are relative to the project's directory.
 
   --task NAME         run this task instead of MergeCounts
   --module MODULE     find it in this module instead of workflows.tasks
   --fleet ec2:NAME    bring this fleet up first, and down afterwards, also after a failure; other fleets are
                       passed on as they are
   --keep-fleet        leave the fleet up; its nodes end themselves when nobody uses them
+  --to FILE           write the result to FILE, which is replaced whole, and only by a run that succeeded and
+                      printed a result; after anything else FILE is what it was
   --timeout DURATION  stop the run after e.g. 90, 90s, 30m, 2h, 1d (also $WORKFLOWS_TIMEOUT)
   --notify COMMAND    run this by bash once the run is over, however it ended (also $WORKFLOWS_NOTIFY): the end of
                       the log on its stdin; $WORKFLOWS_EXIT, _TASK, _SECONDS and _LOG say the rest
@@ -39,14 +41,17 @@ environment:
   LUIGI_CONFIG_PATH  read after this project's luigi.cfg, so its values win
 
 exit codes: luigi's own ([retcode] in luigi.cfg: 0 done, 30 a task failed, ...), and
-  1 no environment    2 usage    10 this pipeline is already running    124 timeout
-  129, 130, 143 ended by SIGHUP, Ctrl-C, SIGTERM
+  1 no environment, or a fleet that may still be up    2 usage    10 this pipeline is already running
+  73 the lock or the log cannot be written    74 the run succeeded, but its result could not be written
+  124 timeout    129, 130, 143 ended by SIGHUP, Ctrl-C, SIGTERM
 USAGE
 }
 
 readonly STATE=.workflows
 readonly KEEP_LOGS=30
 readonly NOTIFY_S=60
+readonly NO_LOCK=73 NO_OUTPUT=74  # exit codes: EX_CANTCREAT and EX_IOERR of sysexits.h
+readonly TAKEN=75  # status of `lock` if somebody else keeps it
 readonly GRACE_S=${WORKFLOWS_GRACE:-30}  # between TERM and KILL
 readonly PIP_VERSION=26.3
 readonly PIP_WHEEL=https://files.pythonhosted.org/packages/07/25/ee8c38ae72d66b844ce8eb9711ba905dba21ca1a8a0c960057c41cd23337/pip-26.3-py3-none-any.whl
@@ -60,16 +65,6 @@ die() {
   exit "$code"
 }
 
-# A redirection to a closed stdout or stderr fails, and so does the command that has it, such as the one
-# that ends a fleet. What is written to the stand-in fails, as it would on the closed one.
-open_missing() {
-  local full=/dev/full
-  [[ -w $full ]] || full=/dev/null
-  { true <&0; } 2>/dev/null || exec </dev/null
-  { true >&1; } 2>/dev/null || exec >"$full"
-  true >&2 || exec 2>"$full"
-}
-
 # ---------------------------------------------------------------- arguments
 
 module=workflows.tasks
@@ -79,6 +74,7 @@ setup_only=
 fleet=${WORKFLOWS_FLEET:-}
 keep_fleet=
 notify=${WORKFLOWS_NOTIFY:-}
+to=
 luigi_args=()
 
 need_value() { [[ $2 -ge 2 ]] || die 2 "$1 needs a value; see ./run_pipeline.sh --help"; }
@@ -97,13 +93,15 @@ parse_arguments() {
         shift
         ;;
       --fleet=*) fleet=${1#*=}; luigi_args+=("$1") ;;
-      --task | --module | --timeout | --notify)
+      --task | --module | --timeout | --notify | --to)
         need_value "$1" $#
+        [[ $1 != --to || -n $2 ]] || die 2 "--to needs the name of a file"
         printf -v "${1#--}" %s "$2"
         shift
         ;;
-      --task=* | --module=* | --timeout=* | --notify=*)
+      --task=* | --module=* | --timeout=* | --notify=* | --to=*)
         local option=${1%%=*}
+        [[ $1 != --to= ]] || die 2 "--to needs the name of a file"
         printf -v "${option#--}" %s "${1#*=}"
         ;;
       --) shift; luigi_args+=("$@"); break ;;
@@ -133,18 +131,47 @@ parse_timeout() {
   timeout=$((number * unit))
 }
 
+# Refuse a --to that cannot be replaced, before hours of work. Like a redirection it is relative to where
+# the user is, and a link is followed.
+check_to() {
+  [[ -n $to ]] || return 0
+  local file
+  file=$(readlink -f -- "$to") || die 2 "--to $to: there is no such directory"
+  to=$file
+  [[ ! -e $to || -f $to ]] || die 2 "--to $to is not a regular file"
+  [[ -w ${to%/*}/ ]] || die 2 "--to $to: ${to%/*}/ cannot be written to"
+}
+
+# A stdout or stderr that is closed would be the next file that is opened. One that cannot be written to
+# fails as a closed one does.
+reserve_streams() {
+  [[ -e /dev/fd/2 ]] || exec 2>/dev/null
+  [[ ! -e /dev/fd/1 ]] || return 0
+  [[ -n $to$setup_only ]] ||
+    die 2 "stdout is closed, so the result would be lost; add --to FILE, or >/dev/null if you do not want it"
+  exec 1</dev/null
+}
+
 # ---------------------------------------------------------------- locks
 
-# Open files of this shell: 6 tee, which copies stdout to the log; 7 the pipe to the guard; 8 the lock of
+# Open files of this shell: 6 what luigi prints, kept until the end; 7 the pipe to the guard; 8 the lock of
 # the environment, shared by runs and exclusive to its maker; 9 the lock of the pipeline.
 
-# lock FD SECONDS [shared]: lock an open file; 1 if somebody else keeps it that long.
+# add FILE TEXT: add text to a file of the state directory; exit, saying why, if that cannot be done.
+add() {
+  local why
+  why=$({ printf %s "$2" >>"$1"; } 2>&1) && return
+  die "$NO_LOCK" "cannot write $PWD/$1: ${why##*: }; nothing was run. Make that possible, then type this again"
+}
+
+# lock FD SECONDS [shared]: lock an open file; TAKEN if somebody else keeps it that long.
 lock() {
   if type -P flock >/dev/null; then
-    flock "--${3:-exclusive}" --wait "$2" "$1"
+    flock --conflict-exit-code "$TAKEN" "--${3:-exclusive}" --wait "$2" "$1"
   else  # the lock belongs to the open file, so it stays ours when this Python has ended
-    "$(find_python)" - "$@" <<'PYTHON'
+    "$(find_python)" - "$TAKEN" "$@" <<'PYTHON'
 import fcntl, sys, time
+taken, *sys.argv[1:] = sys.argv[1:]
 deadline = time.monotonic() + float(sys.argv[2])
 mode = fcntl.LOCK_SH if sys.argv[3:] else fcntl.LOCK_EX
 while True:
@@ -153,7 +180,7 @@ while True:
         break
     except BlockingIOError:
         if time.monotonic() >= deadline:
-            sys.exit(1)
+            sys.exit(int(taken))
         time.sleep(0.05)
 PYTHON
   fi
@@ -271,6 +298,7 @@ renew_environment() {
 
 # ensure_environment ENV: leave it ready, and locked against being made anew under a run.
 ensure_environment() {
+  add "$STATE/lock/$1" ''
   exec 8>>"$STATE/lock/$1"
   if lock 8 0 shared && is_ready "$1"; then return; fi
   start renew_environment "$1"
@@ -358,23 +386,33 @@ guard() {
 
 take_lock() {
   local file=$STATE/lock/$module.$task
+  add "$file" $'\n'  # not only opened: the disk may be full
   exec 9>>"$file"
   # Half a second, since the guard of a run killed just now may still be killing the rest of it.
-  lock 9 0.5 || die 10 "$task is already running as pid $(holder "$file"); this run does nothing"
+  lock 9 0.5
+  case $? in
+    0) ;;
+    "$TAKEN") die 10 "$task is already running as pid $(holder "$file"); this run does nothing" ;;
+    *) die "$NO_LOCK" "cannot lock $PWD/$file: its file system has no locks, or flock is broken; nothing was run" ;;
+  esac
   echo "$$" >"$file"
 }
 
 log=
+output=  # what luigi printed
 
 open_log() {
   local logs started
   printf -v started '%(%Y%m%dT%H%M%S)T' -1
+  add "$STATE/logs/run-$started-$$.log" ''
   log=$PWD/$STATE/logs/run-$started-$$.log
   note "luigi --module $module $task ${luigi_args[*]:-}"
   logs=("$STATE"/logs/run-*.log)
   ((${#logs[@]} <= KEEP_LOGS)) || rm -f -- "${logs[@]:0:${#logs[@]}-KEEP_LOGS}"
-  exec 6> >(exec tee -i -p -a "$log" 7>&- 8>&- 9>&-)
-  tee_pid=$!
+  # This run has the lock, so the name is its own. A process that outlived another run may hold the old file.
+  output=$STATE/lock/$module.$task.out
+  rm -f -- "$output"
+  exec 6>"$output" || die "$NO_LOCK" "cannot write $PWD/$output; nothing was run"
 }
 
 note() { printf '%(%F %T)T run_pipeline.sh[%s] %s\n' -1 $$ "$*" >>"$log"; }
@@ -410,18 +448,40 @@ run_luigi() {
   exec .venv/bin/luigi --module "$module" "$task" "${luigi_args[@]}" </dev/null >&6 6>&- 7>&- 8>&- 9>&-
 }
 
-# Wait for the copy of stdout, but not for a process that luigi may have left behind with it. Fails if
-# tee could not write everything; a reader that left early is no failure.
-close_log() {
-  local _
-  for _ in {1..500}; do
-    kill -0 "$tee_pid" || break
-    sleep 0.01
-  done
-  kill "$tee_pid"
-  wait "$tee_pid"
-  (($? != 1))
+# print_output CODE: what luigi printed to the log, then to stdout or --to; 1 if the result is lost on the way.
+print_output() {
+  local why=''
+  cat -- "$output" >>"$log" 2>/dev/null
+  if [[ -z $to ]]; then
+    { why=$(cat -- "$output" 2>&1 >&3); } 3>&1 && return 0
+    say "the result could not be written to stdout: ${why##*: }. It is kept: see $log"
+  else
+    (($1)) && return 0
+    if [[ ! -s $output ]]; then
+      say "$task printed no result, so $to is left as it was"
+    elif why=$(replace_by_output 2>&1); then
+      return 0
+    else
+      say "the result could not be written to $to: ${why##*: }. $to is left as it was; the result is kept: see $log"
+    fi
+  fi
+  return 1
 }
+
+# Replace the file of --to at once and for good: a new file beside it, on the disk, then renamed.
+replace_by_output() {
+  local new
+  new=$(mktemp -- "${to%/*}/.${to##*/}.XXXXXXXXXX") || return 1  # said, or a trap returns what was before it
+  if chmod -- "$(printf '%o' $((0666 & ~8#$(umask))))" "$new" && cat -- "$output" >"$new" && sync -- "$new" &&
+    mv -fT -- "$new" "$to"; then
+    sync -- "${to%/*}/" || true  # not every file system can; the new name is there
+  else
+    rm -f -- "$new"
+    return 1
+  fi
+}
+
+close_log() { note "exit $1 after $SECONDS s" 2>/dev/null; }
 
 # Whatever happened: the fleet's end, then what it has cost. Nodes that stay end themselves, but later.
 end_fleet() {
@@ -457,19 +517,19 @@ finish() {
   local code=$? ending=
   trap '' INT TERM HUP USR1 PIPE
   [[ -z $child ]] || end_group "$child" 2>/dev/null
-  if [[ -n $fleet && -n $log ]]; then  # before a word is said: a terminal may take none
+  if [[ -n $fleet && -n $log ]]; then  # before a word is printed: a terminal may take none
     end_fleet 6>&- 7>&- 8>&- 9>&- &
     ending=$!
   fi
   [[ -z $log ]] || say_verdict
+  if [[ -n $output ]]; then
+    print_output "$code" || ((code)) || code=$NO_OUTPUT
+    rm -f -- "$output"
+  fi
   [[ -z $ending ]] || wait "$ending" || ((code)) || code=1
   {
     [[ -z ${guard_pid:-} ]] || { echo 'done' >&7; wait "$guard_pid"; }
-    exec 6>&-
-    if [[ -n $log ]]; then
-      close_log || ((code)) || code=1
-      note "exit $code after $SECONDS s"
-    fi
+    [[ -z $log ]] || close_log "$code"
   } 2>/dev/null
   [[ -z $log || -z $notify ]] || send_word "$code" 8>&- 9>&-
   exit "$code"
@@ -479,13 +539,17 @@ main() {
   local self
   parse_arguments "$@"
   parse_timeout
+  check_to
+  reserve_streams
   if [[ -n ${LUIGI_CONFIG_PATH:-} ]]; then
     [[ -r $LUIGI_CONFIG_PATH ]] || die 2 "LUIGI_CONFIG_PATH=$LUIGI_CONFIG_PATH cannot be read"
     LUIGI_CONFIG_PATH=$(readlink -f -- "$LUIGI_CONFIG_PATH")
   fi
   self=$(readlink -f -- "${BASH_SOURCE[0]}")
   cd -- "${self%/*}" || exit 1
-  mkdir -p "$STATE/lock" "$STATE/logs" || die 1 "cannot write to $PWD/$STATE"
+  local why
+  why=$(mkdir -p "$STATE/lock" "$STATE/logs" 2>&1) ||
+    die "$NO_LOCK" "cannot write to $PWD/$STATE: ${why##*: }; nothing was run"
 
   [[ -n $setup_only ]] || take_lock
   trap finish EXIT
@@ -506,5 +570,4 @@ main() {
   exit "$status"
 }
 
-open_missing
 main "$@"

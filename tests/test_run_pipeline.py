@@ -165,7 +165,7 @@ def test_the_last_thirty_logs_are_kept(clone: Clone) -> None:
     assert not kept[-1].startswith("run-2020")
 
 
-def test_a_reader_that_leaves_early_does_not_stop_the_run(clone: Clone) -> None:
+def test_a_reader_that_leaves_early_does_not_stop_the_run_but_makes_it_fail(clone: Clone) -> None:
     clone.luigi('for i in {1..20000}; do echo "$i" || exit 9; done')
 
     process = clone.start()
@@ -173,7 +173,7 @@ def test_a_reader_that_leaves_early_does_not_stop_the_run(clone: Clone) -> None:
     process.stdout.readline()
     process.stdout.close()
 
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=30) == 74
     assert "\n20000\n" in clone.logs()[0].read_text()
 
 

@@ -8,16 +8,16 @@ import argparse
 import errno
 import importlib
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from workflows import messages
 from workflows.errors import FleetError, NodeLost, UsageError, WorkflowsError
+from workflows.stdio import OutputLost, discard, guard
 from workflows.transports import hubprocess
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)
 # Those that ask nodes: an ssh fleet's hub is begun before their own modules are loaded.
 ON_NODES = ("ls", "cp", "rm", "eval", "map", "map-to-n", "map-from-n", "health")
 # A verb's module is imported when it is used: Luigi alone would take 0.1 s of every start.
@@ -51,7 +51,7 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code, which is not 0 if anything it printed was lost."""
-    messages.open_missing()
+    guard()
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     if arguments and arguments[0] in ON_NODES:
@@ -64,24 +64,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
-        parsed = _parser(arguments[0] if arguments else "").parse_args(arguments)
-        module = _module(parsed.verb)
-        code: int = module.run(parsed)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), 1
-        )  # `| head` has had enough: no complaint at exit
-        return 0
+        return _verb(arguments)
     except WorkflowsError as error:
         messages.say(f"workflows: {error}")
         return _exit_code(error)
     except OSError as error:
-        if error.errno not in _FULL:
+        if not isinstance(error, OutputLost) and error.errno not in _FULL:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # as above: what is left would be tried again
-        messages.say(f"workflows: not all could be written: {messages.why_lost(1, error)}")
+        discard()
+        why = error if isinstance(error, OutputLost) else error.strerror
+        messages.say(f"workflows: not all could be written: {why}")
         return 1
+
+
+def _verb(arguments: list[str]) -> int:
+    try:
+        parsed = _parser(arguments[0] if arguments else "").parse_args(arguments)
+    except SystemExit:
+        sys.stdout.flush()  # the help
+        raise
+    code: int = _module(parsed.verb).run(parsed)
+    sys.stdout.flush()
     return code
 
 

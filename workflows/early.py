@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from workflows import stdio
 from workflows.transports import hubprocess
 
 _HELP = {"-h", "--help", "--help-all"}
@@ -14,6 +15,7 @@ def begin(arguments: Sequence[str]) -> None:
     """
     if not arguments[0].endswith(("/luigi", "/luigi/__main__.py")):
         return
+    stdio.guard()
     spec = hubprocess.begin(arguments)
     if spec.startswith("local:") and not _HELP.intersection(arguments):
         from workflows import fleets

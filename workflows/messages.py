@@ -9,14 +9,14 @@ import contextlib
 import os
 import queue
 import select
-import sys
 import threading
 import time
 from collections.abc import Callable
 
+from workflows.stdio import missing
+
 PATIENCE_S = 10.0  # how long a reader may take nothing before what is left counts as lost
 _NAMES = ("stdin", "stdout", "stderr")
-_closed: set[int] = set()  # which of them this process was started without
 
 
 class Stream:
@@ -43,7 +43,7 @@ class Stream:
     def flush(self, patience_s: float = PATIENCE_S) -> str:
         """Wait until everything is written; return why something was not, or an empty text."""
         with self._state:
-            while self._left and not self._lost:
+            while self._left:
                 rest = self._moved + patience_s - time.monotonic()
                 if rest <= 0:
                     return f"nobody reads {_NAMES[self._fd]}"
@@ -56,7 +56,9 @@ class Stream:
             try:
                 self._write(data)
             except OSError as error:
-                lost = why_lost(self._fd, error)
+                lost = str(error.strerror)
+            if self._fd in missing:
+                lost = f"{_NAMES[self._fd]} is closed"
             with self._state:
                 self._left -= 1
                 self._lost = self._lost or lost
@@ -103,29 +105,3 @@ def unfailing(say: Callable[[str], None]) -> Callable[[str], None]:
             say(text)
 
     return said
-
-
-def why_lost(fd: int, error: OSError) -> str:
-    """Return why a write to stdout or stderr failed."""
-    return f"{_NAMES[fd]} is closed" if fd in _closed else str(error.strerror)
-
-
-def open_missing() -> None:
-    """Open those of stdin, stdout and stderr that this process was started without.
-
-    Otherwise the next file or connection takes such a number, and Python prints on stdout what is
-    meant for stderr. What is written to a stand-in fails, as it would on the closed one.
-    """
-    for fd, name in enumerate(_NAMES):
-        try:
-            os.fstat(fd)
-        except OSError:
-            _closed.add(fd)
-            full = "/dev/full" if os.path.exists("/dev/full") else os.devnull
-            made = os.open(full if fd else os.devnull, os.O_WRONLY if fd else os.O_RDONLY)
-            os.dup2(made, fd)
-            if made != fd:
-                os.close(made)
-        if getattr(sys, name) is None:
-            text = open(fd, "w" if fd else "r", closefd=False, encoding="utf-8")  # noqa: SIM115
-            setattr(sys, name, text)

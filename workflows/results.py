@@ -4,13 +4,14 @@ import csv
 import gzip
 import hashlib
 import io
-import os
 import sys
 import tarfile
 from collections.abc import Callable
 from typing import TextIO
 
-from workflows.errors import UsageError
+from workflows import stdio
+from workflows.errors import UsageError, WorkflowsError
+from workflows.replacing import replace
 from workflows.targets import CheckpointTarget
 
 _FEW, _SHORT = 20, 1 << 16  # outputs that are named one by one, and bytes that are shown
@@ -81,12 +82,22 @@ def _as_text(data: bytes) -> str:
     return "" if "\0" in text or "\x1b" in text else text
 
 
-def announce(show_it: Callable[[], None]) -> None:
-    """Show what a run made; that a reader like `head` has had enough is no failure of the run."""
+def announce(step: str, show_it: Callable[[], None]) -> None:
+    """Show what a run made.
+
+    Raises:
+        WorkflowsError: stdout is full or closed, or its reader is gone.
+    """
     try:
+        stdio.require_stdout()
         show_it()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        stdio.discard()
+        lost = stdio.OutputLost(error.errno, error.strerror)
+        raise WorkflowsError(
+            f"the result could not be printed: {lost};"
+            f" it is kept: workflows results {step} prints it"
+        ) from error
 
 
 def write_to(target: CheckpointTarget, path: str) -> str:
@@ -105,13 +116,7 @@ def write_to(target: CheckpointTarget, path: str) -> str:
         data = parts[0][1]
     else:
         raise UsageError(f"{target.step} has {len(parts)} outputs: name a file that ends in .tgz")
-    tmp = f"{path}.{os.getpid()}.part"
-    try:
-        with open(tmp, "wb") as file:
-            file.write(data)
-        os.replace(tmp, path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    replace(path, data)
     return hashlib.sha256(data).hexdigest()
 
 

@@ -281,7 +281,7 @@ class Step(Definition):
     def _announce(self) -> None:
         about = {"identity": self.identity, "checkpoint": self.checkpoint}
         run.log().add(what="result", step=self.name, **about)
-        results.announce(self.show)
+        results.announce(self.name, self.show)
 
     # -- targets -------------------------------------------------------------------------------
 

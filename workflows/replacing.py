@@ -1,0 +1,52 @@
+"""Replace a file whole, or leave it as it was."""
+
+import contextlib
+import os
+import secrets
+
+from workflows.errors import UsageError
+
+
+def replace(path: str, data: bytes) -> None:
+    """Let `data` be the file at `path`, for good, with the permissions that the umask gives.
+
+    It is written to a new file in the same directory, under a name that nobody can foresee, and
+    renamed once it is on the disk. A symbolic link is followed.
+
+    Raises:
+        UsageError: it cannot be written; what was there is there still.
+    """
+    target = os.path.realpath(path)
+    if os.path.exists(target) and not os.path.isfile(target):
+        raise UsageError(f"cannot write {path}: it is not a regular file")
+    folder, name = os.path.split(target)
+    new = os.path.join(folder, f".{name[:200]}.{secrets.token_hex(8)}")
+    try:
+        try:
+            _write(new, data)
+            os.rename(new, target)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(new)
+            raise
+        _sync(folder)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}; it is left as it was") from error
+
+
+def _write(path: str, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    with open(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _sync(folder: str) -> None:
+    """Make the new name survive a power loss, where the file system lets one ask for it."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
