@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -236,14 +237,16 @@ def cloud() -> "Iterator[Cloud]":
 
 
 @pytest.fixture
-def region(cloud: "Cloud", tmp_path: pathlib.Path) -> "Iterator[Region]":
+def region(
+    cloud: "Cloud", tmp_path: pathlib.Path, request: pytest.FixtureRequest
+) -> "Iterator[Region]":
     """Return an empty VPC whose instances are real sshds on loopback addresses."""
     import sshd
     from ec2machines import Region
 
     if sshd.SSHD is None:
         pytest.skip("no sshd: apt-get install openssh-server")
-    cloud.reset()
+    cloud.reset(zlib.crc32(request.node.nodeid.encode()))
     found = Region(cloud, tmp_path / "ec2")
     yield found
     found.close()

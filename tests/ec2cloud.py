@@ -1,7 +1,8 @@
 """A cloud without AWS: moto answers as EC2, and each instance is a real sshd made of its user data.
 
-What moto does not do is done here: ClientToken, spot prices, price lists, quotas, and faults. Every
-request is kept, since moto accepts anything.
+Moto accepts anything: so every request passes `aws.ec2.Account` first, which refuses what Amazon
+refuses. What moto does not do is done here: ClientToken, spot prices, price lists, and faults.
+Every request is kept.
 """
 
 import itertools
@@ -14,6 +15,12 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterable
 from typing import Any
+from xml.sax.saxutils import escape
+
+from aws import ec2 as strict
+from aws import sigv4
+from aws.ec2_rules import RULES
+from aws.rule import Refusal
 
 HARNESS = "made-by-the-tests"
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
@@ -29,13 +36,15 @@ class Request:
         size = int(environ.get("CONTENT_LENGTH") or 0)
         self.raw = environ["wsgi.input"].read(size)
         target = environ.get("HTTP_X_AMZ_TARGET", "")
-        self.region = environ.get("HTTP_AUTHORIZATION", "//us-east-1").split("/")[2]
+        scope = [*environ.get("HTTP_AUTHORIZATION", "").split("/"), *[""] * 4]
+        self.region, self.service = scope[2] or "us-east-1", scope[3]
+        self.signed = _signed(environ)
         if target:
             self.action = target.rpartition(".")[2]
             self.body: dict[str, Any] = json.loads(self.raw or b"{}")
         else:
-            pairs = urllib.parse.parse_qsl(self.raw.decode("utf-8", "replace"))
-            self.body = dict(pairs)
+            text = self.raw.decode("utf-8", "replace")
+            self.body = dict(urllib.parse.parse_qsl(text, keep_blank_values=True))
             self.action = self.body.get("Action", environ["PATH_INFO"])
 
     def listed(self, prefix: str) -> list[str]:
@@ -43,10 +52,26 @@ class Request:
         return [value for name, value in self.body.items() if re.match(prefix, name)]
 
 
+def _signed(environ: dict[str, Any]) -> sigv4.Request:
+    """Return a request as its signature has it."""
+    headers = [
+        (name[5:].replace("_", "-").lower(), value)
+        for name, value in environ.items()
+        if name.startswith("HTTP_")
+    ]
+    for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        if environ.get(name):
+            headers.append((name.replace("_", "-").lower(), environ[name]))
+    path, query = environ["PATH_INFO"], environ.get("QUERY_STRING", "")
+    return sigv4.Request(environ["REQUEST_METHOD"], path, query, headers)
+
+
 class Cloud:
     """moto behind a real port, and what the tests put in its way. One for a test process."""
 
     def __init__(self) -> None:
+        import boto3
+        from botocore.config import Config
         from moto import server as moto
         from werkzeug.serving import make_server
 
@@ -55,6 +80,7 @@ class Cloud:
         self._server = make_server("127.0.0.1", 0, self._serve, threaded=True)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.requests: list[Request] = []
+        self.refused: list[tuple[Request, Refusal]] = []
         self.faults: list[Fault] = []
         self.answered: list[Callable[[Request], None]] = []
         self.notices: dict[str, str] = {}
@@ -62,12 +88,23 @@ class Cloud:
         self.caller = "127.0.0.1"
         self._tokens: dict[str, bytes] = {}
         self._mutex = threading.Lock()  # moto is not made for threads
+        self._strictly = threading.Lock()
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        session = boto3.session.Session("testing", "testing", region_name="us-east-1")
+        self.ec2: Any = session.client(
+            "ec2", endpoint_url=self.url, config=Config(user_agent_extra=HARNESS)
+        )
+        self._facts = strict.Facts(self.ec2)
+        self.reset()
 
-    def reset(self) -> None:
-        """Forget what a test has set up; moto keeps what there is, in VPCs of its own."""
-        self.requests, self.faults, self.answered = [], [], []
+    def reset(self, seed: int = 0) -> None:
+        """Forget what a test has set up; moto keeps what there is, in VPCs of its own.
+
+        `seed` says how long new things are not there yet.
+        """
+        self.requests, self.refused, self.faults, self.answered = [], [], [], []
         self.notices, self.spot, self.caller = {}, {}, "127.0.0.1"
+        self.account = strict.Account({"testing": sigv4.Credential("testing")}, seed)
 
     def close(self) -> None:
         """Stop answering."""
@@ -84,7 +121,7 @@ class Cloud:
 
         def fault(request: Request) -> bytes | None:
             if request.action == action and next(left) <= times:
-                return error_body(code, f"{action} is refused")
+                return strict.error_xml(code, f"{action} is refused")
             return None
 
         self.faults.append(fault)
@@ -103,13 +140,14 @@ class Cloud:
             status, headers, body = self._by_moto(environ, request)
             start(status, headers)
             return [body]
+        try:
+            found = self._checked(request)
+            status, headers, body = self._answer(environ, request, found)
+        except Refusal as refusal:
+            self.refused.append((request, refusal))
+            start(f"{refusal.rule.status} Refused", [("Content-Type", "text/xml")])
+            return [_said(request, refusal)]
         self.requests.append(request)
-        own = self._own(request)
-        status, headers, body = "200 OK", [("Content-Type", "text/xml")], own or b""
-        if own is None:
-            status, headers, body = self._by_moto(environ, request)
-        elif body.startswith(b"<Response><Errors>"):
-            status = "503 Slow" if b"RequestLimitExceeded" in body else "400 Bad Request"
         try:
             for answered in self.answered:
                 answered(request)
@@ -119,11 +157,77 @@ class Cloud:
         start(status, headers)
         return [body]
 
-    def _own(self, request: Request) -> bytes | None:
+    def _checked(self, request: Request) -> dict[str, Any]:
+        """Return the parameters of a request that Amazon would take."""
+        self.account.verify(request.signed, request.raw, request.service)
+        if request.service != "ec2":
+            return {}
+        return self.account.check(request.action, request.body)
+
+    def _answer(
+        self, environ: dict[str, Any], request: Request, found: dict[str, Any]
+    ) -> tuple[str, Any, bytes]:
+        own = self._by_fault(request)
+        if own is None and request.service == "ec2":
+            with self._strictly:
+                self.account.check_token(request.action, found)
+                self.account.check_there(request.action, found)
+            if found.get("DryRun"):
+                raise RULES["dry run"].refuse()
+        own = own if own is not None else self._own(request)
+        if own is not None:
+            status = "200 OK"
+            if b"<Response><Errors>" in own:
+                status = "503 Slow" if b"RequestLimitExceeded" in own else "400 Bad Request"
+            return status, [("Content-Type", "text/xml")], own
+        came = self._launched(request, found) if request.action in _ONCE else None
+        if came is not None and request.action == "CreateFleet":
+            if not came.spot + came.demand:
+                return "200 OK", [("Content-Type", "text/xml")], _came(request, came, b"")
+            _ask_for(request, came)
+        status, headers, body = self._by_moto(environ, request)
+        self._made(request, found, status, body)
+        if came is not None and came.errors:
+            body = self._tokens[request.body["ClientToken"]] = _came(request, came, body)
+            headers = [("Content-Type", "text/xml")]
+        return status, headers, body
+
+    def _launched(self, request: Request, found: dict[str, Any]) -> strict.Launch:
+        """Return how a launch comes out, of the counts that faults may have changed."""
+        target = found.get("TargetCapacitySpecification", {})
+        asked = dict(urllib.parse.parse_qsl(request.raw.decode()))
+        for name in target:
+            text = asked.get(f"TargetCapacitySpecification.{name}", "")
+            target[name] = int(text) if text.isdigit() else target[name]
+        return self.account.launch(request.action, found, self._facts)
+
+    def _made(self, request: Request, found: dict[str, Any], status: str, body: bytes) -> None:
+        """Take down what a request has made: for a while it is not there yet."""
+        kinds = {
+            "CreateSecurityGroup": ("group", rb"<groupId>([^<]+)"),
+            "CreateLaunchTemplate": ("template id", rb"<launchTemplateId>([^<]+)"),
+            "CreateFleet": ("instance", rb"<item>(i-[0-9a-f]+)"),
+            "RunInstances": ("instance", rb"<instanceId>([^<]+)"),
+        }
+        if not status.startswith("200"):
+            return
+        if request.action == "CreateLaunchTemplate":
+            self.account.remember_template(found)
+            self.account.made("template", found["LaunchTemplateName"])
+        if request.action == "ImportKeyPair":
+            self.account.made("key pair", found["KeyName"])
+        if request.action in kinds:
+            kind, pattern = kinds[request.action]
+            self.account.made(kind, *{one.decode() for one in re.findall(pattern, body)})
+
+    def _by_fault(self, request: Request) -> bytes | None:
         for fault in self.faults:
             body = fault(request)
             if body is not None:
                 return body
+        return None
+
+    def _own(self, request: Request) -> bytes | None:
         token = request.body.get("ClientToken", "")
         if request.action in _ONCE and token in self._tokens:
             return self._tokens[token]
@@ -180,26 +284,56 @@ class Cloud:
         return json.dumps({"FormatVersion": "1", "PriceList": [json.dumps(product)]}).encode()
 
     def _on_GetServiceQuota(self, request: Request) -> bytes:  # noqa: N802
-        return json.dumps({"Quota": {"Value": 64.0}}).encode()
+        return json.dumps(
+            {"Quota": {"Value": self.account.quota(request.body["QuotaCode"])}}
+        ).encode()
 
 
-def error_body(code: str, message: str) -> bytes:
-    """Return how EC2 refuses something."""
-    return (
-        f"<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors>"
-        "<RequestID>1</RequestID></Response>"
-    ).encode()
+def _said(request: Request, refusal: Refusal) -> bytes:
+    """Return how a service says that it refuses; those that speak JSON do so."""
+    if "x-amz-target" in request.signed.names():
+        kind = {"type": refusal.rule.code, "message": refusal.message}
+        return json.dumps({"__type": kind["type"], "message": kind["message"]}).encode()
+    if request.service in {"sts", "iam"}:
+        code, message = refusal.rule.code, escape(refusal.message)
+        return (
+            f"<ErrorResponse><Error><Code>{code}</Code><Message>{message}</Message></Error>"
+            "<RequestId>1</RequestId></ErrorResponse>"
+        ).encode()
+    return strict.xml(refusal)
 
 
-def fleet_answer(ids: Iterable[str], errors: Iterable[tuple[str, str]]) -> bytes:
-    """Return CreateFleet's answer: instances, and (code, type) of what did not come."""
+def _ask_for(request: Request, came: strict.Launch) -> None:
+    """Let moto launch what comes, and no more."""
+    pairs = dict(urllib.parse.parse_qsl(request.raw.decode(), keep_blank_values=True))
+    for name, count in (
+        ("Total", came.spot + came.demand),
+        ("Spot", came.spot),
+        ("OnDemand", came.demand),
+    ):
+        key = f"TargetCapacitySpecification.{name}TargetCapacity"
+        if key in pairs:
+            pairs[key] = str(count)
+    request.raw = urllib.parse.urlencode(pairs).encode()
+
+
+def _came(request: Request, came: strict.Launch, body: bytes) -> bytes:
+    """Return CreateFleet's answer: what moto launched, and why the rest did not come."""
+    ids = [one.decode() for one in re.findall(rb"<item>(i-[0-9a-f]+)", body)]
+    errors = [(refusal.rule.code, name, refusal.message) for refusal, name in came.errors]
+    return fleet_answer(ids, errors)
+
+
+def fleet_answer(ids: Iterable[str], errors: Iterable[tuple[str, ...]]) -> bytes:
+    """Return CreateFleet's answer: instances, and (code, type[, message]) of what did not come."""
     made = "".join(f"<item>{one}</item>" for one in ids)
     missing = "".join(
-        f"<item><errorCode>{code}</errorCode><errorMessage>none left</errorMessage>"
+        f"<item><errorCode>{code}</errorCode>"
+        f"<errorMessage>{escape(''.join(message) or 'none left')}</errorMessage>"
         "<launchTemplateAndOverrides><overrides>"
         f"<instanceType>{name}</instanceType><availabilityZone>us-east-1a</availabilityZone>"
         "</overrides></launchTemplateAndOverrides></item>"
-        for code, name in errors
+        for code, name, *message in errors
     )
     instances = f"<item><instanceIds>{made}</instanceIds></item>" if made else ""
     return (
@@ -216,3 +350,6 @@ def wait_for(what: Callable[[], object], within_s: float) -> float:
         assert time.monotonic() - started < within_s, f"not within {within_s} s"
         time.sleep(0.02)
     return time.monotonic() - started
+
+
+error_body = strict.error_xml

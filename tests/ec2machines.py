@@ -14,7 +14,6 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from ec2cloud import HARNESS
 from sshd import OWN_LIMITS, SSHD, USER, descendants, sshd_config
 
 if TYPE_CHECKING:
@@ -145,14 +144,8 @@ class Region:
     """A VPC of addresses in 127/8 for one test, and the machines of the instances in it."""
 
     def __init__(self, cloud: "Cloud", path: pathlib.Path) -> None:
-        import boto3
-        from botocore.config import Config
-
         self.cloud, self.path = cloud, path
-        session = boto3.session.Session("testing", "testing", region_name="us-east-1")
-        self.ec2: Any = session.client(
-            "ec2", endpoint_url=cloud.url, config=Config(user_agent_extra=HARNESS)
-        )
+        self.ec2: Any = cloud.ec2
         number = next(_numbers)
         self.network = f"127.{2 + number % 250}"
         self.vpc: str = self.ec2.create_vpc(CidrBlock=f"{self.network}.0.0/16")["Vpc"]["VpcId"]
@@ -164,6 +157,11 @@ class Region:
             )["Subnet"]["SubnetId"]
             for zone, letter in enumerate("abc")
         ]
+        gateway = self.ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+        self.ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=self.vpc)
+        self.ec2.create_route(
+            RouteTableId=self.route_table(), DestinationCidrBlock="0.0.0.0/0", GatewayId=gateway
+        )
         with socket.socket() as probe:
             probe.bind((f"{self.network}.0.4", 0))
             self.port = int(probe.getsockname()[1])
@@ -175,6 +173,11 @@ class Region:
         self._thread = threading.Thread(target=self._run, daemon=True)
         os.makedirs("/run/sshd", exist_ok=True)
         self._thread.start()
+
+    def route_table(self) -> str:
+        """Return the VPC's main route table."""
+        rows = self.ec2.describe_route_tables(Filters=[{"Name": "vpc-id", "Values": [self.vpc]}])
+        return str(rows["RouteTables"][0]["RouteTableId"])
 
     def described(self, fleet: str, *states: str) -> list[dict[str, Any]]:
         """Return the instances that are tagged with a fleet's name, as EC2 describes them."""
@@ -220,8 +223,12 @@ class Region:
         self.ec2.terminate_instances(InstanceIds=[name])
 
     def close(self) -> None:
-        """Kill all nodes."""
+        """Kill all nodes and end their instances, which count against the account's quotas."""
         self._ended.set()
         self._thread.join(10)
         for node in self.nodes.values():
             node.kill()
+        rows = self.ec2.describe_instances(Filters=[{"Name": "vpc-id", "Values": [self.vpc]}])
+        ids = [one["InstanceId"] for each in rows["Reservations"] for one in each["Instances"]]
+        if ids:
+            self.ec2.terminate_instances(InstanceIds=ids)

@@ -15,7 +15,8 @@
     └── FleetError            EC2 refused, or a fleet is not as it should be
         ├── NoCapacity        EC2 has too few instances of these types in these zones now
         ├── OverQuota         the account may not have so many
-        └── NotAllowed        the credentials are missing, wrong, or lack a permission
+        ├── NotAllowed        the credentials are missing, wrong, or lack a permission
+        └── Rejected          EC2 does not take the request as it stands; waiting does not help
 """
 
 from collections.abc import Mapping, Sequence
@@ -174,3 +175,9 @@ class NotAllowed(FleetError):
     """The credentials are missing, wrong, or lack a permission."""
 
     exit_code = 6
+
+
+class Rejected(FleetError):
+    """EC2 does not take the request as it stands: a bad value, a broken key; waiting is no use."""
+
+    exit_code = 7

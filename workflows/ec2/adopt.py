@@ -12,7 +12,9 @@ from collections.abc import Sequence
 
 from workflows.ec2.api import (
     BOOT_KEY,
+    ENDED,
     HOST_KEY,
+    LIVE,
     REACHED,
     READY,
     Aws,
@@ -24,10 +26,13 @@ from workflows.ec2.bootstrap import Recipe, check_limits, make_ready
 from workflows.ec2.config import Spec
 from workflows.ec2.launch import Say
 from workflows.ec2.sessions import RENEW, each, host_of, name_of, renewing
-from workflows.errors import NodeLost, NodeRefused
+from workflows.errors import NodeLost, NodeRefused, Rejected
 from workflows.transports.ssh import Connection, connect_watched
 
 _LOOK_S = 3.0
+_ABSENCES = 2
+# How an instance ends that had been started.
+_BY_USERS = ("Client.UserInitiatedShutdown", "Client.InstanceInitiatedShutdown")
 _REBOOTS = 3
 _NODE = "sudo /usr/local/sbin/workflows-node"
 _PAUSE_S = 0.3
@@ -35,37 +40,75 @@ _NEW_KEY_S = 20.0
 
 
 class Watched:
-    """The fleet's instances as EC2 describes them, asked again when older than a few seconds."""
+    """The fleet's instances as EC2 describes them, asked again when older than a few seconds.
+
+    EC2 may leave out what it has shown already. That an instance is gone is believed when EC2 shows
+    that it has ended, which it does for an hour, or when it was left out again and again.
+    """
 
     def __init__(self, aws: Aws, fleet: str) -> None:
         self._aws, self._fleet = aws, fleet
         self._mutex = threading.Lock()
         self._at = 0.0
         self._found: dict[str, Instance] = {}
+        self._missed: dict[str, tuple[int, float]] = {}  # how often in a row, and since when
 
     def look(self, one: Instance, *, within_s: float = _LOOK_S) -> Instance:
-        """Return the instance as it is now.
+        """Return the instance as it is now, or was when EC2 showed it last.
 
         Raises:
             NodeLost: EC2 has taken it back, or it ended itself.
+            Rejected: EC2 has ended it, since it could not be started as it was asked for.
         """
         with self._mutex:
             if time.monotonic() - self._at > within_s:
-                self._found = {each.id: each for each in instances(self._aws, self._fleet)}
-                self._at = time.monotonic()
+                self._ask(one)
             found = self._found.get(one.id)
+            times, since = self._missed.get(one.id, (0, 0.0))
         if found is None:
-            raise NodeLost(name_of(one), "EC2 has terminated it")
+            if times >= _ABSENCES and time.monotonic() - since > self._aws.settle_s:
+                raise NodeLost(name_of(one), "EC2 shows it no more")
+            return one
+        if found.state in ENDED:
+            raise _ended(found, name_of(one))
         return dataclasses.replace(found, tags={**one.tags, **found.tags})
+
+    def _ask(self, one: Instance) -> None:
+        states = (*LIVE, *ENDED)
+        self._found = {each.id: each for each in instances(self._aws, self._fleet, states=states)}
+        self._at = time.monotonic()
+        for known in {one.id, *self._missed} - set(self._found):
+            times, since = self._missed.get(known, (0, self._at))
+            self._missed[known] = (times + 1, since)
+        for shown in self._found:
+            self._missed.pop(shown, None)
+
+
+def _ended(one: Instance, name: str) -> Exception:
+    """Return the error of an instance that has ended, by EC2's reason."""
+    code, _, text = one.reason.partition(": ")
+    if code.startswith("Client.") and code not in _BY_USERS:
+        return Rejected(
+            f"{name}: EC2 could not start it: {text or code} ({code}); this is no matter of"
+            " waiting: a key (KMS) that may not be used, or a volume, image or limit of the account;"
+            " workflows fleet down takes away what came",
+            code,
+        )
+    why = "" if code in _BY_USERS else f": {one.reason}" if one.reason else ""
+    return NodeLost(name, f"EC2 has terminated it{why}")
 
 
 def adopt(
     aws: Aws, spec: Spec, found: Sequence[Instance], recipe: Recipe, say: Say
-) -> dict[int, "str | NodeLost | NodeRefused"]:
-    """Make instances ready, side by side; return slot -> "" or how the node failed to become so."""
+) -> dict[int, "Instance | NodeLost | NodeRefused"]:
+    """Make instances ready, side by side; return slot -> it, ready, or how it failed to become so.
+
+    Raises:
+        Rejected: EC2 could not start one of them as it was asked for.
+    """
     watched = Watched(aws, spec.name)
 
-    def one_node(one: Instance) -> str:
+    def one_node(one: Instance) -> Instance:
         for _ in range(_REBOOTS):
             with first_contact(aws, spec, one, watched) as connection:
                 say(f"{name_of(one)} is reached")
@@ -77,11 +120,13 @@ def adopt(
                     say(f"{error.node} hung up within its set-up; waiting for it to come back")
         else:
             raise NodeLost(name_of(one), f"it hung up {_REBOOTS} times within its set-up")
-        host = host_of(spec, watched.look(one), one.tags[HOST_KEY])
+        one = watched.look(one)
+        host = host_of(spec, one, one.tags[HOST_KEY])
         check_limits(lambda: connect_watched(name_of(one), host), name_of(one), spec.limits)
-        set_tags(aws, [one.id], {READY: f"{recipe.digest} {time.time():.0f}"})
+        ready = f"{recipe.digest} {time.time():.0f}"
+        set_tags(aws, [one.id], {READY: ready})
         say(f"{name_of(one)} is ready")
-        return ""
+        return dataclasses.replace(one, tags={**one.tags, READY: ready})
 
     return each(found, one_node)
 
@@ -119,7 +164,7 @@ def first_contact(aws: Aws, spec: Spec, one: Instance, watched: Watched) -> Conn
         _run(connection, one, f"{_NODE} usekey")
     until = min(deadline, time.monotonic() + _NEW_KEY_S)
     connection = _patiently(spec, one, watched, until, made)
-    aws.call("delete_tags", Resources=[one.id], Tags=[{"Key": BOOT_KEY}])
+    aws.call("delete_tags", settles=True, Resources=[one.id], Tags=[{"Key": BOOT_KEY}])
     return connection
 
 

@@ -6,10 +6,11 @@ import datetime as dt
 import json
 import re
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from workflows.errors import FleetError, NotAllowed, OverQuota
+from workflows.errors import FleetError, NoCapacity, NotAllowed, OverQuota, Rejected
 
 FLEET, SLOT, LAUNCH = "workflows:fleet", "workflows:slot", "workflows:launch"
 BOOT_KEY, HOST_KEY = "workflows:bootkey", "workflows:hostkey"
@@ -20,11 +21,27 @@ GROUP = "workflows:group"  # the security group: another one each time that a fl
 RESULTS = "results"  # the role of a host that holds no keys; all others are nodes
 RESULTS_SLOT = 1 << 20  # above all on which keys are placed
 LIVE = ("pending", "running")
-QUOTA = {
+ENDED = ("shutting-down", "terminated")
+KEY_LENGTH, VALUE_LENGTH = 127, 256  # of tags, in characters
+CAPACITY = {
+    "InsufficientAddressCapacity",
+    "InsufficientCapacity",
+    "InsufficientCapacityOnHost",
+    "InsufficientFreeAddressesInSubnet",
+    "InsufficientHostCapacity",
+    "InsufficientInstanceCapacity",
+    "InsufficientReservedInstanceCapacity",
+    "InsufficientVolumeCapacity",
+    "Server.InsufficientInstanceCapacity",
+    "SpotMaxPriceTooLow",
+    "UnfulfillableCapacity",
+}
+SPOT_QUOTA = {"MaxSpotInstanceCountExceeded"}
+QUOTA = SPOT_QUOTA | {
     "InstanceLimitExceeded",
     "MaxFleetCountExceeded",
-    "MaxSpotInstanceCountExceeded",
     "VcpuLimitExceeded",
+    "VolumeLimitExceeded",
 }
 DENIED = {
     "AccessDenied",
@@ -33,6 +50,7 @@ DENIED = {
     "AuthFailure.ServiceLinkedRoleCreationNotPermitted",
     "Blocked",
     "ExpiredToken",
+    "ExpiredTokenException",
     "InvalidClientTokenId",
     "OptInRequired",
     "PendingVerification",
@@ -41,12 +59,64 @@ DENIED = {
     "UnauthorizedOperation",
     "UnrecognizedClientException",
 }
+_UNPERMITTED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
+# EC2's own trouble, which passes.
+_BUSY = {
+    "InternalError",
+    "InternalFailure",
+    "RequestLimitExceeded",
+    "Server.InternalError",
+    "ServiceUnavailable",
+    "Throttling",
+    "ThrottlingException",
+    "Unavailable",
+}
+# For some seconds after a thing was made, calls that name it may not find it.
+NOT_YET = {
+    "InvalidGroup.NotFound",
+    "InvalidInstanceID.NotFound",
+    "InvalidKeyPair.NotFound",
+    "InvalidLaunchTemplateId.NotFound",
+    "InvalidLaunchTemplateId.VersionNotFound",
+    "InvalidLaunchTemplateName.NotFoundException",
+    "InvalidSecurityGroupID.NotFound",
+}
+_REJECTED = re.compile(
+    r"(Client\.)?(Invalid|Missing|Malformed|Unknown|Unsupported|Incorrect|Idempotent|KMS|KMSKey"
+    r"|Param|Validation|Operation|Gateway|Dependency|SnapshotC|VolumeTypeNot|ReservedC|Encrypted)"
+)
+# Refusals of values that this program has chosen: the file's own are checked before.
+_OUR_FAULT = re.compile(
+    r"(InvalidParameter|UnknownParameter|MissingParameter|Malformed|InvalidAction|Idempotent"
+    r"|ParamValidation|ValidationError|InvalidUserData|MissingAction)"
+)
+_LOGIN = "log in again (aws sso login, aws configure, or new session keys)"
+_CLOCK = "this machine's clock may be wrong: workflows fleet doctor shows by how much"
 _FIXES = {
+    "AuthFailure": f"the keys are wrong: {_LOGIN}; if they are right, {_CLOCK}",
     "AuthFailure.ServiceLinkedRoleCreationNotPermitted": (
         "the account has no role for spot instances; once, as an administrator:"
         " aws iam create-service-linked-role --aws-service-name spot.amazonaws.com"
     ),
-    "RequestExpired": "this machine's clock is wrong; workflows fleet doctor shows by how much",
+    "ExpiredToken": f"the login is over: {_LOGIN}",
+    "ExpiredTokenException": f"the login is over: {_LOGIN}",
+    "InvalidClientTokenId": f"AWS does not know the keys: {_LOGIN}",
+    "RequestExpired": f"the login is over: {_LOGIN}; if it is not, {_CLOCK}",
+    "SignatureDoesNotMatch": (
+        "the secret key does not fit the key id: aws configure; if `aws sts get-caller-identity`"
+        " works, please report this"
+    ),
+    "UnrecognizedClientException": f"AWS does not know the keys: {_LOGIN}",
+}
+# Errors of botocore about credentials, before anything is sent.
+_LOGIN_ERRORS = {
+    "CredentialRetrievalError",
+    "PartialCredentialsError",
+    "ProfileNotFound",
+    "SSOError",
+    "SSOTokenLoadError",
+    "TokenRetrievalError",
+    "UnauthorizedSSOTokenError",
 }
 
 
@@ -57,6 +127,17 @@ class Aws:
         self.region = region
         self._clients: dict[tuple[str, str], Any] = {}
         self._mutex = threading.Lock()  # making clients is not safe in threads; using them is
+
+    # How long EC2 may not find, or not show, what was made a moment ago.
+    settle_s = 30.0
+
+    def pauses_s(self) -> Iterator[float]:
+        """Yield how long to wait before each further look at what EC2 does not show yet."""
+        pause_s, left_s = 0.05, self.settle_s
+        while left_s > 0:
+            yield pause_s
+            left_s -= pause_s
+            pause_s = min(2.0, 2 * pause_s)
 
     def client(self, service: str, region: str = "") -> Any:
         """Return the client of a service, made when it is first needed."""
@@ -78,13 +159,32 @@ class Aws:
                 self._clients[service, where] = made
             return self._clients[service, where]
 
-    def call(self, operation: str, *, service: str = "ec2", region: str = "", **given: Any) -> Any:
+    def call(
+        self,
+        operation: str,
+        *,
+        service: str = "ec2",
+        region: str = "",
+        settles: bool = False,
+        **given: Any,
+    ) -> Any:
         """Call one operation and return its answer.
+
+        `settles`: it names what may have been made a moment ago. EC2 may not find that for some
+        seconds, also after it has shown it; the call is repeated for half a minute.
 
         Raises:
             FleetError: AWS refused or could not be reached; its kind says which.
         """
         client = self.client(service, region)
+        for pause_s in self.pauses_s() if settles else ():
+            try:
+                with _named(operation):
+                    return getattr(client, operation)(**given)
+            except FleetError as error:
+                if error.code not in NOT_YET:
+                    raise
+            time.sleep(pause_s)
         with _named(operation):
             return getattr(client, operation)(**given)
 
@@ -118,19 +218,29 @@ def _named(operation: str) -> Iterator[None]:
         why = "no AWS credentials; aws configure, or set AWS_ACCESS_KEY_ID"
         raise NotAllowed(f"{operation}: {why}", "NoCredentials") from error
     except (BotoCoreError, ResponseParserError) as error:
-        raise FleetError(f"{operation}: {error}", type(error).__name__) from error
+        kind = type(error).__name__
+        if kind in _LOGIN_ERRORS:
+            raise NotAllowed(f"{operation}: {error}; {_LOGIN}", kind) from error
+        raise FleetError(f"{operation}: {error}", kind) from error
 
 
 def refusal(code: str, why: str) -> FleetError:
     """Return the error that a code of EC2's stands for."""
     text = f"{why} ({code})" + (f"; {_FIXES[code]}" if code in _FIXES else "")
+    if code in CAPACITY:
+        return NoCapacity(text, code)
     if code in QUOTA:
         more = "; ask for more in Service Quotas, or name fewer or smaller nodes"
         return OverQuota(text + more, code)
     if code in DENIED:
-        more = "" if code in _FIXES else "; workflows fleet policy prints what is needed"
+        more = "; workflows fleet policy prints what is needed" if code in _UNPERMITTED else ""
         return NotAllowed(text + more, code)
-    return FleetError(text, code)
+    if code in _BUSY:
+        return FleetError(f"{text}; EC2 has trouble of its own: try again in some minutes", code)
+    if _OUR_FAULT.match(code):
+        more = "; if this is no value of the fleet's file, please report this"
+        return Rejected(text + more, code)
+    return Rejected(text, code) if _REJECTED.match(code) else FleetError(text, code)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +258,7 @@ class Instance:
     ended: dt.datetime | None
     tags: Mapping[str, str]
     public_dns: str = ""
+    reason: str = ""  # why it ended: EC2's code and words
 
     @property
     def slot(self) -> int:
@@ -213,6 +324,7 @@ def _instance(raw: Mapping[str, Any]) -> Instance:
         ended=_ended(raw),
         tags=tags_of(raw),
         public_dns=raw.get("PublicDnsName") or "",
+        reason=str(raw.get("StateReason", {}).get("Message") or ""),
     )
 
 
@@ -238,16 +350,17 @@ def tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
         FleetError: one is longer than EC2 allows.
     """
     for name, value in tags.items():
-        if len(name) > 128 or len(value) > 256:
+        if len(name) > KEY_LENGTH or len(value) > VALUE_LENGTH:
             raise FleetError(
-                f"tag {name} is too long for EC2: {len(value)} characters, 256 allowed"
+                f"tag {name} is too long for EC2: {len(name)} and {len(value)} characters,"
+                f" {KEY_LENGTH} and {VALUE_LENGTH} are allowed"
             )
     return [{"Key": name, "Value": value} for name, value in tags.items()]
 
 
 def set_tags(aws: Aws, ids: list[str], tags: Mapping[str, str]) -> None:
     """Write tags onto resources."""
-    aws.call("create_tags", Resources=ids, Tags=tag_list(tags))
+    aws.call("create_tags", settles=True, Resources=ids, Tags=tag_list(tags))
 
 
 def canonical(body: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ AMIS = {
     ),
     "debian-13": "/aws/service/debian/release/13/latest/{arch}",
 }
+_MOST_TAGS = 35
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 # What is quoted for a shell on the node, or goes into a systemd unit: no quoting needed there.
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./~-]+")
@@ -66,7 +67,7 @@ class Spec:
 
     name: str
     region: str = "us-east-1"
-    nodes: int = 3
+    nodes: int = 2  # a new account may have 5 vCPUs of spot, and the types have 2 each
     min_nodes: int = 0  # 0: all of them
     results_host: bool = False
     types: tuple[str, ...] = ("m7i.large", "m6i.large", "m7a.large", "m6a.large", "m5.large")
@@ -347,14 +348,15 @@ class _Checked:
         if not isinstance(value, dict):
             raise ValueError("must hold names and values")
         for name, text in value.items():
-            if (
-                not isinstance(name, str)
-                or len(name) > 128
-                or name.startswith(("aws:", "workflows:"))
-            ):
+            is_ours = str(name).lower().startswith(("aws:", "workflows:"))
+            if not isinstance(name, str) or not 1 <= len(name) <= 127 or is_ours:
                 raise ValueError(f"{name!r} cannot be a tag's name")
             if len(str(text)) > 256:
                 raise ValueError(f"{name}: EC2 allows 256 characters")
+        if len(value) > _MOST_TAGS:
+            raise ValueError(
+                f"{len(value)} tags: EC2 allows 50, of which {50 - _MOST_TAGS} are ours"
+            )
         return {name: str(text) for name, text in value.items()}
 
     def together(self, values: dict[str, Any], where: str) -> None:

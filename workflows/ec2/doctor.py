@@ -6,7 +6,7 @@ import email.utils
 import os
 from collections.abc import Callable
 
-from workflows.ec2 import ground
+from workflows.ec2 import caller, ground
 from workflows.ec2.api import Aws, instances
 from workflows.ec2.config import Spec
 from workflows.errors import WorkflowsError
@@ -114,7 +114,7 @@ def _quotas(aws: Aws, spec: Spec) -> str:
 
 
 def _caller(aws: Aws, spec: Spec) -> str:
-    wanted = ground.sources(spec)
+    wanted = caller.sources(aws, spec, ground.network(aws, spec).vpc)
     group = ground.find_group(aws, spec.name)
     if group is None:
         return f"{', '.join(wanted)} (the fleet has no security group yet)"

@@ -3,24 +3,23 @@
 import contextlib
 import dataclasses
 import datetime as dt
-import getpass
-import ipaddress
 import os
-import socket
-import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
-from workflows.ec2 import loginkey
+from workflows.ec2 import caller, loginkey
 from workflows.ec2.api import EXPIRES, FLEET, Aws, fleet_filter, tag_list
 from workflows.ec2.config import AMIS, Spec
+from workflows.ec2.routes import without_gateway
 from workflows.errors import FleetError, UsageError
 
 _ARCH = {
     "x86_64": {"al2023": "x86_64", "ubuntu-24.04": "amd64", "debian-13": "amd64"},
     "arm64": {"al2023": "arm64", "ubuntu-24.04": "arm64", "debian-13": "arm64"},
 }
-_MEMBERS = "workflows: the fleet's nodes among themselves"
+# In a rule's description EC2 takes few characters, and no apostrophe: see `caller.plain`.
+_MEMBERS = "workflows: the nodes of the fleet among themselves"
+_POOLS = 300  # EC2's limit of overrides in one fleet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +37,13 @@ class Network:
     vpc: str
     subnets: Mapping[str, str]
     offered: Mapping[str, tuple[str, ...]]
+    left_out: tuple[str, ...] = ()  # subnets from which nothing reaches the internet
+
+    def __str__(self) -> str:
+        where = ", ".join(f"{subnet} ({zone})" for zone, subnet in self.subnets.items())
+        if not self.left_out:
+            return where
+        return f"{where}; left out, for want of an internet gateway: {', '.join(self.left_out)}"
 
 
 def common_tags(spec: Spec, now: dt.datetime | None = None) -> dict[str, str]:
@@ -62,9 +68,20 @@ def image(aws: Aws, spec: Spec, pinned: str = "") -> Image:
         UsageError: there is none, or the types are of two architectures.
     """
     chosen = pinned or _resolved(aws, spec)
-    found = aws.call("describe_images", ImageIds=[chosen]).get("Images", [])
+    try:
+        found = aws.call("describe_images", ImageIds=[chosen]).get("Images", [])
+    except FleetError as error:
+        if not error.code.startswith("InvalidAMIID"):
+            raise
+        found = []
     if not found:
         raise UsageError(f"no image {chosen} in {spec.region}; ids are of one region each")
+    built, wanted = found[0].get("Architecture", ""), architectures(aws, spec)
+    if built and built not in wanted:
+        raise UsageError(
+            f"the image {chosen} is for {built}, and {', '.join(spec.types)} are"
+            f" {'/'.join(sorted(wanted))}: name other types, or another ami"
+        )
     return Image(chosen, found[0].get("RootDeviceName") or "/dev/xvda")
 
 
@@ -80,21 +97,29 @@ def _resolved(aws: Aws, spec: Spec) -> str:
 
 
 def architecture(aws: Aws, spec: Spec) -> str:
-    """Return the one architecture that all types of a fleet have.
+    """Return the architecture for which a fleet's image is looked for.
 
     Raises:
         UsageError: they have none in common, or one of them does not exist.
     """
-    answer = type_details(aws, spec.types)
+    return sorted(architectures(aws, spec), reverse=True)[0]
+
+
+def architectures(aws: Aws, spec: Spec) -> set[str]:
+    """Return the architectures that all types of a fleet have.
+
+    Raises:
+        UsageError: they have none in common, or one of them does not exist.
+    """
     each = {
         name: set(about["ProcessorInfo"]["SupportedArchitectures"])
-        for name, about in answer.items()
+        for name, about in type_details(aws, spec.types).items()
     }
-    both = set.intersection(*each.values()) & set(_ARCH)
+    both: set[str] = set.intersection(*each.values()) & set(_ARCH)
     if not both:
         kinds = ", ".join(f"{name} {'/'.join(sorted(archs))}" for name, archs in each.items())
         raise UsageError(f"types must share an architecture, since they share an image: {kinds}")
-    return str(sorted(both, reverse=True)[0])
+    return both
 
 
 def type_details(aws: Aws, types: tuple[str, ...]) -> dict[str, Any]:
@@ -116,32 +141,59 @@ def type_details(aws: Aws, types: tuple[str, ...]) -> dict[str, Any]:
 
 
 def network(aws: Aws, spec: Spec) -> Network:
-    """Return where instances may be launched.
+    """Return where instances may be launched: of a public fleet, where the internet reaches them.
 
     Raises:
-        UsageError: nowhere: no such subnets, or no type is offered there.
+        UsageError: nowhere: no such subnets, none that is public, or no type is offered there; or
+            in more pools than EC2 takes.
     """
-    filters: list[dict[str, Any]] = [{"Name": "state", "Values": ["available"]}]
-    if spec.subnets:
-        filters.append({"Name": "subnet-id", "Values": list(spec.subnets)})
-    else:
-        filters.append({"Name": "vpc-id", "Values": [spec.vpc or _default_vpc(aws)]})
-    rows = list(aws.pages("describe_subnets", "Subnets", Filters=filters))
-    subnets: dict[str, str] = {}
-    for row in sorted(rows, key=lambda row: -row.get("AvailableIpAddressCount", 0)):
-        zone = row["AvailabilityZone"]
-        if not spec.zones or zone in spec.zones or zone.removeprefix(spec.region) in spec.zones:
-            subnets.setdefault(zone, row["SubnetId"])
-    vpcs = {row["VpcId"] for row in rows if row["SubnetId"] in subnets.values()}
+    rows = _subnets(aws, spec)
+    vpcs = {row["VpcId"] for row in rows}
     if len(vpcs) != 1:
         what = "are in several VPCs" if vpcs else "were not found; or zones excludes them all"
         raise UsageError(f"the subnets of {spec.name} {what}; see: aws ec2 describe-subnets")
+    vpc = vpcs.pop()
+    hidden = without_gateway(aws, vpc, rows) if spec.access.address == "public" else set()
+    subnets: dict[str, str] = {}
+    for row in rows:
+        if row["SubnetId"] not in hidden:
+            subnets.setdefault(row["AvailabilityZone"], row["SubnetId"])
+    zones = {row["SubnetId"]: row["AvailabilityZone"] for row in rows}
+    if not subnets or hidden & set(spec.subnets):
+        raise UsageError(
+            f"{', '.join(sorted(hidden))} have no route to an internet gateway, so that public"
+            " nodes there could not be reached: name other subnets:, or access: {address: private}"
+            " and a way to them (a VPN, access: jump)"
+        )
     offered = _offered(aws, spec, set(subnets))
     if not any(offered.values()):
         raise UsageError(
             f"none of {', '.join(spec.types)} is offered in {', '.join(sorted(subnets))}"
         )
-    return Network(vpcs.pop(), dict(sorted(subnets.items())), offered)
+    pools = sum(len(types) for types in offered.values())
+    if pools > _POOLS:
+        raise UsageError(
+            f"{len(spec.types)} types in {len(subnets)} zones are {pools} pools, and EC2 takes"
+            f" {_POOLS}: name fewer types or zones"
+        )
+    lost = [f"{one} ({zones[one]})" for one in sorted(hidden) if zones[one] not in subnets]
+    return Network(vpc, dict(sorted(subnets.items())), offered, tuple(lost))
+
+
+def _subnets(aws: Aws, spec: Spec) -> list[Any]:
+    """Return the subnets that the fleet's file allows, those with most free addresses first."""
+    filters: list[dict[str, Any]] = [{"Name": "state", "Values": ["available"]}]
+    if spec.subnets:
+        filters.append({"Name": "subnet-id", "Values": list(spec.subnets)})
+    else:
+        filters.append({"Name": "vpc-id", "Values": [spec.vpc or _default_vpc(aws)]})
+    rows = aws.pages("describe_subnets", "Subnets", Filters=filters)
+    allowed = [row for row in rows if _is_allowed(spec, row["AvailabilityZone"])]
+    return sorted(allowed, key=lambda row: -row.get("AvailableIpAddressCount", 0))
+
+
+def _is_allowed(spec: Spec, zone: str) -> bool:
+    return not spec.zones or zone in spec.zones or zone.removeprefix(spec.region) in spec.zones
 
 
 def _default_vpc(aws: Aws) -> str:
@@ -183,7 +235,7 @@ def login_key(aws: Aws, spec: Spec, *, in_use: bool) -> str:
     if there and in_use:
         raise UsageError(
             f"the nodes of {spec.name} know another login key than {spec.identity}: copy it from"
-            f" the machine that made the fleet, or begin anew: workflows fleet down {spec.name}"
+            f" the machine that made the fleet, or begin again: workflows fleet down {spec.name}"
         )
     if there:
         aws.call("delete_key_pair", KeyName=name)
@@ -251,13 +303,17 @@ def _write_whole(path: str, text: str, mode: int) -> None:
 
 
 def security_group(aws: Aws, spec: Spec, vpc: str) -> str:
-    """Return the fleet's security group: its members among themselves, and who may log in."""
+    """Return the fleet's security group: its members among themselves, and who may log in.
+
+    Raises:
+        UsageError: nobody knows from where logins come; nothing was made.
+    """
+    mine = caller.described()
+    wanted = dict.fromkeys(caller.sources(aws, spec, vpc), mine)
     group = _group(aws, spec, vpc)
     _authorize(
         aws, group["GroupId"], _rule("-1", UserIdGroupPairs=[_self(group["GroupId"])]), group
     )
-    mine = f"workflows: {getpass.getuser()} at {socket.gethostname()}"[:255]
-    wanted = dict.fromkeys(sources(spec), mine)
     for source, text in wanted.items():
         ranges = [{"CidrIp": source, "Description": text}]
         _authorize(
@@ -272,36 +328,9 @@ def security_group(aws: Aws, spec: Spec, vpc: str) -> str:
         ]
         for entry in stale:
             old = _rule("tcp", permission["FromPort"], IpRanges=[{"CidrIp": entry["CidrIp"]}])
-            aws.call("revoke_security_group_ingress", GroupId=group["GroupId"], IpPermissions=[old])
+            own = {"GroupId": group["GroupId"], "IpPermissions": [old]}
+            aws.call("revoke_security_group_ingress", settles=True, **own)
     return str(group["GroupId"])
-
-
-def sources(spec: Spec) -> list[str]:
-    """Return the address ranges that may log in."""
-    found = []
-    for text in spec.access.allow:
-        try:
-            cidr = f"{caller_ip(spec)}/32" if text == "me" else text
-            found.append(str(ipaddress.IPv4Network(cidr)))
-        except ValueError as error:
-            raise UsageError(f"access: from: {text!r}: {error}") from error
-    return found
-
-
-def caller_ip(spec: Spec) -> str:
-    """Return this machine's address as AWS sees it.
-
-    Raises:
-        FleetError: nobody tells.
-    """
-    try:
-        with urllib.request.urlopen(spec.access.checkip, timeout=10) as answer:  # noqa: S310
-            return str(ipaddress.IPv4Address(answer.read(100).decode().strip()))
-    except (OSError, ValueError) as error:
-        raise FleetError(
-            f"cannot learn this machine's own address from {spec.access.checkip}: {error};"
-            " write it in the fleet's file: access: {from: [203.0.113.7/32]}"
-        ) from error
 
 
 def find_group(aws: Aws, fleet: str, vpc: str = "") -> dict[str, Any] | None:
@@ -352,7 +381,12 @@ def _authorize(aws: Aws, group: str, rule: dict[str, Any], known: Mapping[str, A
     if any(_covers(permission, rule) for permission in known.get("IpPermissions", [])):
         return
     try:
-        aws.call("authorize_security_group_ingress", GroupId=group, IpPermissions=[rule])
+        aws.call(
+            "authorize_security_group_ingress",
+            settles=True,
+            GroupId=group,
+            IpPermissions=[rule],
+        )
     except FleetError as error:
         if error.code != "InvalidPermission.Duplicate":
             raise

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from workflows.ec2 import ground
 from workflows.ec2.api import LEAVING, SLOT, Aws, Instance, instances, set_tags
 from workflows.ec2.config import Spec
-from workflows.ec2.launch import Say, launch, launch_results_host, site
+from workflows.ec2.launch import Say, described, launch, launch_results_host, shortage, site
 from workflows.ec2.request import Site
 from workflows.ec2.teardown import clear_templates, terminate
 from workflows.errors import FleetError, NoCapacity, OverQuota
@@ -35,16 +35,14 @@ def converge(aws: Aws, spec: Spec, *, say: Say, refresh_ami: bool = False) -> li
         say(f"{spec.nodes - missing} of {spec.nodes} nodes are there, launching {missing}")
     stand = site(aws, spec, live, refresh_ami=refresh_ami)
     try:
-        if missing:
-            _launch_missing(aws, spec, stand, len(_workers(live)), say)
+        came, refusals = _launch_missing(aws, spec, stand, len(_workers(live)), say)
         if lacks_host:
-            launch_results_host(aws, spec, stand, say)
+            came += launch_results_host(aws, spec, stand, say)
         # Again: what an earlier call launched that was cut off may only show now.
-        live = _without_surplus(aws, spec, say)
+        live = _without_surplus(aws, spec, say, described(aws, spec, came))
         if len(_workers(live)) < spec.least:
-            raise NoCapacity(
-                f"only {len(_workers(live))} of at least {spec.least} nodes could be had"
-            )
+            there = f"only {len(_workers(live))} of at least {spec.least} nodes could be had"
+            raise shortage(refusals, there, spec)
     except BaseException as error:
         try:
             _undo(aws, spec, stand, error, say)
@@ -55,18 +53,28 @@ def converge(aws: Aws, spec: Spec, *, say: Say, refresh_ami: bool = False) -> li
     return live
 
 
-def _launch_missing(aws: Aws, spec: Spec, stand: Site, there: int, say: Say) -> None:
-    """Launch what is missing; if nothing comes and those `there` are enough, go on with them."""
+def _launch_missing(
+    aws: Aws, spec: Spec, stand: Site, there: int, say: Say
+) -> tuple[list[str], list[FleetError]]:
+    """Launch what is missing; return the ids of what came, and why the rest did not.
+
+    If nothing comes and those `there` are enough, it is gone on with them.
+    """
+    if there >= spec.nodes:
+        return [], []
     try:
-        launch(aws, spec, stand, spec.nodes - there, say)
+        return launch(aws, spec, stand, spec.nodes - there, say)
     except (NoCapacity, OverQuota) as error:
         if there < spec.least:
             raise
         say(f"{error}; going on with {there} nodes, at least {spec.least} are asked for")
+        return [], [error]
 
 
-def _without_surplus(aws: Aws, spec: Spec, say: Say) -> list[Instance]:
-    live = slotted(aws, spec)
+def _without_surplus(
+    aws: Aws, spec: Spec, say: Say, found: Sequence[Instance] | None = None
+) -> list[Instance]:
+    live = slotted(aws, spec, found)
     surplus = [one.id for one in _workers(live) if one.slot >= spec.nodes]
     if surplus:
         terminate(aws, surplus)
@@ -91,20 +99,24 @@ def _undo(aws: Aws, spec: Spec, stand: Site, error: BaseException, say: Say) -> 
     """
     live = instances(aws, spec.name)
     came = [one.id for one in live if stand.has_launched(one)]
-    if came and (len(_workers(live)) < spec.least or isinstance(error, NoCapacity)):
+    too_few = isinstance(error, (NoCapacity, OverQuota))
+    if came and (len(_workers(live)) < spec.least or too_few):
         terminate(aws, came)
         say(f"terminating the {len(came)} that came: {', '.join(came)}")
     clear_templates(aws, spec.name)
 
 
-def slotted(aws: Aws, spec: Spec) -> list[Instance]:
+def slotted(aws: Aws, spec: Spec, found: Sequence[Instance] | None = None) -> list[Instance]:
     """Return the live instances in order of slot, after giving one to those that have none.
+
+    `found` are the live ones, if they were asked for just now.
 
     Those that EC2 has announced to take back do not count: their slots are to be filled.
     Where two have the same slot, which two calls of `up` at once can bring about, the older one
     keeps it.
     """
-    live = [one for one in instances(aws, spec.name) if LEAVING not in one.tags]
+    everything = instances(aws, spec.name) if found is None else found
+    live = [one for one in everything if LEAVING not in one.tags]
     given = slots_for(_workers(live), spec.nodes)
     changed = [one for one in live if one.is_results]
     for one in _workers(live):

@@ -24,14 +24,15 @@ def bring_up(
         FleetError: AWS refused, or too many nodes could not be made ready.
     """
     what = recipe(spec)
-    made: list[str] = []
+    made: dict[str, Instance] = {}
+    live: list[Instance] = []
     failed: dict[int, NodeLost | NodeRefused] = {}
     for _ in range(_ROUNDS):
         live = provision.converge(aws, spec, say=say, refresh_ami=refresh_ami)
         todo = [one for one in live if not is_ready(one, what)]
         results = adopt(aws, spec, todo, what, say)
         failed = {slot: error for slot, error in results.items() if isinstance(error, Exception)}
-        made += [one.id for one in todo if one.slot not in failed]
+        made |= {one.id: one for one in results.values() if isinstance(one, Instance)}
         lost = [one for one in todo if isinstance(failed.get(one.slot), NodeLost)]
         if not lost:
             break
@@ -41,11 +42,12 @@ def bring_up(
     if spec.nodes - len(failed.keys() - {RESULTS_SLOT}) < spec.least:
         why = "\n".join(str(error) for error in failed.values())
         raise FleetError(
-            f"{len(failed)} nodes could not be made ready:\n{why}\nmend the cause, then:"
+            f"{len(failed)} nodes could not be made ready:\n{why}\nput that right, then:"
             f" workflows fleet up {spec.name}; or: workflows fleet down {spec.name}"
         )
-    ready = [one for one in present(aws, spec.name) if is_ready(one, what)]
-    return [one for one in ready if one.id in made], ready
+    # Not asked of EC2 again, which may not show the newest tags yet.
+    ready = [made.get(one.id, one) for one in live]
+    return list(made.values()), [one for one in ready if is_ready(one, what)]
 
 
 def _dismiss(

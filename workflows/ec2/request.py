@@ -27,8 +27,11 @@ class Site:
         return f"-{self.mark}-" in one.tags.get(LAUNCH, "")
 
 
-def template_data(spec: Spec, stand: Site, text: str) -> dict[str, Any]:
-    """Return what all instances of a launch have in common, as EC2 wants it."""
+def template_data(spec: Spec, stand: Site, text: str, tags: Mapping[str, str]) -> dict[str, Any]:
+    """Return what all instances of a launch have in common, as EC2 wants it.
+
+    The tags of network interfaces are here: CreateFleet takes none for them.
+    """
     data: dict[str, Any] = {
         "ImageId": stand.image.id,
         "KeyName": f"workflows-{spec.name}",
@@ -37,6 +40,7 @@ def template_data(spec: Spec, stand: Site, text: str) -> dict[str, Any]:
         "MetadataOptions": {
             "HttpTokens": "required",
             "HttpEndpoint": "enabled",
+            "HttpProtocolIpv6": "disabled",
             "HttpPutResponseHopLimit": 1,
         },
         "BlockDeviceMappings": [
@@ -51,10 +55,8 @@ def template_data(spec: Spec, stand: Site, text: str) -> dict[str, Any]:
             }
         ],
     }
-    if spec.access.address == "public":
-        data["NetworkInterfaces"] = [_interface(stand)]
-    else:
-        data["SecurityGroupIds"] = [stand.group]
+    data["NetworkInterfaces"] = [_interface(spec, stand)]
+    data["TagSpecifications"] = ground.tagged("network-interface", tags)
     if spec.profile:
         data["IamInstanceProfile"] = {"Name": spec.profile}
     return data
@@ -89,8 +91,8 @@ class Request:
             if name in offered
         ]
 
-    def fleet(self) -> dict[str, Any]:
-        """Return the CreateFleet for all of it. The same request has the same token."""
+    def fleet(self, number: int = 0) -> dict[str, Any]:
+        """Return the CreateFleet for all of it; the same request of one `number` has one token."""
         spec = self.spec
         body: dict[str, Any] = {
             "Type": "instant",
@@ -118,7 +120,7 @@ class Request:
                 "AllocationStrategy": strategy,
                 "InstanceInterruptionBehavior": "terminate",
             }
-        return with_token(body)
+        return with_token(body, number)
 
     def single(self, pool: Pool, number: int, *, spot: bool) -> dict[str, Any]:
         """Return the RunInstances for one of it, in one pool; `number` tells it from the others."""
@@ -129,11 +131,9 @@ class Request:
             "LaunchTemplate": {"LaunchTemplateName": self.template, "Version": "$Latest"},
             "TagSpecifications": self._tagged(*(["spot-instances-request"] if spot else [])),
         }
-        if self.spec.access.address == "public":
-            # Beside interfaces, which the template has, EC2 takes no subnet.
-            body["NetworkInterfaces"] = [{**_interface(self.stand), "SubnetId": pool.subnet}]
-        else:
-            body["SubnetId"] = pool.subnet
+        # Beside interfaces, which the template has, EC2 takes no subnet.
+        interface = _interface(self.spec, self.stand)
+        body["NetworkInterfaces"] = [{**interface, "SubnetId": pool.subnet}]
         if spot:
             limit = self.spec.spot.max_price
             price = {} if limit is None else {"MaxPrice": f"{limit:g}"}
@@ -142,7 +142,7 @@ class Request:
         return with_token(body, number)
 
     def _tagged(self, *more: str) -> list[dict[str, Any]]:
-        kinds = ("instance", "volume", "network-interface", *more)
+        kinds = ("instance", "volume", *more)
         return [one for kind in kinds for one in ground.tagged(kind, self.tags)]
 
     def _overrides(self) -> list[dict[str, Any]]:
@@ -159,10 +159,11 @@ def with_token(body: Mapping[str, Any], number: int = 0) -> dict[str, Any]:
     return {**body, "ClientToken": digest[:32]}
 
 
-def _interface(stand: Site) -> dict[str, Any]:
+def _interface(spec: Spec, stand: Site) -> dict[str, Any]:
     return {
         "DeviceIndex": 0,
-        "AssociatePublicIpAddress": True,
+        # Said either way: left out, the subnet decides, and a public address costs money.
+        "AssociatePublicIpAddress": spec.access.address == "public",
         "DeleteOnTermination": True,
         "Groups": [stand.group],
     }

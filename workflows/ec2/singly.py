@@ -5,12 +5,12 @@ has none left is not asked again.
 """
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from workflows.ec2 import prices
 from workflows.ec2.api import Aws
 from workflows.ec2.request import Pool, Request
-from workflows.errors import FleetError, NotAllowed, OverQuota
+from workflows.errors import FleetError, NotAllowed, OverQuota, Rejected
 
 # What CreateFleet says to those who may not call it; that a role is missing is another matter.
 FORBIDDEN = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
@@ -25,12 +25,17 @@ def one_by_one(
     for spot, count in ((True, request.spot), (False, request.demand)):
         left = _cheapest_first(aws, request, spot=spot) if count else []
         until = len(ids) + count
-        while len(ids) < until and left and not is_final(refusals):
+        while len(ids) < until and left:
+            asked = request.single(left[0], len(ids), spot=spot)
             try:
-                answer = aws.call("run_instances", **request.single(left[0], len(ids), spot=spot))
+                answer = aws.call("run_instances", settles=True, **asked)
             except FleetError as error:
                 refusals.append(error)
                 left.pop(0)
+                if not is_elsewhere(error):
+                    return ids, refusals
+                if isinstance(error, OverQuota):
+                    break  # that of spot is another than that of on-demand
                 continue
             ids.append(str(answer["Instances"][0]["InstanceId"]))
             say(f"EC2 launched 1 {'spot' if spot else 'on-demand'}: {ids[-1]}")
@@ -51,6 +56,8 @@ def _cheapest_first(aws: Aws, request: Request, *, spot: bool) -> list[Pool]:
     return sorted(found, key=lambda pool: last.get((pool.type, pool.zone), float("inf")))
 
 
-def is_final(refusals: Sequence[FleetError]) -> bool:
-    """Tell whether trying elsewhere cannot help: a quota, or no permission."""
-    return any(isinstance(one, (OverQuota, NotAllowed)) for one in refusals)
+def is_elsewhere(one: FleetError) -> bool:
+    """Tell whether another pool, or buying it otherwise, may help against a refusal."""
+    if isinstance(one, Rejected):
+        return one.code == "Unsupported"  # this type in this zone
+    return not isinstance(one, NotAllowed)

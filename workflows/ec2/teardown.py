@@ -32,7 +32,8 @@ def terminate(aws: Aws, ids: Sequence[str]) -> None:
 def _refusals(aws: Aws, ids: list[str]) -> list[FleetError]:
     """Terminate instances; return why EC2 refused it for some."""
     try:
-        aws.call("terminate_instances", InstanceIds=ids)
+        # One that was launched a moment ago may be unknown for some seconds, and yet is there.
+        aws.call("terminate_instances", settles=len(ids) == 1, InstanceIds=ids)
     except FleetError as error:
         if len(ids) > 1:  # one that is unknown or protected fails the call for all
             return [each for one in ids for each in _refusals(aws, [one])]
@@ -190,7 +191,7 @@ def _delete_group(aws: Aws, group: str, patience_s: float) -> None:
 def _delete(aws: Aws, what: str, gone: str, **which: str) -> None:
     """Delete something; that it is gone already is no error."""
     try:
-        aws.call(f"delete_{what}", **which)
+        aws.call(f"delete_{what}", settles=True, **which)
     except FleetError as error:
         if not error.code.startswith(gone):
             raise
