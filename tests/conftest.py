@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from faults import Trial
-from s3_servers import Weed, started
+from s3_servers import Weed, started, strict_before
 
 if TYPE_CHECKING:
     from ec2cloud import Cloud
@@ -136,13 +136,14 @@ def weed(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Weed]":
 
 @pytest.fixture(scope="session")
 def moto() -> Iterator[str]:
-    """Return the URL of a moto server."""
+    """Return the URL of a moto server, behind one as strict as Amazon."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
+    strict = strict_before(server.get_host_and_port())
+    yield strict.url
+    strict.close()
     server.stop()
 
 

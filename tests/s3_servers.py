@@ -14,6 +14,8 @@ from typing import Any
 
 import boto3
 import pytest
+from aws.s3 import StrictS3
+from aws.sigv4 import Credential
 from botocore.config import Config
 
 ADMIN, READER = ("writer", "writer-secret"), ("reader", "reader-secret")
@@ -42,12 +44,23 @@ def weed_program() -> str | None:
     return shutil.which("weed", path=os.path.dirname(sys.executable)) or shutil.which("weed")
 
 
+def strict_before(address: tuple[str, int]) -> StrictS3:
+    """Return a server as strict as Amazon that passes on to the one at an address."""
+    known = {key: Credential(secret) for key, secret in (ADMIN, READER)}
+    return StrictS3(lambda: address, known, ADMIN[0])
+
+
 class Weed:
-    """One SeaweedFS on the loopback, on ports of its own, so that any number run side by side."""
+    """One SeaweedFS on the loopback, on ports of its own, so that any number run side by side.
+
+    Everybody reaches it by `url`, where `strict` refuses what Amazon would; `raw_url` is its own.
+    """
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.ports = dict(zip(_NAMES, free_ports(len(_NAMES)), strict=True))
-        self.url = f"http://127.0.0.1:{self.ports['s3']}"
+        self.raw_url = f"http://127.0.0.1:{self.ports['s3']}"
+        self.strict = strict_before(("127.0.0.1", self.ports["s3"]))
+        self.url = self.strict.url
         self.folder = folder
         self.environ = environ_of(self.url)
         self._process: subprocess.Popen[bytes] | None = None
@@ -92,6 +105,11 @@ class Weed:
             self._process.kill()
             self._process.wait()
 
+    def close(self) -> None:
+        """Kill it for good."""
+        self.kill()
+        self.strict.close()
+
     def client(self) -> Any:
         """Return a client of its administrator."""
         return client_of(self.url)
@@ -104,7 +122,7 @@ class Weed:
 
     def _read_some(self) -> None:
         """Read one object of each bucket: after a kill the volumes come back after the names."""
-        client = self.client()
+        client = client_of(self.raw_url)
         for bucket in client.list_buckets()["Buckets"]:
             found = client.list_objects_v2(Bucket=bucket["Name"], MaxKeys=1).get("Contents", ())
             for item in found:
@@ -166,4 +184,4 @@ def started(folder: pathlib.Path) -> Any:
     try:
         yield server.start()
     finally:
-        server.kill()
+        server.close()

@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -232,11 +232,11 @@ def test_a_part_that_is_refused_is_sent_again_alone_and_what_lasts_ends_the_othe
     asked = {**item, "compress": "", "parts": urls, "part_bytes": MIB}
 
     server.plan = {1: ["slow"]}
-    (sent,) = push.push(storage, "S", [asked], curl)
+    (sent,) = push.push(storage, "S", [asked], curl, nobody)
     parts = [BODY[at : at + MIB] for at in range(0, len(BODY), MIB)]
     stored = [server.stored[f"/k?secret=1&n={number}"] for number in range(5)]
     server.plan = {number: ["expired"] for number in range(5)}
-    (refused,) = push.push(storage, "S", [asked], curl)
+    (refused,) = push.push(storage, "S", [asked], curl, nobody)
 
     assert stored == parts
     assert (sent["event"], sent["stored"]) == ("pushed", len(BODY))
@@ -258,10 +258,14 @@ def test_a_damaged_output_is_refused_in_parts_too(
         {**item, "compress": "", "url": urls[0]},
         {**item, "compress": "gzip", "url": urls[0]},
     ]
-    outcomes = [event for one in asked for event in push.push(storage, "S", [one], curl)]
+    outcomes = [event for one in asked for event in push.push(storage, "S", [one], curl, nobody)]
 
     said = [(event["event"], event["why"]) for event in outcomes]
     assert said == [("failed", "is damaged; run: workflows fsck")] * 3
+
+
+def nobody(asked: Sequence[dict[str, Any]]) -> list[str]:
+    raise AssertionError(f"signs {asked}: there are URLs")
 
 
 def kept(storage: Storage, data: bytes, key: str = "k") -> dict[str, Any]:
@@ -304,9 +308,12 @@ def sent(store: S3Store, storage: Storage, data: bytes, curl: Curl, compress: st
     """Send an output in parts; return its part of a manifest."""
     item = kept(storage, data)
     upload = store.begin("S/k é")
-    urls = list(store.sign_parts("S/k é", upload, 3))
-    asked = {**item, "compress": compress, "parts": urls, "part_bytes": 5 * MIB}
-    (event,) = push.push(storage, "S", [asked], curl)
+    asked = {**item, "compress": compress, "part_bytes": 5 * MIB}
+
+    def sign(parts: Sequence[dict[str, Any]]) -> list[str]:
+        return [store.sign_part("S/k é", upload, one["part"], one["md5"]) for one in parts]
+
+    (event,) = push.push(storage, "S", [asked], curl, sign)
     assert event["event"] == "pushed", event
     store.finish("S/k é", upload, event["md5s"])
     more = {"stored": event["stored"], "etag": _etag(event["md5s"], in_parts=True)}

@@ -75,7 +75,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             code = self.server.code
             self.answer(STATUS[code], BODY.format(code=code).encode(), {})
             return
-        there = http.client.HTTPConnection("127.0.0.1", self.server.weed.ports["s3"])
+        there = http.client.HTTPConnection("127.0.0.1", self.server.weed.strict.port)
         with contextlib.closing(there):
             there.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():

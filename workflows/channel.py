@@ -113,6 +113,10 @@ class Channel:
         except OSError as error:
             raise NodeLost(self.node.name, str(error)) from error
 
+    def tell_signed(self, event: Event, urls: list[str]) -> None:
+        """Give the node the URLs that it has asked for with an event."""
+        self._wire.send({"op": "signed", "n": event["n"], "urls": urls})
+
     def read(self, step: str, identity: str, key: str) -> Iterator[bytes]:
         """Yield the bytes of one output; the last event's checksum is the caller's to compare."""
         message = {"op": "read", "step": step, "id": identity, "key": key}
@@ -202,8 +206,7 @@ class Channel:
             if event["event"] == "stale":
                 from workflows import s3  # which only runs need, and they have it
 
-                url = s3.transit(str(event["url"]))
-                self._wire.send({"op": "signed", "n": event["n"], "url": url})
+                self.tell_signed(event, [s3.transit(str(event["url"]))])
                 continue
             if event["event"] == "error":
                 raise WorkflowsError(f"{self.node.name}: {event['why']}")

@@ -13,6 +13,7 @@ from workflows.node import role
 
 # What must be quoted, and what must not.
 EXAMPLE = "example/ é+%~'*&=?#:@,;(1)"
+EXAMPLE_MD5 = "1B2M2Y8AsgTpgAmY7PhCfg=="  # of no bytes
 
 
 class Credentials(Protocol):
@@ -33,17 +34,23 @@ class Signer:
         self._region = said["X-Amz-Credential"].split("/")[-3]
         self._holds_s = int(said["X-Amz-Expires"])
 
-    def __call__(self, key: str, now: float | None = None) -> str:
-        """Return the URL of an object: a secret."""
+    def __call__(self, key: str, md5: str = "", now: float | None = None) -> str:
+        """Return the URL of an object, for a body of this MD5 (in base64) if one is given.
+
+        It is a secret.
+        """
         frozen = self._credentials.get_frozen_credentials()
         given = role.Credentials(frozen.access_key, frozen.secret_key, frozen.token or "", 0)
         now = time.time() if now is None else now
         url = self._base + _quoted(key)
-        return role.presigned(self._method, url, self._region, given, now, self._holds_s)
+        return role.presigned(self._method, url, self._region, given, now, self._holds_s, md5)
 
 
 def signer_like(example: str, method: str, credentials: Credentials | None) -> Signer | None:
-    """Return what signs as the example of boto3 was signed, or None if nothing here does."""
+    """Return what signs as the example of boto3 was signed, or None if nothing here does.
+
+    An example for PUT is one with the Content-MD5 EXAMPLE_MD5.
+    """
     if credentials is None:
         return None
     try:
@@ -52,7 +59,8 @@ def signer_like(example: str, method: str, credentials: Credentials | None) -> S
         at = calendar.timegm(time.strptime(said["X-Amz-Date"], "%Y%m%dT%H%M%SZ"))
     except (KeyError, IndexError, ValueError):
         return None  # a signature of another kind
-    return signer if _parts(signer(EXAMPLE, at)) == _parts(example) else None
+    md5 = EXAMPLE_MD5 if method == "PUT" else ""
+    return signer if _parts(signer(EXAMPLE, md5, at)) == _parts(example) else None
 
 
 def _parts(url: str) -> tuple[str, list[tuple[str, str]]]:

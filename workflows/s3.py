@@ -92,6 +92,8 @@ class _Client:
         asked = (method, bucket, holds_s)
         if asked not in self._signers:
             params = {"Bucket": bucket, "Key": presign.EXAMPLE}
+            if method == "put_object":
+                params["ContentMD5"] = presign.EXAMPLE_MD5
             url = self.get().generate_presigned_url(method, Params=params, ExpiresIn=holds_s)
             verb = {"get_object": "GET", "put_object": "PUT"}[method]
             self._signers[asked] = presign.signer_like(url, verb, self._credentials)
@@ -139,6 +141,8 @@ def explained(
         code = str(about.get("Code", ""))
         headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
         region = str(about.get("Region") or headers.get("x-amz-bucket-region", ""))
+        if region == client(place.bucket).meta.region_name:
+            region = ""  # it was asked where the bucket is: that is not the fault
         why = f"{code} {about.get('Message', '')}".strip()
         raise kind(explanation(operation, place, code, why, region)) from error
     except BotoCoreError as error:
@@ -146,15 +150,24 @@ def explained(
 
 
 def sign(
-    method: str, place: Place, kind: type[WorkflowsError] = CheckpointError, **more: Any
+    method: str,
+    place: Place,
+    kind: type[WorkflowsError] = CheckpointError,
+    md5: str = "",
+    **more: Any,
 ) -> str:
-    """Return a URL with which whoever has it may do one thing with one object: a secret."""
+    """Return a URL with which whoever has it may do one thing with one object: a secret.
+
+    An upload is signed for the MD5 of its body, in base64: it is refused with another Content-MD5,
+    and with one if none is signed.
+    """
     with explained("GetObject" if method == "get_object" else "PutObject", place, kind):
         params = {"Bucket": place.bucket, "Key": place.key, **more}
+        params |= {"ContentMD5": md5} if md5 else {}
         holds_s = settings().s3_signature_s
         signer = None if more else _connected(place.bucket).signer(method, place.bucket, holds_s)
         if signer is not None:
-            return signer(place.key)
+            return signer(place.key, md5)
         return client(place.bucket).generate_presigned_url(method, Params=params, ExpiresIn=holds_s)
 
 

@@ -2,9 +2,10 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from workflows.errors import CheckpointError
+from workflows.node.curl import in_base64
 from workflows.remedies import explanation
 from workflows.s3 import (
     TRIES,
@@ -129,17 +130,14 @@ class S3Store:
         """Return a URL with which a node may read an object."""
         return for_node(sign("get_object", self._place(name)))
 
-    def sign_put(self, name: str) -> str:
-        """Return a URL with which a node may write an object."""
-        return for_node(sign("put_object", self._place(name)))
+    def sign_put(self, name: str, md5: str = "") -> str:
+        """Return a URL with which a node may write an object, whose MD5, in hex, is this."""
+        return for_node(sign("put_object", self._place(name), md5=in_base64(md5)))
 
-    def sign_parts(self, name: str, upload_id: str, count: int) -> "Sequence[str]":
-        """Return a URL for each part of an upload that `begin` began."""
-        place = self._place(name)
-        return [
-            for_node(sign("upload_part", place, UploadId=upload_id, PartNumber=number))
-            for number in range(1, count + 1)
-        ]
+    def sign_part(self, name: str, upload_id: str, number: int, md5: str = "") -> str:
+        """Return the same for a part, from 1 on, of an upload that `begin` began."""
+        more: dict[str, Any] = {"UploadId": upload_id, "PartNumber": number}
+        return for_node(sign("upload_part", self._place(name), md5=in_base64(md5), **more))
 
     def begin(self, name: str) -> str:
         """Begin an upload in parts; nothing is seen of it before `finish`."""

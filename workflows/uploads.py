@@ -1,5 +1,6 @@
 """Outputs on their way from the nodes to S3, and back: URLs are signed here, and never kept."""
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 Event = dict[str, Any]
 _MB = 1 << 20  # S3 takes no part below 5 MiB but the last
 _PART_BYTES, _MOST_PARTS = 64 * _MB, 9_000  # S3 takes 10,000: what is packed may grow a little
+_MD5 = re.compile("[0-9a-f]{32}")
 _SUFFIX = {"zstd": ".zst", "gzip": ".gz"}
 # What a node is answered when a URL, or the credentials behind it, came of age on the way.
 STALE = ("ExpiredToken", "RequestExpired", "TokenRefreshRequired", "AccessDenied")
@@ -63,9 +65,7 @@ def _round(  # noqa: PLR0913 - what one round of sending needs
         by_slot.setdefault(slots[part["id"]], []).append(part)
 
     def push(slot: int) -> list[Event]:
-        items = [_item(store, part, uploads) for part in by_slot[slot]]
-        message = {"op": "push", "step": step.name, "items": items}
-        return [event for event in step.nodes.channel(slot).ask(message, "ran") if "id" in event]
+        return _pushed(step, store, slot, by_slot[slot], uploads)
 
     outcomes = step.nodes.each(by_slot, push)
     events = {event["id"]: event for answers in outcomes.values() for event in answers}
@@ -85,18 +85,66 @@ def _round(  # noqa: PLR0913 - what one round of sending needs
     return stale
 
 
+def _pushed(
+    step: "Step",
+    store: S3Store,
+    slot: int,
+    parts: list[dict[str, Any]],
+    uploads: dict[str, str],
+) -> list[Event]:
+    """Let one node send its keys, and sign what it asks for; return what became of each."""
+    items = [_item(store, part, uploads) for part in parts]
+    names = {part["id"]: part["object"] for part in parts}
+    channel = step.nodes.channel(slot)
+    outcomes = []
+    for event in channel.ask({"op": "push", "step": step.name, "items": items}, "ran"):
+        if event["event"] == "digested":
+            channel.tell_signed(event, _signed(store, event["uploads"], names, uploads))
+        elif "id" in event:
+            outcomes.append(event)
+    return outcomes
+
+
+def _signed(
+    store: S3Store, asked: list[Event], names: dict[str, str], uploads: dict[str, str]
+) -> list[str]:
+    """Return the URLs that a node asks for: of its own objects alone, each good for one MD5.
+
+    Raises:
+        CheckpointError: S3 cannot be asked, or it asks for another object.
+    """
+    urls = []
+    for one in asked:
+        name = names.get(one["id"], "")
+        if not name or not _MD5.fullmatch(one["md5"]):
+            raise CheckpointError(f"a node asks to write what it was not told to: {one}")
+        if "part" in one:
+            urls.append(store.sign_part(name, uploads[name], one["part"], one["md5"]))
+        else:
+            urls.append(store.sign_put(name, one["md5"]))
+    return urls
+
+
 def _item(store: S3Store, part: dict[str, Any], uploads: dict[str, str]) -> Event:
-    """Return what a node is told to send one key: a URL for all of it, or one for each part."""
+    """Return what a node is told to send one key, whole or in parts.
+
+    With credentials of its own it is given URLs, which it signs; otherwise it asks for signed ones.
+    """
     item = {name: part[name] for name in ("key", "id", "bytes", "crc", "compress")}
+    has_role = settings().s3_nodes == "role"
     most = settings().s3_multipart_mb * _MB
     if part["bytes"] <= most:
-        return {**item, "url": store.sign_put(part["object"])}
+        return {**item, **({"url": store.sign_put(part["object"])} if has_role else {})}
     part_bytes = max(min(most, _PART_BYTES), -(-part["bytes"] // _MOST_PARTS))
     if part["object"] not in uploads:
         uploads[part["object"]] = store.begin(part["object"])
-    count = part["bytes"] // part_bytes + 2  # what cannot be compressed gets a little larger
-    urls = store.sign_parts(part["object"], uploads[part["object"]], count)
-    return {**item, "parts": list(urls), "part_bytes": part_bytes}
+    item["part_bytes"] = part_bytes
+    if has_role:
+        count = part["bytes"] // part_bytes + 2  # what cannot be compressed gets a little larger
+        upload_id = uploads[part["object"]]
+        numbers = range(1, count + 1)
+        item["parts"] = [store.sign_part(part["object"], upload_id, n) for n in numbers]
+    return item
 
 
 def _etag(md5s: list[str], in_parts: bool) -> str:

@@ -315,6 +315,33 @@ def _iso(at: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
 
 
+def signed(
+    request: Request, key_id: str, given: Credential, signed_as: Signed, payload: str
+) -> Request:
+    """Return a request with a signature of another key in its headers, for the same scope."""
+    parameters = [one for one in request.parameters() if not one[0].startswith("X-Amz-")]
+    query = "&".join(
+        f"{urllib.parse.quote(k, _PLAIN)}={urllib.parse.quote(v, _PLAIN)}" for k, v in parameters
+    )
+    old = {"authorization", "x-amz-date", "x-amz-security-token", "x-amz-content-sha256", "date"}
+    headers = [one for one in request.headers if one[0].lower() not in old]
+    now = time.time()
+    date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+    headers += [("X-Amz-Date", date), ("X-Amz-Content-SHA256", payload)]
+    made = dataclasses.replace(request, query=query, headers=headers)
+    names = tuple(sorted(_must_be_signed(made)))
+    mine = dataclasses.replace(
+        signed_as, key_id=key_id, day=date[:8], date=date, headers=names, token="", expires_s=None
+    )
+    canonical = canonical_request(made, names, payload)
+    digest = hashlib.sha256(canonical.encode()).hexdigest()
+    text = f"{_ALGORITHM}\n{date}\n{mine.scope}\n{digest}"
+    signature = hmac.new(signing_key(given.secret, mine), text.encode(), hashlib.sha256).hexdigest()
+    said = f"Credential={key_id}/{mine.scope}, SignedHeaders={';'.join(names)}"
+    headers.append(("Authorization", f"{_ALGORITHM} {said}, Signature={signature}"))
+    return dataclasses.replace(made, headers=headers)
+
+
 # -- bodies that are signed in chunks --------------------------------------------------------------
 
 

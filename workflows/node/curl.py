@@ -37,6 +37,7 @@ _ASK_FIRST = 1 << 20
 class Transfer(NamedTuple):
     """One file on its way. An upload has the MD5 its bytes must arrive with, in hex.
 
+    Its URL must be signed for that MD5 (as Content-MD5): S3 refuses what is sent and not signed.
     A download may have the ETag that the object must still have.
     """
 
@@ -147,7 +148,13 @@ class Curl:
 
 def signed(one: Transfer) -> Transfer:
     """Return a transfer with its URL as it can be used, which this node may have to sign itself."""
-    return one._replace(url=role.signed(one.url, "PUT" if one.md5 else "GET"))
+    method, md5 = ("PUT", in_base64(one.md5)) if one.md5 else ("GET", "")
+    return one._replace(url=role.signed(one.url, method, md5))
+
+
+def in_base64(md5: str) -> str:
+    """Return an MD5 in hex as the header Content-MD5 has it."""
+    return base64.b64encode(bytes.fromhex(md5)).decode("ascii")
 
 
 @functools.lru_cache(maxsize=4)
@@ -195,9 +202,8 @@ def _config(number: int, one: Transfer, have: int, *, is_old: bool) -> bytes:
     said = f"{stream}\\nended {number} %{{http_code}} %{{exitcode}} %{{errormsg}}\\n"
     lines.append(f'write-out = "{said}"')
     if one.md5:
-        digest = base64.b64encode(bytes.fromhex(one.md5)).decode("ascii")
         lines += [f"upload-file = {quoted(one.path)}", f"output = {quoted(answer)}"]
-        lines.append(f'header = "Content-MD5: {digest}"')
+        lines.append(f'header = "Content-MD5: {in_base64(one.md5)}"')
         if one.size < _ASK_FIRST:
             lines.append('header = "Expect:"')  # a small file is there before a "100 Continue" is
     else:
@@ -277,7 +283,7 @@ def _outcome(one: Transfer, said: Optional[_Said]) -> "tuple[Optional[Trouble], 
         if size > one.size:
             _taken_out(one.path, 0)
         return Trouble(f"came with {size} of {one.size} bytes", int(said.status), ""), True
-    code = _tag("Code", said.body)
+    code = _code(said.body)
     if said.status.startswith("2") or said.status == "000":
         why = said.message or f"curl exited {said.exit}"
         return Trouble(why, 0, code), said.exit not in LASTING_EXITS
@@ -286,6 +292,12 @@ def _outcome(one: Transfer, said: Optional[_Said]) -> "tuple[Optional[Trouble], 
         _taken_out(one.path, 0)
         return Trouble(why, 416, code), True
     return Trouble(why, int(said.status), code), said.status in PASSING or code in _PASSING_CODES
+
+
+def _code(body: str) -> str:
+    """Return S3's own code; where it denies access for an unsigned header, that says more."""
+    is_unsigned = _tag("HeadersNotSigned", body)
+    return "HeadersNotSigned" if is_unsigned else _tag("Code", body)
 
 
 def _tag(name: str, body: str) -> str:

@@ -4,13 +4,14 @@ A part is copied out of the file, since curl sends whole files; the copies are f
 """
 
 import concurrent.futures
+import functools
 import hashlib
 import os
 import queue
 import threading
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 from workflows.node.curl import Curl, Transfer, Trouble
 from workflows.node.files import combined
@@ -28,7 +29,7 @@ class Part(NamedTuple):
 
 
 class Sender:
-    """Sends the parts of one file, each to a URL of its own."""
+    """Sends the parts of one file, each to a URL of its own, which is asked for with its MD5."""
 
     def __init__(self, path: str, part_bytes: int, curl: Curl, scratch: str) -> None:
         self._path, self._part_bytes, self._curl = path, part_bytes, curl
@@ -39,30 +40,37 @@ class Sender:
             os.makedirs(desk, exist_ok=True)
             self._desks.put(desk)
 
-    def __call__(self, urls: Sequence[str]) -> "tuple[Optional[Trouble], list[Part]]":
+    def __call__(
+        self, url_of: Callable[[int, Part], str]
+    ) -> "tuple[Optional[Trouble], list[Part]]":
         """Send as many parts as there are; return what went wrong, if anything, and the parts.
 
         Raises:
             OSError: the file cannot be read, or there is no room for a copy.
+            Exception: `url_of`, which is given a part and its number from 0 on, raised it.
         """
         count = max(1, -(-os.path.getsize(self._path) // self._part_bytes))
         with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-            ended = list(pool.map(self._send, range(count), urls))
+            send = functools.partial(self._send, url_of)
+            ended = list(pool.map(send, range(count)))
         troubles = [trouble for trouble, _ in ended if trouble is not None]
         return (troubles[0] if troubles else None), [part for _, part in ended]
 
-    def _send(self, number: int, url: str) -> "tuple[Optional[Trouble], Part]":
+    def _send(
+        self, url_of: Callable[[int, Part], str], number: int
+    ) -> "tuple[Optional[Trouble], Part]":
         desk = self._desks.get()
         try:
             if self._refused.is_set():
                 return None, Part(0, "", 0)
             copy = os.path.join(desk, "part")
             part = _copied(self._path, number * self._part_bytes, self._part_bytes, copy)
-            (trouble,) = self._curl.run([Transfer(url, copy, part.size, part.md5)], desk)
+            transfer = Transfer(url_of(number, part), copy, part.size, part.md5)
+            (trouble,) = self._curl.run([transfer], desk)
             if trouble is not None:
                 self._refused.set()  # the others would be for nothing
             return trouble, part
-        except OSError:
+        except BaseException:
             self._refused.set()
             raise
         finally:

@@ -35,8 +35,10 @@ _lock = threading.Lock()
 _held: "list[Credentials]" = []
 
 
-def signed(url: str, method: str) -> str:
+def signed(url: str, method: str, md5: str = "") -> str:
     """Return what a ``role:`` URL stands for, signed just now; any other as it is.
+
+    An upload names the MD5 of its body, in base64: it is signed as Content-MD5.
 
     Raises:
         NoRole: this node has no credentials.
@@ -44,7 +46,7 @@ def signed(url: str, method: str) -> str:
     if not url.startswith(PREFIX):
         return url
     _, region, plain = url.split(":", 2)
-    return presigned(method, plain, region, credentials(), time.time())
+    return presigned(method, plain, region, credentials(), time.time(), md5=md5)
 
 
 def credentials() -> Credentials:
@@ -99,11 +101,18 @@ def _get(url: str, method: str, headers: "dict[str, str]") -> str:
 
 
 def presigned(  # noqa: PLR0913 - what a signature is made of
-    method: str, url: str, region: str, given: Credentials, now: float, holds_s: int = _SIGNED_S
+    method: str,
+    url: str,
+    region: str,
+    given: Credentials,
+    now: float,
+    holds_s: int = _SIGNED_S,
+    md5: str = "",
 ) -> str:
     """Return an S3 URL with a signature (version 4) in its query, good for `holds_s` seconds.
 
-    The URL's path is quoted as S3 wants it; its query may name an upload and a part.
+    The URL's path is quoted as S3 wants it; its query may name an upload and a part. With `md5`
+    (in base64) it is good for a request with this Content-MD5 alone.
     """
     import hashlib
     import hmac
@@ -111,6 +120,8 @@ def presigned(  # noqa: PLR0913 - what a signature is made of
 
     parts = urllib.parse.urlsplit(url)
     when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+    headers = {**({"content-md5": md5} if md5 else {}), "host": parts.netloc}
+    names = ";".join(headers)
     scope = f"{when[:8]}/{region}/s3/aws4_request"
     query = [
         *urllib.parse.parse_qsl(parts.query, keep_blank_values=True),
@@ -118,13 +129,14 @@ def presigned(  # noqa: PLR0913 - what a signature is made of
         ("X-Amz-Credential", f"{given.key}/{scope}"),
         ("X-Amz-Date", when),
         ("X-Amz-Expires", str(holds_s)),
-        ("X-Amz-SignedHeaders", "host"),
+        ("X-Amz-SignedHeaders", names),
         *([("X-Amz-Security-Token", given.token)] if given.token else []),
     ]
     text = "&".join(
         sorted(f"{urllib.parse.quote(k, _PLAIN)}={urllib.parse.quote(v, _PLAIN)}" for k, v in query)
     )
-    canonical = f"{method}\n{parts.path}\n{text}\nhost:{parts.netloc}\n\nhost\nUNSIGNED-PAYLOAD"
+    lines = "".join(f"{name}:{value}\n" for name, value in headers.items())
+    canonical = f"{method}\n{parts.path}\n{text}\n{lines}\n{names}\nUNSIGNED-PAYLOAD"
     digest = hashlib.sha256(canonical.encode()).hexdigest()
     key = b"AWS4" + given.secret.encode()
     for part in [*scope.split("/"), f"AWS4-HMAC-SHA256\n{when}\n{scope}\n{digest}"]:

@@ -193,7 +193,7 @@ class Session(LookingOperations, VerbOperations):
         self._each(work.step, message["keys"], run, "done")
 
     def op_signed(self, message: Message) -> None:
-        """Take a URL that was signed anew."""
+        """Take URLs that the driver has signed."""
         self.signatures.take(message)
 
     def op_bring(self, message: Message) -> None:
@@ -257,10 +257,14 @@ class Session(LookingOperations, VerbOperations):
         self.wire.send({"event": "unserved"})
 
     def op_push(self, message: Message) -> None:
-        """Send outputs of a step to S3, each with URLs that were signed for it alone."""
+        """Send outputs of a step to S3, with URLs that the driver signs once their MD5s are known.
+
+        With credentials of its own this node signs them itself: then the items have URLs.
+        """
         from workflows.node import push
 
-        self._transfer(message["step"], message["items"], push.push)
+        sign = self.signatures.for_uploads
+        self._transfer(message["step"], message["items"], functools.partial(push.push, sign=sign))
 
     def op_require(self, message: Message) -> None:
         """Say which Python packages the commands of this node cannot import, and what it lacks."""

@@ -1,13 +1,14 @@
-"""URLs that were signed for a while: noticed when their time is nearly over, and signed anew.
+"""URLs that the driver alone can sign, asked for when they are needed.
 
-A shard may last longer than a signature. The driver alone can sign, so it is asked for a fresh one
-when the key's turn has come.
+A shard may last longer than a signature: a source's URL is signed again when the key's turn has
+come. An upload is signed for the MD5 of its bytes, which this node computes first.
 """
 
 import itertools
 import queue
 import re
 import time
+from collections.abc import Sequence
 from typing import Any, Callable
 
 from workflows.node import role
@@ -17,7 +18,7 @@ _SIGNED_AT = re.compile(r"[?&]X-Amz-Date=(\d{8}T\d{6})Z")
 _EXPIRES = re.compile(r"[?&]X-Amz-Expires=(\d+)")
 _SESSION = re.compile(r"[?&]X-Amz-Security-Token=")
 _SESSION_S = 600  # credentials of a session may end long before what they signed says
-_PATIENCE_S = 120
+_PATIENCE_S, _UPLOAD_PATIENCE_S = 120, 600
 Message = dict[str, Any]
 
 
@@ -40,13 +41,17 @@ def is_stale(url: str, now: float) -> bool:
     return age > (min(lasts, _SESSION_S) if _SESSION.search(url) else lasts) * 3 / 4
 
 
+class Unsigned(Exception):
+    """The driver did not sign what it was asked to."""
+
+
 class Signatures:
-    """Asks the driver of one session for fresh signatures."""
+    """Asks the driver of one session for signatures."""
 
     def __init__(self, send: Callable[[Message], None]) -> None:
         self._send = send
         self._numbers = itertools.count()
-        self._waiting: dict[int, queue.SimpleQueue[str]] = {}
+        self._waiting: dict[int, queue.SimpleQueue[list[str]]] = {}
 
     def refreshed(self, step: str, item: Message) -> Message:
         """Return a key as it was asked for, its source's URL signed anew if that must be.
@@ -65,24 +70,40 @@ class Signatures:
         place = source["was"][0]
         if not place.startswith("s3://"):
             return item  # signed by somebody else
+        urls = self._asked({"event": "stale", "url": place}, _PATIENCE_S)
+        return {**item, "source": {**source, "url": (urls or [source["url"]])[0]}}
+
+    def for_uploads(self, uploads: Sequence[Message]) -> "list[str]":
+        """Return a URL for each upload: `id`, `md5` in hex, and `part` if it is one of many.
+
+        Raises:
+            Unsigned: the driver is gone, or does not answer.
+        """
+        urls = self._asked({"event": "digested", "uploads": uploads}, _UPLOAD_PATIENCE_S)
+        if len(urls) != len(uploads):
+            raise Unsigned("the driver did not sign its URL; run the same again")
+        return urls
+
+    def _asked(self, message: Message, patience_s: float) -> "list[str]":
+        """Ask the driver; return its answer, empty if there is none."""
         number, answer = next(self._numbers), queue.SimpleQueue()  # type: ignore[var-annotated]
         self._waiting[number] = answer
         try:
-            self._send({"event": "stale", "n": number, "url": place})
-            url = answer.get(timeout=_PATIENCE_S)
+            self._send({**message, "n": number})
+            urls: list[str] = answer.get(timeout=patience_s)
+            return urls
         except queue.Empty:
-            return item
+            return []
         finally:
             del self._waiting[number]
-        return {**item, "source": {**source, "url": url or source["url"]}}
 
     def take(self, message: Message) -> None:
         """Hand on an answer of the driver."""
         waiting = self._waiting.get(message["n"])
         if waiting is not None:
-            waiting.put(message["url"])
+            waiting.put(message["urls"])
 
     def close(self) -> None:
         """Let nobody wait any longer: the driver is gone."""
         for waiting in list(self._waiting.values()):
-            waiting.put("")
+            waiting.put([])
