@@ -10,6 +10,7 @@ import os
 import pathlib
 import pty
 import secrets
+import select
 import shutil
 import signal
 import subprocess
@@ -132,6 +133,8 @@ class Night:
         self.err = self.root / "night.err"
         self.point, self.before = SOME[0], 0
         self.pid, self.terminal = 0, -1
+        self.process: subprocess.Popen[bytes] | None = None
+        self.wake, self.closed = os.pipe(), threading.Event()
         self.cut = threading.Event()
         self.over = threading.Event()
         self.watch = contextlib.ExitStack()
@@ -149,7 +152,7 @@ class Night:
             threading.Thread(target=self._read_terminal, daemon=True).start()
             return
         with self.err.open("wb") as err:
-            self.pid = subprocess.Popen(
+            self.process = subprocess.Popen(
                 self.words,
                 cwd=self.root,
                 env=self.environ,
@@ -157,13 +160,17 @@ class Night:
                 stdout=err,
                 stderr=err,
                 start_new_session=True,
-            ).pid
+            )
+        self.pid = self.process.pid
 
     def _read_terminal(self) -> None:
+        """Show what is on the terminal, and close it when told to: a read would keep it open."""
         with contextlib.suppress(OSError), self.err.open("ab") as err:
-            while data := os.read(self.terminal, 1 << 16):
-                err.write(data)
+            while self.wake[0] not in select.select([self.terminal, self.wake[0]], [], [])[0]:
+                err.write(os.read(self.terminal, 1 << 16))
                 err.flush()
+        os.close(self.terminal)
+        self.closed.set()
 
     def said(self) -> str:
         return self.err.read_text(errors="replace")
@@ -176,15 +183,21 @@ class Night:
         """Wait for the end of the script and of all that it has started; return its exit code."""
         deadline = time.monotonic() + ENDED_S
         while True:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
+            code = self._code()
+            if code is not None:
                 break
             assert time.monotonic() < deadline, self.said()
             time.sleep(0.02)
         self.over.set()
         # A process that survives the script needs some seconds to see that.
         wait_for(lambda: not self.processes(), 60)
-        return os.waitstatus_to_exitcode(status)
+        return code
+
+    def _code(self) -> int | None:
+        if self.process is not None:
+            return self.process.poll()
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if pid else None
 
     def processes(self) -> list[int]:
         """Return the processes that descend from the script, or did."""
@@ -199,9 +212,13 @@ class Night:
         """Leave nothing running."""
         self.over.set()
         self.watch.close()
+        for end in self.wake:
+            os.close(end)
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        if self.process is not None:
+            self.process.wait()
 
     # -- the cut -----------------------------------------------------------------------------------
 
@@ -246,7 +263,8 @@ class Night:
 
     def _cut(self, how: str) -> None:
         if how == "terminal":
-            os.close(self.terminal)
+            os.write(self.wake[1], b"x")
+            self.closed.wait(10)
         elif how == "hup":
             os.killpg(self.pid, signal.SIGHUP)
         elif how == "kill":
