@@ -16,7 +16,7 @@ JOBS ?= 4
 # The oldest supported Python resolves the pins: what it can install, the newer ones can too.
 OLDEST ?= python3.10
 
-.PHONY: help dev test check static format bench sizes requirements clean
+.PHONY: help dev test soak check static format bench sizes requirements clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ dev:
 
 test: dev  ## run the tests (ARGS='-k lock' picks some, ARGS='-m fresh' the fresh clone)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+soak: dev  ## cut runs on EC2 fleets off at some thirty points; nothing may be left (minutes)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m soak $(ARGS)
 
 check: static test  ## everything a change has to pass: format, lint, types, layers, tests, docs
 

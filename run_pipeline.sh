@@ -483,11 +483,13 @@ replace_by_output() {
 
 close_log() { note "exit $1 after $SECONDS s" 2>/dev/null; }
 
-# Whatever happened: what the fleet has cost, then its end. Nodes that stay end themselves, but later.
+# Whatever happened: the fleet's end, then what it has cost. Nodes that stay end themselves, but later.
 end_fleet() {
-  local words=(down "$fleet" --yes)
+  local words=(down "$fleet" --yes) code=0
   [[ -z $keep_fleet ]] || words=(cost "$fleet")
-  .venv/bin/workflows fleet "${words[@]}" </dev/null >&2 && return
+  .venv/bin/workflows fleet "${words[@]}" </dev/null >&2 || code=$?
+  note "workflows fleet ${words[*]}: exit $code"
+  ((code)) || return 0
   say "the fleet $fleet may still be up; type: workflows fleet down $fleet"
   return 1
 }
@@ -500,17 +502,31 @@ send_word() {
     say "--notify exited $?: $notify"
 }
 
+# Why the run was ended, if it was.
+say_verdict() {
+  [[ -n $verdict ]] || return 0
+  [[ ! -t 2 ]] || printf '\r\033[K' >&2  # the progress, which luigi had no time to clear
+  if ((verdict == 124)); then
+    say "stopped: $task ran longer than $timeout s (--timeout)"
+  else
+    say "interrupted: what is done is kept, run the same again to go on"
+  fi
+}
+
 finish() {
-  local code=$?
+  local code=$? ending=
   trap '' INT TERM HUP USR1 PIPE
   [[ -z $child ]] || end_group "$child" 2>/dev/null
+  if [[ -n $fleet && -n $log ]]; then  # before a word is printed: a terminal may take none
+    end_fleet 6>&- 7>&- 8>&- 9>&- &
+    ending=$!
+  fi
+  [[ -z $log ]] || say_verdict
   if [[ -n $output ]]; then
     print_output "$code" || ((code)) || code=$NO_OUTPUT
     rm -f -- "$output"
   fi
-  if [[ -n $fleet && -n $log ]]; then
-    end_fleet 6>&- 7>&- 8>&- 9>&- || ((code)) || code=1
-  fi
+  [[ -z $ending ]] || wait "$ending" || ((code)) || code=1
   {
     [[ -z ${guard_pid:-} ]] || { echo 'done' >&7; wait "$guard_pid"; }
     [[ -z $log ]] || close_log "$code"
@@ -541,6 +557,7 @@ main() {
   trap 'on_signal 143' TERM
   trap 'on_signal 129' HUP
   trap 'on_signal 124' USR1
+  trap : PIPE  # or a reader of stderr that left would end this shell before the fleet
   ensure_environment "${setup_only:-.venv}"
   [[ -z $setup_only ]] || exit 0
 
@@ -550,14 +567,6 @@ main() {
   start run_luigi
   exec 6>&-
   wait_for_child
-  if [[ -n $verdict ]]; then
-    [[ ! -t 2 ]] || printf '\r\033[K' >&2  # the progress, which luigi had no time to clear
-    if ((verdict == 124)); then
-      say "stopped: $task ran longer than $timeout s (--timeout)"
-    else
-      say "interrupted: what is done is kept, run the same again to go on"
-    fi
-  fi
   exit "$status"
 }
 

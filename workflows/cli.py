@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from workflows import messages
 from workflows.errors import FleetError, NodeLost, UsageError, WorkflowsError
 from workflows.stdio import OutputLost, discard, guard
 from workflows.transports import hubprocess
@@ -49,29 +50,34 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; return the exit code."""
+    """Run one verb; return the exit code, which is not 0 if anything it printed was lost."""
     guard()
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     if arguments and arguments[0] in ON_NODES:
         hubprocess.begin(arguments)
     try:
-        return _run(arguments)
+        return messages.finish(_run(arguments))
     except KeyboardInterrupt:
         return 130
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        return _verb(arguments)
     except WorkflowsError as error:
-        print(f"workflows: {error}", file=sys.stderr)
+        messages.say(f"workflows: {error}")
         return _exit_code(error)
     except OSError as error:
         if not isinstance(error, OutputLost) and error.errno not in _FULL:
             raise
         discard()
         why = error if isinstance(error, OutputLost) else error.strerror
-        print(f"workflows: not all could be written: {why}", file=sys.stderr)
+        messages.say(f"workflows: not all could be written: {why}")
         return 1
 
 
-def _run(arguments: list[str]) -> int:
+def _verb(arguments: list[str]) -> int:
     try:
         parsed = _parser(arguments[0] if arguments else "").parse_args(arguments)
     except SystemExit:

@@ -18,15 +18,25 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from workflows.ec2 import accounts, caller, ground, prices, provision, sessions, teardown
+from workflows.ec2 import (
+    accounts,
+    caller,
+    ground,
+    loginkey,
+    prices,
+    provision,
+    sessions,
+    teardown,
+)
 from workflows.ec2.api import EXPIRES, READY, Aws, Instance, label_of, set_tags
 from workflows.ec2.bootstrap import Recipe, recipe
 from workflows.ec2.config import Spec, find_spec, has_spec
 from workflows.ec2.launch import pinned_image
 from workflows.ec2.raising import bring_up, dismiss_leaving, is_ready, present
-from workflows.errors import NodeLost, UsageError
+from workflows.errors import FleetError, NodeLost, UsageError
 from workflows.fleet import Fleet
 from workflows.hosts import Host
+from workflows.messages import unfailing
 
 logger = logging.getLogger(__name__)
 # A node that EC2 takes back is replaced within minutes; whoever needs its slot waits so long.
@@ -93,7 +103,7 @@ class Ec2Fleet:
     def __init__(
         self, spec: Spec, aws: Aws | None = None, say: Callable[[str], None] = logger.info
     ) -> None:
-        self.spec, self.say = spec, say
+        self.spec, self.say = spec, unfailing(say)
         self.aws = aws or Aws(spec.region)
         self.is_described = True
 
@@ -231,9 +241,23 @@ class Ec2Fleet:
             if isinstance(error, Exception):
                 self.say(f"{error}; workflows fleet replace {self.spec.name} puts a new one there")
 
-    def down(self) -> None:
-        """Remove everything that is tagged with the fleet's name; wait until it is gone."""
-        teardown.tear_down(self.aws, self.spec.name, say=self.say)
+    def down(self) -> list[Instance]:
+        """Remove everything that is tagged with the fleet's name; wait until it is gone.
+
+        The login key's files go too if `up` made them. Return the instances that were terminated.
+
+        Raises:
+            FleetError: something could not be removed; whatever can be is.
+        """
+        found = teardown.tear_down(self.aws, self.spec.name, say=self.say)
+        try:
+            loginkey.remove(self.spec)
+        except OSError as error:
+            raise FleetError(
+                f"the login key {self.spec.identity} cannot be removed: {error.strerror}; all else"
+                f" of {self.spec.name} is gone"
+            ) from error
+        return found
 
     def replace(self, slots: Sequence[int] = ()) -> list[Instance]:
         """Terminate the nodes of some slots, or those that do not answer, and fill them again."""
@@ -244,8 +268,8 @@ class Ec2Fleet:
             results = sessions.each(ready, lambda one: sessions.touch(self.spec, one))
             chosen = [one for one in ready if isinstance(results[one.slot], Exception)]
         if chosen:
-            self.say(f"replacing {_ids(chosen)}")
             teardown.terminate(self.aws, [one.id for one in chosen])
+            self.say(f"replacing {_ids(chosen)}")
         # As many as there were: a fleet may have been made larger than its file says.
         host = self.spec.results_host or any(one.is_results for one in live)
         self.spec = dataclasses.replace(self.spec.resized(self.size(live)), results_host=host)

@@ -6,6 +6,8 @@ import os
 import sys
 from typing import Any
 
+missing: set[int] = set()  # the standard descriptors that this process was started without
+
 
 class OutputLost(OSError):
     """Something printed on stdout did not reach its reader; the text says why."""
@@ -49,6 +51,7 @@ def guard() -> None:
 
 
 def _occupy(descriptor: int, flags: int) -> None:
+    missing.add(descriptor)
     found = os.open(os.devnull, flags)
     if found != descriptor:
         os.dup2(found, descriptor)

@@ -315,8 +315,6 @@ def _iso(at: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
 
 
-<<<<<<< HEAD
-=======
 def signed(
     request: Request, key_id: str, given: Credential, signed_as: Signed, payload: str
 ) -> Request:
@@ -344,7 +342,6 @@ def signed(
     return dataclasses.replace(made, headers=headers)
 
 
->>>>>>> aws-s3
 # -- bodies that are signed in chunks --------------------------------------------------------------
 
 

@@ -44,14 +44,15 @@ class Cost:
         return [*lines, *phase_table(self.phases).splitlines()]
 
 
-def known(aws: Aws, fleet: str) -> list[Instance]:
+def known(aws: Aws, fleet: str, before: Sequence[Instance] = ()) -> list[Instance]:
     """Return the instances that a fleet has had since it was begun, as far as EC2 shows them.
 
     Of a fleet that was taken down and begun again EC2 still shows those of before: another fleet,
-    which was accounted for.
+    which was accounted for. The newest instance tells which; `before`, if given, is newer.
     """
     found = instances(aws, fleet, states=_ALL)
-    return [one for one in found if one.tags.get(GROUP) == found[-1].tags.get(GROUP)]
+    newest = [*found, *before][-1:]
+    return [one for one in found if one.tags.get(GROUP) == newest[0].tags.get(GROUP)]
 
 
 def cost(
@@ -60,11 +61,11 @@ def cost(
     """Return what a fleet has cost. EC2 forgets instances about an hour after their end.
 
     `down_since` is when its teardown began, seconds since the epoch; None if it is not torn down.
-    `before` are those that were `known` then: EC2 may forget the tags of what has ended at once.
+    `before` are those that were terminated then: EC2 may forget the tags of what has ended at once.
     """
     until = dt.datetime.now(dt.timezone.utc)
     found = {one.id: one if one.ended else replace(one, ended=until) for one in before}
-    found |= {one.id: one for one in known(aws, spec.name)}
+    found |= {one.id: one for one in known(aws, spec.name, before)}
     rows = spent(aws, list(found.values()), spec.disk_gb, until)
     return Cost(tuple(rows), phases(rows, compute_times(spec.name), until.timestamp(), down_since))
 

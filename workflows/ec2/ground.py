@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from workflows.ec2 import caller
+from workflows.ec2 import caller, loginkey
 from workflows.ec2.api import EXPIRES, FLEET, Aws, fleet_filter, tag_list
 from workflows.ec2.config import AMIS, Spec
 from workflows.ec2.routes import without_gateway
@@ -239,7 +239,10 @@ def login_key(aws: Aws, spec: Spec, *, in_use: bool) -> str:
         )
     if there:
         aws.call("delete_key_pair", KeyName=name)
-    mine = mine or make_login_key(spec.identity)
+    if mine:
+        loginkey.share(spec)
+    else:
+        mine = make_login_key(spec.identity, loginkey.mark(spec))
     aws.call(
         "import_key_pair",
         KeyName=name,
@@ -249,11 +252,11 @@ def login_key(aws: Aws, spec: Spec, *, in_use: bool) -> str:
     return mine
 
 
-def make_login_key(path: str) -> str:
-    """Make a key pair at `path`, mode 0600; return its public half."""
+def make_login_key(path: str, comment: str) -> str:
+    """Make a key pair at `path`, mode 0600; return its public half, without the comment."""
     private, public = key_pair()
     os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
-    _write_whole(path + ".pub", public + "\n", 0o644)
+    _write_whole(path + ".pub", f"{public} {comment}\n", 0o644)
     _write_whole(path, private, 0o600)
     return public
 

@@ -19,6 +19,7 @@ from workflows.ec2.config import Spec, find_spec, has_spec
 from workflows.ec2.raising import bring_up, dismiss_leaving, present
 from workflows.ec2.sessions import RENEW, host_of, name_of
 from workflows.errors import NodeLost, WorkflowsError
+from workflows.messages import unfailing
 from workflows.runlog import append
 from workflows.transports.remote import Remote
 
@@ -132,7 +133,12 @@ class Keeper:
         return moved
 
     def _say(self, text: str) -> None:
-        print(f"fleet {self.spec.name}: {text}", file=sys.stderr, flush=True)
+        _print(f"fleet {self.spec.name}: {text}")
+
+
+@unfailing  # or a full disk, or a terminal that was closed, would end the renewal of leases
+def _print(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def keep(remotes: list[Remote], name: str, log: str) -> None:
@@ -140,6 +146,6 @@ def keep(remotes: list[Remote], name: str, log: str) -> None:
     try:
         kept = Keeper(remotes, name, log)
     except WorkflowsError as error:
-        print(f"fleet {name}: {error}", file=sys.stderr, flush=True)
+        _print(f"fleet {name}: {error}")
         return
     kept()

@@ -44,7 +44,10 @@ def converge(aws: Aws, spec: Spec, *, say: Say, refresh_ami: bool = False) -> li
             there = f"only {len(_workers(live))} of at least {spec.least} nodes could be had"
             raise shortage(refusals, there, spec)
     except BaseException as error:
-        _undo(aws, spec, stand, error, say)
+        try:
+            _undo(aws, spec, stand, error, say)
+        except FleetError as more:
+            say(f"nodes may be up: {more}; workflows fleet down {spec.name}")
         raise
     clear_templates(aws, spec.name)
     return live
@@ -74,12 +77,12 @@ def _without_surplus(
     live = slotted(aws, spec, found)
     surplus = [one.id for one in _workers(live) if one.slot >= spec.nodes]
     if surplus:
-        say(f"terminating {len(surplus)} above {spec.nodes} nodes: {', '.join(surplus)}")
         terminate(aws, surplus)
+        say(f"terminating {len(surplus)} above {spec.nodes} nodes: {', '.join(surplus)}")
     more = [one.id for one in live if one.is_results][1:]  # of two calls of `up` at once
     if more:
-        say(f"terminating all results hosts but the oldest: {', '.join(more)}")
         terminate(aws, more)
+        say(f"terminating all results hosts but the oldest: {', '.join(more)}")
         surplus += more
     return [one for one in live if one.id not in surplus]
 
@@ -98,8 +101,8 @@ def _undo(aws: Aws, spec: Spec, stand: Site, error: BaseException, say: Say) -> 
     came = [one.id for one in live if stand.has_launched(one)]
     too_few = isinstance(error, (NoCapacity, OverQuota))
     if came and (len(_workers(live)) < spec.least or too_few):
-        say(f"terminating the {len(came)} that came: {', '.join(came)}")
         terminate(aws, came)
+        say(f"terminating the {len(came)} that came: {', '.join(came)}")
     clear_templates(aws, spec.name)
 
 

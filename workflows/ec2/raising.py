@@ -53,9 +53,9 @@ def bring_up(
 def _dismiss(
     aws: Aws, lost: Sequence[Instance], why: dict[int, NodeLost | NodeRefused], say: Say
 ) -> None:
+    terminate(aws, [one.id for one in lost])
     for one in lost:
         say(f"{why[one.slot]}; terminating it")
-    terminate(aws, [one.id for one in lost])
 
 
 def is_ready(one: Instance, what: Recipe) -> bool:

@@ -1,14 +1,18 @@
 """Finding what was forgotten: everything tagged as a fleet's whose time is over, in all regions."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import datetime as dt
 from collections.abc import Iterable, Sequence
 
+from workflows.ec2 import loginkey
 from workflows.ec2.api import EXPIRES, FLEET, Aws
+from workflows.ec2.config import Spec
 from workflows.ec2.launch import Say
-from workflows.ec2.teardown import leftovers, tear_down
+from workflows.ec2.teardown import leftovers, tear_down, terminate_all
 from workflows.errors import FleetError, UsageError
+from workflows.messages import unfailing
 
 _AT_ONCE = 8
 NO_TIME = "no time of expiry"
@@ -84,14 +88,23 @@ def overdue(found: Sequence[Leftover], now: dt.datetime) -> list[Leftover]:
 def remove(found: Sequence[Leftover], say: Say) -> None:
     """Remove the fleets that these belong to, whole; one that will not go keeps no other.
 
+    All their instances are terminated before anything is waited for.
+
     Raises:
         FleetError: names those that would not go.
     """
+    say = unfailing(say)
+    fleets = sorted({(one.region, one.fleet) for one in found})
+    for region, fleet in fleets:
+        with contextlib.suppress(FleetError):  # it is tried again, and told, below
+            terminate_all(Aws(region), fleet, say=say)
     failed = []
-    for region, fleet in sorted({(one.region, one.fleet) for one in found}):
+    for region, fleet in fleets:
         say(f"removing {fleet} in {region}")
         try:
             tear_down(Aws(region), fleet, say=say)
+            with contextlib.suppress(OSError):
+                loginkey.remove(Spec(fleet, region))
         except FleetError as error:
             say(str(error))
             failed.append(f"{fleet} in {region}")

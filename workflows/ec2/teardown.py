@@ -1,73 +1,133 @@
 """Terminating instances, and removing all else that is tagged with a fleet's name."""
 
+import contextlib
+import datetime as dt
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from workflows.ec2.api import Aws, fleet_filter, instances, tags_of
+from workflows.ec2.api import Aws, Instance, fleet_filter, instances, tags_of
 from workflows.ec2.launch import PAUSES_S, Say
 from workflows.errors import FleetError
 
 _GONE_S = 300.0
+# An `up` that was killed within CreateFleet: EC2 goes on launching, and shows the instances later.
+LATE_S = 30.0
 _THERE = ("pending", "running", "stopping", "stopped", "shutting-down")
 
 
 def terminate(aws: Aws, ids: Sequence[str]) -> None:
-    """Terminate instances; those that are gone already are no error."""
-    for start in range(0, len(ids), 100):
-        some = list(ids[start : start + 100])
-        try:
-            # One that was launched a moment ago may be unknown for some seconds, and yet is there.
-            aws.call("terminate_instances", settles=len(some) == 1, InstanceIds=some)
-        except FleetError as error:
-            if not error.code.startswith("InvalidInstanceID") or len(some) == 1:
-                if len(some) == 1 and error.code.startswith("InvalidInstanceID"):
-                    continue
-                raise
-            for one in some:  # one unknown id fails the call for all
-                terminate(aws, [one])
-
-
-def tear_down(aws: Aws, fleet: str, *, say: Say) -> None:
-    """Remove everything that is tagged with the fleet's name, and wait until it is gone.
+    """Terminate instances; those that are gone already are no error.
 
     Raises:
-        FleetError: something would not go.
+        FleetError: one could not be terminated; all others are.
     """
-    asked = _terminate_new(aws, fleet, set(), say)
-    clear_templates(aws, fleet)  # nothing more can be launched from them
-    asked |= _await_gone(aws, fleet, asked, say)
-    for row in aws.call("describe_key_pairs", Filters=[fleet_filter(fleet)])["KeyPairs"]:
-        aws.call("delete_key_pair", KeyName=row["KeyName"])
-    filters = [fleet_filter(fleet), {"Name": "status", "Values": ["available"]}]
-    for row in aws.pages("describe_volumes", "Volumes", Filters=filters):
-        _delete(aws, "volume", "InvalidVolume", VolumeId=row["VolumeId"])
-    for row in aws.pages(
-        "describe_security_groups", "SecurityGroups", Filters=[fleet_filter(fleet)]
-    ):
-        _delete_group(aws, row["GroupId"])
-    if late := _terminate_new(aws, fleet, asked, say):
-        raise FleetError(
-            f"{', '.join(sorted(late))} came while {fleet} was removed; type it again:"
-            f" workflows fleet down {fleet}"
-        )
+    refused: list[FleetError] = []
+    for start in range(0, len(ids), 100):
+        refused += _refusals(aws, list(ids[start : start + 100]))
+    for error in refused:
+        raise error
 
 
-def _terminate_new(aws: Aws, fleet: str, asked: set[str], say: Say) -> set[str]:
-    """Terminate what is there now, but for those in `asked`, on which it was done; return it."""
-    found = {one.id for one in instances(aws, fleet, states=_THERE[:-1])} - asked
-    if found:
-        say(f"terminating {len(found)}: {', '.join(sorted(found))}")
-        terminate(aws, sorted(found))
+def _refusals(aws: Aws, ids: list[str]) -> list[FleetError]:
+    """Terminate instances; return why EC2 refused it for some."""
+    try:
+        # One that was launched a moment ago may be unknown for some seconds, and yet is there.
+        aws.call("terminate_instances", settles=len(ids) == 1, InstanceIds=ids)
+    except FleetError as error:
+        if len(ids) > 1:  # one that is unknown or protected fails the call for all
+            return [each for one in ids for each in _refusals(aws, [one])]
+        return [] if error.code.startswith("InvalidInstanceID") else [error]
+    return []
+
+
+def terminate_all(aws: Aws, fleet: str, *, say: Say, known: Collection[str] = ()) -> list[Instance]:
+    """Terminate all instances of a fleet, then say so; return those not `known`, as they were.
+
+    Those that are known too: EC2 may answer once that it does not know an instance that is new.
+
+    Raises:
+        FleetError: one could not be terminated; all others are.
+    """
+    found = instances(aws, fleet, states=_THERE[:-1])
+    new = [one for one in found if one.id not in known]
+    try:
+        terminate(aws, sorted(one.id for one in found))
+    finally:
+        if new:
+            say(f"terminating {len(new)}: {', '.join(sorted(one.id for one in new))}")
+    return new
+
+
+def tear_down(aws: Aws, fleet: str, *, say: Say) -> list[Instance]:
+    """Remove everything that is tagged with the fleet's name, and wait until it is gone.
+
+    The instances go first. A part that cannot be removed keeps no other. Return the instances that
+    were terminated, as they were before.
+
+    Raises:
+        FleetError: something could not be removed.
+    """
+    found: list[Instance] = []
+    errors: list[FleetError] = []
+    with _noted(errors):
+        found += terminate_all(aws, fleet, say=say)
+    late_until = time.monotonic()
+    with _noted(errors):
+        late_until += clear_templates(aws, fleet)  # nothing more can be launched from them
+    with _noted(errors):
+        found += _await_gone(aws, fleet, [one.id for one in found], late_until, say)
+    with _noted(errors):
+        for row in aws.call("describe_key_pairs", Filters=[fleet_filter(fleet)])["KeyPairs"]:
+            aws.call("delete_key_pair", KeyName=row["KeyName"])
+    with _noted(errors):
+        filters = [fleet_filter(fleet), {"Name": "status", "Values": ["available"]}]
+        for row in list(aws.pages("describe_volumes", "Volumes", Filters=filters)):
+            _delete(aws, "volume", "InvalidVolume", VolumeId=row["VolumeId"])
+    with _noted(errors):
+        patience_s = 0.0 if errors else _GONE_S
+        own = [fleet_filter(fleet)]
+        for row in list(aws.pages("describe_security_groups", "SecurityGroups", Filters=own)):
+            _delete_group(aws, row["GroupId"], patience_s)
+    with _noted(errors):
+        _check_none_came(aws, fleet, found, say)
+    for error in errors[1:]:
+        say(str(error))
+    for error in errors:
+        raise error
     return found
 
 
-def clear_templates(aws: Aws, fleet: str) -> None:
-    """Delete the launch templates of a fleet: they hold the keys of first contacts."""
+@contextlib.contextmanager
+def _noted(errors: list[FleetError]) -> Iterator[None]:
+    """Keep a refusal for the end: what else costs money is removed first."""
+    try:
+        yield
+    except FleetError as error:
+        errors.append(error)
+
+
+def _check_none_came(aws: Aws, fleet: str, known: Sequence[Instance], say: Say) -> None:
+    if late := terminate_all(aws, fleet, say=say, known=[one.id for one in known]):
+        raise FleetError(
+            f"{', '.join(sorted(one.id for one in late))} came while {fleet} was removed; type it"
+            f" again: workflows fleet down {fleet}"
+        )
+
+
+def clear_templates(aws: Aws, fleet: str) -> float:
+    """Delete the launch templates of a fleet: they hold the keys of first contacts.
+
+    Return for how many seconds instances may still appear that were launched from one of them.
+    """
+    late_s = 0.0
     filters = [fleet_filter(fleet)]
     for row in list(aws.pages("describe_launch_templates", "LaunchTemplates", Filters=filters)):
         own = row["LaunchTemplateId"]
+        age = dt.datetime.now(dt.timezone.utc) - row["CreateTime"]
+        late_s = max(late_s, min(LATE_S - age.total_seconds(), LATE_S))
         _delete(aws, "launch_template", "InvalidLaunchTemplate", LaunchTemplateId=own)
+    return late_s
 
 
 def leftovers(aws: Aws, fleet: str = "") -> dict[str, dict[str, dict[str, str]]]:
@@ -92,17 +152,21 @@ def _ids(rows: Iterable[Mapping[str, Any]], key: str) -> dict[str, dict[str, str
     return {row[key]: tags_of(row) for row in rows}
 
 
-def _await_gone(aws: Aws, fleet: str, asked: set[str], say: Say) -> set[str]:
-    """Wait until no instance is left; return those that came meanwhile, and were terminated too."""
-    came: set[str] = set()
+def _await_gone(
+    aws: Aws, fleet: str, asked: Sequence[str], late_until: float, say: Say
+) -> list[Instance]:
+    """Wait until no instance is left; return those that came meanwhile, and were terminated too.
+
+    EC2 shows some late, and an `up` elsewhere may launch more: look until `late_until` at least.
+    """
+    came: list[Instance] = []
     deadline = time.monotonic() + _GONE_S
     pauses = iter(PAUSES_S)
-    while left := instances(aws, fleet, states=_THERE):
+    while (left := instances(aws, fleet, states=_THERE)) or time.monotonic() < late_until:
         if time.monotonic() > deadline:
             break
         time.sleep(next(pauses, 2.0))
-        # EC2 shows some late, and an `up` elsewhere may launch more.
-        came |= _terminate_new(aws, fleet, asked | came, say)
+        came += terminate_all(aws, fleet, say=say, known=[*asked, *(one.id for one in came)])
     else:
         return came
     raise FleetError(
@@ -111,9 +175,9 @@ def _await_gone(aws: Aws, fleet: str, asked: set[str], say: Say) -> set[str]:
     )
 
 
-def _delete_group(aws: Aws, group: str) -> None:
+def _delete_group(aws: Aws, group: str, patience_s: float) -> None:
     """Delete a security group; EC2 lets go of it some seconds after its last instance."""
-    deadline = time.monotonic() + _GONE_S
+    deadline = time.monotonic() + patience_s
     pauses = iter(PAUSES_S)
     while True:
         try:

@@ -3,7 +3,6 @@
 import argparse
 import os
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 
 from workflows.config import settings
@@ -11,6 +10,7 @@ from workflows.ec2 import sessions
 from workflows.ec2.api import Instance, label_of
 from workflows.ec2_fleet import Ec2Fleet
 from workflows.errors import UsageError
+from workflows.messages import say
 from workflows.transports.openssh import NODE, write_config
 
 FAILED = 1
@@ -34,11 +34,6 @@ def chosen(found: Sequence[Instance], on: str) -> list[Instance]:
             raise UsageError(f"--on: no node {word!r}; there are {there}")
         chosen += match
     return chosen
-
-
-def say(text: str) -> None:
-    """Tell the user something that is no result."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def execute(arguments: argparse.Namespace) -> int:

@@ -1,22 +1,26 @@
 """``workflows fleet``: disposable EC2 fleets, from their prices to their end."""
 
 import argparse
+import contextlib
 import dataclasses
 import datetime as dt
 import json
+import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+from workflows import messages
 from workflows.config import duration_s
 from workflows.ec2 import accounts, doctor, policy, prices, shown, sweep
 from workflows.ec2.api import LEAVING, Aws, Instance, instances
 from workflows.ec2.sample import SAMPLE
 from workflows.ec2_fleet import Ec2Fleet
 from workflows.errors import FleetError, UsageError
+from workflows.messages import say, show
 from workflows.runlog import aligned
 from workflows.verbs import byhand
-from workflows.verbs.byhand import FAILED, say
+from workflows.verbs.byhand import FAILED
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -83,17 +87,28 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _up(arguments: argparse.Namespace) -> int:
     fleet = _fleet(arguments)
     plan = fleet.plan()
-    say(str(plan))
+    _tell_plan(str(plan))
     if plan.launch or plan.surplus or plan.results:
         _confirm(arguments, "go on")
     _print_nodes(fleet, fleet.up(refresh_ami=arguments.refresh_ami))
     return 0
 
 
+def _tell_plan(text: str) -> None:
+    """Say what would be launched, and for how much.
+
+    Raises:
+        FleetError: nobody can read it, so nothing is launched.
+    """
+    say(text)
+    if lost := messages.err.flush():
+        raise FleetError(f"the plan could not be printed ({lost}), so nothing was launched")
+
+
 def _resize(arguments: argparse.Namespace) -> int:
     fleet = _fleet(arguments)
     fleet.spec = fleet.spec.resized(arguments.nodes)
-    say(str(fleet.plan()))
+    _tell_plan(str(fleet.plan()))
     _confirm(arguments, "go on")
     _print_nodes(fleet, fleet.up())
     say(f"write nodes: {arguments.nodes} into the fleet's file, or the next up undoes this")
@@ -111,19 +126,35 @@ def _replace(arguments: argparse.Namespace) -> int:
 
 
 def _down(arguments: argparse.Namespace) -> int:
+    """Remove a fleet; what it was and has cost is asked and told once it is gone."""
     fleet = _fleet(arguments)
-    found = fleet.instances()
-    if found:
-        _confirm(arguments, f"terminate {len(found)} nodes of {fleet.spec.name}")
-    elif not (fleet.is_described or arguments.region):
-        sweep.look_elsewhere(fleet.aws, fleet.spec.name, say)
-    since, before = time.time(), accounts.known(fleet.aws, fleet.spec.name)
-    try:
-        fleet.down()  # before anything is asked about prices: that may take long, or fail
-    finally:
-        _account(fleet, since if found else None, before)
-    say(f"nothing of {fleet.spec.name} is left in {fleet.spec.region}")
+    is_sure = fleet.is_described or bool(arguments.region)
+    if not (arguments.yes and is_sure):
+        found = fleet.instances()
+        if found:
+            _confirm(arguments, f"terminate {len(found)} nodes of {fleet.spec.name}")
+        elif not is_sure:
+            sweep.look_elsewhere(fleet.aws, fleet.spec.name, say)
+    since, before = time.time(), list[Instance]()
+    with _surviving_hangup():
+        try:
+            before = fleet.down()
+            say(f"nothing of {fleet.spec.name} is left in {fleet.spec.region}")
+        except FleetError:
+            _account(fleet, since, before)
+            raise
+        _account(fleet, since if before else None, before)
     return 0
+
+
+@contextlib.contextmanager
+def _surviving_hangup() -> Iterator[None]:
+    """Let a terminal that is closed meanwhile stop nothing."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def _account(fleet: Ec2Fleet, since: float | None, before: Sequence[Instance]) -> None:
@@ -131,11 +162,13 @@ def _account(fleet: Ec2Fleet, since: float | None, before: Sequence[Instance]) -
     try:
         cost = fleet.cost(since, before)
         accounts.remember(fleet.spec, cost)
-    except (FleetError, OSError) as error:
-        say(f"what it has cost is not known: {error}")
-        return
-    for line in cost.lines():
-        say(line)
+    except KeyboardInterrupt:
+        say("interrupted: what it has cost is not known")
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with prices or logs of runs
+        say(f"what it has cost is not known: {str(error) or type(error).__name__}")
+    else:
+        for line in cost.lines():
+            say(line)
 
 
 def _extend(arguments: argparse.Namespace) -> int:
@@ -151,19 +184,19 @@ def _extend(arguments: argparse.Namespace) -> int:
 def _sweep(arguments: argparse.Namespace) -> int:
     names = arguments.regions.split(",") if arguments.regions else sweep.regions(Aws("us-east-1"))
     found, failed = sweep.find(names)
-    now = dt.datetime.now(dt.timezone.utc)
-    over = sweep.overdue(found, now)
+    over = sweep.overdue(found, dt.datetime.now(dt.timezone.utc))
     rows = [("region", "fleet", "kind", "id", "expires", "")]
     for one in found:
         expires = f"{one.expires:%Y-%m-%d %H:%M:%S}" if one.expires else sweep.NO_TIME
         rows.append(
             (one.region, one.fleet, one.kind, one.id, expires, "OVER" if one in over else "")
         )
-    print(aligned(rows, left=range(6)))
+    show(aligned(rows, left=range(6)))
     for region, why in failed.items():
         say(f"{region} could not be looked at: {why}")
     if over and arguments.yes:
-        sweep.remove(over, say)
+        with _surviving_hangup():
+            sweep.remove(over, say)
     elif over:
         say(f"{len(over)} are over; --yes removes them")
     return FAILED if failed else 0
@@ -179,7 +212,7 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([shown.as_json(one) for one in found], indent=2))
         return 0
-    _print_nodes(fleet, found)
+    print(shown.table(found, fleet.spec.access.address))
     slots = {one.slot for one in found if LEAVING not in one.tags}
     missing = [slot for slot in range(fleet.size(found)) if slot not in slots]
     if missing:
@@ -202,7 +235,7 @@ def _cost_lines(fleet: Ec2Fleet) -> list[str]:
 
 
 def _print_nodes(fleet: Ec2Fleet, found: Sequence[Instance]) -> None:
-    print(shown.table(found, fleet.spec.access.address))
+    show(shown.table(found, fleet.spec.access.address))
 
 
 # -- shared ----------------------------------------------------------------------------------------
@@ -223,6 +256,7 @@ def _confirm(arguments: argparse.Namespace, what: str) -> None:
         return
     if not sys.stdin.isatty():
         raise UsageError(f"to {what} without being asked, give --yes")
+    messages.err.flush()  # what the question is about comes before it
     if input(f"{what}? [y/N] ").strip().lower() not in ("y", "yes"):
         raise UsageError("nothing was done")
 
