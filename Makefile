@@ -60,6 +60,6 @@ requirements:  ## resolve and pin requirements.txt and requirements-dev.txt anew
 	@OLDEST='$(OLDEST)' .ci/requirements
 
 clean:  ## remove environments and caches (what .workflows/ holds stays)
-	rm -rf .venv .venv-dev .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .grimp_cache
+	rm -rf .venv .venv-dev .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .grimp_cache .hypothesis
 	rm -rf build dist *.egg-info
 	find workflows tests .ci -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -70,11 +70,12 @@ def conceal(url: str) -> str:
     In another process it does so if that is told the URL again: by WORKFLOWS_SOURCE or luigi.cfg.
 
     Raises:
-        UsageError: one process has two sources that differ in user and password alone.
+        UsageError: it is malformed, or one process has two sources that differ in user and password
+            alone.
     """
     if scheme_of(url) not in ("http", "https") or _HIDDEN in url:
         return url
-    url = normal(url)
+    url = sourcelists.checked(url)
     bare = split_login(url)[0]
     safe = shown(url)
     if safe != bare:

@@ -234,6 +234,11 @@ def checked(url: str) -> str:
         is_one = bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         is_one = False
+    if not is_one and "@" in url:  # a password may be where only a host should be: show nothing
+        raise UsageError(
+            "this is no URL: its host or port is malformed; in a user or password write / as %2F,"
+            " ? as %3F, # as %23, @ as %40"
+        )
     if not is_one:
         raise UsageError(f"{where} is no URL: its host or port is missing or malformed")
     return url

@@ -246,6 +246,20 @@ def test_user_and_password_are_used_and_not_a_part_of_what_is_shown_kept_or_comp
     assert other.identity == found.keys[0].identity
 
 
+@pytest.mark.parametrize("sign", "/?#")
+def test_a_password_that_is_not_quoted_is_not_shown_as_a_host(
+    tmp_path: pathlib.Path, sign: str
+) -> None:
+    (tmp_path / "listed").write_text(f"https://ann:{PASSWORD}{sign}{PASSWORD}@h/x.csv\n")
+
+    with pytest.raises(SourceError, match="line 1: this is no URL: its host or port is malf") as e:
+        list_source(str(tmp_path / "listed"), "*")
+
+    assert PASSWORD not in str(e.value)
+    with pytest.raises(UsageError, match="this is no URL"):
+        conceal(f"https://ann:{PASSWORD}{sign}{PASSWORD}@h/list")
+
+
 def test_what_a_server_refuses_is_said_without_password_and_query(
     site: Site, tmp_path: pathlib.Path
 ) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from workflows import s3
 from workflows.errors import SourceError, UsageError
-from workflows.node.urls import scheme_of
+from workflows.node.urls import scheme_of, shown
 from workflows.source import SourceKey, list_source
 from workflows.sourceweb import open_url
 from workflows.verbs.results import last_result
@@ -81,8 +81,8 @@ def _unchanged(counted: dict[str, Any], checkpoint: str) -> list[SourceKey]:
     if changes:
         more = f" (and {len(changes) - 1} more)" if changes[1:] else ""
         raise SourceError(
-            f"the result cannot be verified: {counted['source']} has changed since it was made:"
-            f" {changes[0]}{more}. Run the pipeline again, then verify"
+            f"the result cannot be verified: {shown(counted['source'])} has changed since it was"
+            f" made: {changes[0]}{more}. Run the pipeline again, then verify"
         )
     return keys
 
@@ -99,15 +99,14 @@ def _brought(key: SourceKey) -> Iterator[str]:
         return
     suffix = PARQUET if key.name.endswith(PARQUET) else ""
     with tempfile.NamedTemporaryFile(prefix="workflows-verify-", suffix=suffix) as file:
-        shown = key.shown
         try:
             with open_url(s3.signed(key.url)) as answer:
                 shutil.copyfileobj(answer, file, 1 << 20)
         except (OSError, http.client.HTTPException) as error:
-            raise SourceError(f"cannot fetch {shown}: {error}; try again") from error
+            raise SourceError(f"cannot fetch {key.shown}: {error}; try again") from error
         file.flush()
         if key.size is not None and file.tell() != key.size:
-            raise SourceError(f"{shown} came with {file.tell()} of {key.size} bytes; try again")
+            raise SourceError(f"{key.shown} came with {file.tell()} of {key.size} bytes; try again")
         yield file.name
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from workflows import run as runs
 from workflows.errors import UsageError
+from workflows.node import urls
 from workflows.runlog import aligned
 from workflows.s3 import SCHEME
 from workflows.targets import CheckpointTarget
@@ -86,8 +87,9 @@ def _print_inputs(
     # A part of a 1:1 step comes from the source key of its name; any other from all of them.
     own = [key for key in keys if len(chosen) == 1 and key[0] == chosen[0]["key"]]
     rows: list[tuple[str, ...]] = [("source", "bytes", "ETag")]
-    rows += [(url, str(size), etag) for _, url, size, etag in own or keys]
-    print(f"dataset    {listed['digest']}: {len(keys)} keys of {listed['source']}")
+    # Earlier versions kept whole URLs.
+    rows += [(urls.shown(url), str(size), etag) for _, url, size, etag in own or keys]
+    print(f"dataset    {listed['digest']}: {len(keys)} keys of {urls.shown(listed['source'])}")
     _print_table(rows, shown)
     inputs = [given for part in chosen for given in part["inputs"]]
     if inputs:
