@@ -16,6 +16,7 @@ PLACE = s3.Place("bucket", "key")
 @pytest.fixture(autouse=True)
 def _plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    monkeypatch.setattr(s3, "_regions", {})  # what other tests have learned
     settings.cache_clear()
     yield
     settings.cache_clear()

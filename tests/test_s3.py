@@ -546,3 +546,19 @@ def test_of_many_objects_those_that_s3_is_too_busy_to_delete_are_deleted_again(
     assert "run the same again later" in str(slow.value)
     deletes = [call for call in weed.strict.seen if call.operation == "DeleteObjects"]
     assert len([call for call in deletes if call.bucket == bucket.name]) == 3 + 1 + TRIES
+
+
+@pytest.mark.parametrize("is_denied", [False, True])
+def test_the_first_url_of_a_bucket_that_nothing_was_heard_of_is_signed_for_its_region(
+    bucket: Bucket, store: S3Store, weed: Weed, monkeypatch: pytest.MonkeyPatch, is_denied: bool
+) -> None:
+    from workflows import s3
+
+    monkeypatch.setattr(s3, "_regions", {})
+    weed.strict.bucket(bucket.name).region = "eu-north-1"
+    with weed.strict.refusing("denied", lambda call: is_denied and call.bucket == bucket.name):
+        url = store.sign_put("x", "0" * 32)
+
+    assert "%2Feu-north-1%2Fs3%2F" in url
+    asked = [call.operation for call in weed.strict.seen if call.bucket == bucket.name]
+    assert set(asked[1:]) == {"HeadBucket"}

@@ -320,7 +320,7 @@ class StrictS3(Relay):
         page = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{text}</Error>'
         headers = [("Content-Type", "application/xml"), ("Server", "AmazonS3")]
         headers.append(("x-amz-request-id", elements["RequestId"]))
-        if rule.status in {301, 400} and call.bucket:
+        if call.bucket and (rule.status in {301, 400} or call.operation == "HeadBucket"):
             headers.append(("x-amz-bucket-region", self.bucket(call.bucket).region))
         return Answer(rule.status, headers, page.encode("utf-8", "replace"))
 
