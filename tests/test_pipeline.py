@@ -131,7 +131,7 @@ def test_a_task_with_a_typo_is_answered_without_a_traceback(place: "Place") -> N
     assert "Traceback" not in run.err
 
 
-def test_a_reader_that_has_had_enough_is_no_failure(taxi: "Place") -> None:
+def test_a_reader_that_leaves_before_the_result_fails_the_run_in_one_line(taxi: "Place") -> None:
     words = taxi.command("luigi", "--module", MODULE, "MergeCounts", "--source", "source")
     script = 'set -o pipefail; "$@" | :'
 
@@ -146,9 +146,14 @@ def test_a_reader_that_has_had_enough_is_no_failure(taxi: "Place") -> None:
         for _ in range(2)
     ]
 
-    assert [run.returncode for run in runs] == [0, 0], runs
+    said = (
+        "ERROR: the result could not be printed: Broken pipe;"
+        " it is kept: workflows results MergeCounts prints it\n"
+    )
+    assert [run.returncode for run in runs] == [30, 30], runs
+    assert runs[0].stderr.count(said) == 1
     assert "Traceback" not in runs[0].stderr
-    assert runs[1].stderr == ""
+    assert runs[1].stderr == said
 
 
 def test_a_second_run_runs_nothing_and_prints_the_same(taxi: "Place") -> None:

@@ -259,6 +259,20 @@ def test_a_durable_step_that_left_keys_out_is_read_again_when_its_nodes_are_gone
     assert (run.code, bad.rows(run)) == (0, ["G1", "G2"]), run
 
 
+def test_gc_keeps_what_the_next_run_needs_and_why_names_what_was_left_out(bad: Bad) -> None:
+    bad.run(2)
+    made = len(bad.place.ledger("Upper"))
+
+    swept = bad.place.run("workflows", "gc", "--yes")
+    again = bad.run(2)
+    why = bad.place.run("workflows", "why", again.out.splitlines()[0])
+
+    assert swept.code == 0, swept
+    assert (again.code, bad.names()) == (0, ["bad1", "bad2"]), again
+    assert len(bad.place.ledger("Upper")) == made == 2
+    assert "left out   Clean of bad1: exited 3\n" in why.out
+
+
 def test_all_keys_may_fail_where_all_are_tolerated(bad: Bad) -> None:
     for name in ("good1", "good2"):
         (bad.place.source / name).unlink()

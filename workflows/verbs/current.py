@@ -123,6 +123,8 @@ class Referred:
             if isinstance(step, MapToN):
                 self.barriers.add(f"barriers/{step.name}/{step.identity}.json")
             self.know([step.name])
+            if step.outputs() is None and any(one.is_tolerant for one in step.lineage):
+                self.spare([step.name])  # only a run decides which keys are left out
             self.places.setdefault(last.checkpoint, set()).add(step.name)
 
     def know(self, names: Iterable[str]) -> None:

@@ -74,6 +74,8 @@ def _print_making(target: CheckpointTarget, manifest: dict[str, Any]) -> None:
             print(f"             {line.strip()}")
         for name, digest in step["files"].items():
             print(f"             ships {name}, sha256 {digest}")
+    for one in manifest.get("left_out", ()):
+        print(f"left out   {one['step']} of {one['key']}: {one['why']}")
     rows = {name: n for name, n in manifest["totals"].items() if ".rows" in name}
     if rows:
         print("rows       " + ", ".join(f"{name}={n}" for name, n in sorted(rows.items())))
