@@ -39,6 +39,8 @@ class Request:
         scope = [*environ.get("HTTP_AUTHORIZATION", "").split("/"), *[""] * 4]
         self.region, self.service = scope[2] or "us-east-1", scope[3]
         self.signed = _signed(environ)
+        if sigv4.is_presigned(self.signed):
+            self.service = "s3"
         self.is_refused = False  # a launch that names what is not there yet
         if target:
             self.action = target.rpartition(".")[2]
@@ -63,7 +65,7 @@ def _signed(environ: dict[str, Any]) -> sigv4.Request:
     for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
         if environ.get(name):
             headers.append((name.replace("_", "-").lower(), environ[name]))
-    path, query = environ["PATH_INFO"], environ.get("QUERY_STRING", "")
+    path, query = environ["RAW_URI"].partition("?")[0], environ.get("QUERY_STRING", "")
     return sigv4.Request(environ["REQUEST_METHOD"], path, query, headers)
 
 

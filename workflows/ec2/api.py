@@ -363,6 +363,21 @@ def set_tags(aws: Aws, ids: list[str], tags: Mapping[str, str]) -> None:
     aws.call("create_tags", settles=True, Resources=ids, Tags=tag_list(tags))
 
 
+def partition_of(region: str) -> str:
+    """Return the partition of AWS that a region is in: aws, aws-cn, aws-us-gov; empty if none is.
+
+    >>> partition_of("cn-north-1"), partition_of("mars-north-1")
+    ('aws-cn', '')
+    """
+    from botocore.exceptions import UnknownRegionError
+    from botocore.session import get_session
+
+    try:
+        return str(get_session().get_partition_for_region(region))
+    except UnknownRegionError:
+        return ""
+
+
 def canonical(body: Mapping[str, Any]) -> str:
     """Return a request body as text, the same for the same body."""
     return json.dumps(body, sort_keys=True, separators=(",", ":"))

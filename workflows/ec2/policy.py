@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from workflows.ec2.api import FLEET
+from workflows.ec2.api import FLEET, partition_of
 from workflows.errors import UsageError
 
 _OWN_REQUEST = {"StringLike": {f"aws:RequestTag/{FLEET}": "*"}}
@@ -88,18 +88,14 @@ def policy(profile_role: str = "", region: str = "") -> dict[str, Any]:
 
 def _partition(role: str, region: str) -> str:
     """Return the partition of a region, or of an ARN; the usual one if neither is given."""
-    from botocore.exceptions import UnknownRegionError
-    from botocore.session import get_session
-
     named = role.split(":")[1] if role.startswith("arn:") and role.count(":") >= 5 else ""
     if role and not named:
         raise UsageError(f"--role: {role!r} is no ARN: arn:aws:iam::123456789012:role/NAME")
     if not region:
         return named or "aws"
-    try:
-        found: str = get_session().get_partition_for_region(region)
-    except UnknownRegionError as error:
-        raise UsageError(f"--region: AWS has no region {region!r}") from error
+    found = partition_of(region)
+    if not found:
+        raise UsageError(f"--region: AWS has no region {region!r}")
     if named not in ("", found):
         raise UsageError(f"--role is of the partition {named}, --region {region} of {found}")
     return found
