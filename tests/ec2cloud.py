@@ -39,6 +39,7 @@ class Request:
         scope = [*environ.get("HTTP_AUTHORIZATION", "").split("/"), *[""] * 4]
         self.region, self.service = scope[2] or "us-east-1", scope[3]
         self.signed = _signed(environ)
+        self.is_refused = False  # a launch that names what is not there yet
         if target:
             self.action = target.rpartition(".")[2]
             self.body: dict[str, Any] = json.loads(self.raw or b"{}")
@@ -147,6 +148,9 @@ class Cloud:
             self.refused.append((request, refusal))
             start(f"{refusal.rule.status} Refused", [("Content-Type", "text/xml")])
             return [_said(request, refusal)]
+        if request.is_refused:
+            start(status, headers)
+            return [body]
         self.requests.append(request)
         try:
             for answered in self.answered:
@@ -167,28 +171,50 @@ class Cloud:
     def _answer(
         self, environ: dict[str, Any], request: Request, found: dict[str, Any]
     ) -> tuple[str, Any, bytes]:
-        own = self._by_fault(request)
+        late = self._late(request, found)
+        own = late if late is not None else self._by_fault(request)
         if own is None and request.service == "ec2":
-            with self._strictly:
-                self.account.check_token(request.action, found)
-                self.account.check_there(request.action, found)
+            self.account.check_token(request.action, found)
             if found.get("DryRun"):
                 raise RULES["dry run"].refuse()
         own = own if own is not None else self._own(request)
         if own is not None:
-            status = "200 OK"
-            if b"<Response><Errors>" in own:
-                status = "503 Slow" if b"RequestLimitExceeded" in own else "400 Bad Request"
-            return status, [("Content-Type", "text/xml")], own
-        came = self._launched(request, found) if request.action in _ONCE else None
-        if came is not None and request.action == "CreateFleet":
+            return _status(own), [("Content-Type", "text/xml")], own
+        if request.action in _ONCE:
+            return self._launch(environ, request, found)
+        status, headers, body = self._by_moto(environ, request)
+        self._made(request, found, status, body)
+        return status, headers, body
+
+    def _late(self, request: Request, found: dict[str, Any]) -> bytes | None:
+        """Refuse what names a thing that is not there yet; CreateFleet says so in its answer."""
+        if request.service != "ec2":
+            return None
+        with self._strictly:
+            self.account.check_there(request.action, found)
+            if request.action not in _ONCE:
+                return None
+            late = self.account.not_there(request.action, found)
+        if late is None:
+            return None
+        if request.action == "RunInstances":
+            raise late
+        request.is_refused = True
+        self.refused.append((request, late))
+        return fleet_answer([], [(late.rule.code, "m7i.large", late.message)])
+
+    def _launch(
+        self, environ: dict[str, Any], request: Request, found: dict[str, Any]
+    ) -> tuple[str, Any, bytes]:
+        came = self._launched(request, found)
+        if request.action == "CreateFleet":
             if not came.spot + came.demand:
-                return "200 OK", [("Content-Type", "text/xml")], _came(request, came, b"")
+                return "200 OK", [("Content-Type", "text/xml")], _came(came, b"")
             _ask_for(request, came)
         status, headers, body = self._by_moto(environ, request)
         self._made(request, found, status, body)
-        if came is not None and came.errors:
-            body = self._tokens[request.body["ClientToken"]] = _came(request, came, body)
+        if came.errors:
+            body = self._tokens[request.body["ClientToken"]] = _came(came, body)
             headers = [("Content-Type", "text/xml")]
         return status, headers, body
 
@@ -279,7 +305,8 @@ class Cloud:
         return self.spot or {(name, zone): 0.03 for name in TYPES for zone in zones}
 
     def _on_GetProducts(self, request: Request) -> bytes:  # noqa: N802
-        unit = {"pricePerUnit": {"USD": "0.1000"}}
+        usd = "0.0800" if b"volumeApiName" in request.raw else "0.1000"
+        unit = {"pricePerUnit": {"USD": usd}}
         product = {"terms": {"OnDemand": {"a": {"priceDimensions": {"b": unit}}}}}
         return json.dumps({"FormatVersion": "1", "PriceList": [json.dumps(product)]}).encode()
 
@@ -303,6 +330,12 @@ def _said(request: Request, refusal: Refusal) -> bytes:
     return strict.xml(refusal)
 
 
+def _status(body: bytes) -> str:
+    if b"<Response><Errors>" not in body:
+        return "200 OK"
+    return "503 Slow" if b"RequestLimitExceeded" in body else "400 Bad Request"
+
+
 def _ask_for(request: Request, came: strict.Launch) -> None:
     """Let moto launch what comes, and no more."""
     pairs = dict(urllib.parse.parse_qsl(request.raw.decode(), keep_blank_values=True))
@@ -317,7 +350,7 @@ def _ask_for(request: Request, came: strict.Launch) -> None:
     request.raw = urllib.parse.urlencode(pairs).encode()
 
 
-def _came(request: Request, came: strict.Launch, body: bytes) -> bytes:
+def _came(came: strict.Launch, body: bytes) -> bytes:
     """Return CreateFleet's answer: what moto launched, and why the rest did not come."""
     ids = [one.decode() for one in re.findall(rb"<item>(i-[0-9a-f]+)", body)]
     errors = [(refusal.rule.code, name, refusal.message) for refusal, name in came.errors]

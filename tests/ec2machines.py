@@ -34,6 +34,7 @@ _FAKES = {
     "apt-get": 'echo "apt-get $*" >> {home}/log',
     "dnf": 'echo "dnf $*" >> {home}/log',
     "lsblk": "cat {home}/disks 2>/dev/null",
+    **dict.fromkeys(("iptables", "nft", "ip"), 'echo "${0##*/} $*" >> {home}/rules'),
 }
 
 
@@ -55,8 +56,9 @@ class Ec2Node:
         (home / "bin").mkdir()
         for old, new in (
             (f"/home/{USER}", f"{home}/home"),
-            ("/etc/ssh/ssh_host", f"{home}/ssh_host"),
+            ("/etc/ssh/", f"{home}/"),
             ("http://169.254.169.254/latest/", f"{self.cloud.url}/imds/{self.id}/"),
+            ("169.254.169.254", "127.0.0.254"),  # here a real one may answer
             ("--poll 2", "--poll 0.2"),
         ):
             user_data = user_data.replace(old, new)
@@ -71,6 +73,9 @@ class Ec2Node:
         key.chmod(0o600)
         key.with_suffix(".pub").write_text(config["ssh_keys"]["ed25519_public"])
         (home / "authorized_keys").write_text(config["users"][1]["ssh_authorized_keys"][0])
+        own = home / "sshd_config.d/10-workflows.conf"
+        own.parent.mkdir()
+        own.write_text(files[str(own)])
         self._agent = files["/etc/systemd/system/workflows-node.service"]
         self._configure()
         self.power_on()
@@ -79,6 +84,8 @@ class Ec2Node:
         """Start the agent and the sshd."""
         (line,) = re.findall(r"^ExecStart=.*workflows-node (agent .*)$", self._agent, re.MULTILINE)
         home = self.home
+        for before in re.findall(r"^ExecStartPre=-.*workflows-node (.*)$", self._agent, re.M):
+            self._start([str(home / "bin/workflows-node"), *before.split()]).wait()
         self._start([str(home / "bin/workflows-node"), *line.split()])
         prefix = OWN_LIMITS if self.pam else []
         sshd = self._start([*prefix, SSHD or "sshd", "-D", "-e", "-f", str(home / "sshd_config")])
@@ -178,6 +185,11 @@ class Region:
         """Return the VPC's main route table."""
         rows = self.ec2.describe_route_tables(Filters=[{"Name": "vpc-id", "Values": [self.vpc]}])
         return str(rows["RouteTables"][0]["RouteTableId"])
+
+    def image(self, architecture: str) -> str:
+        """Return an image for an architecture."""
+        filters = [{"Name": "architecture", "Values": [architecture]}]
+        return str(self.ec2.describe_images(Filters=filters)["Images"][0]["ImageId"])
 
     def described(self, fleet: str, *states: str) -> list[dict[str, Any]]:
         """Return the instances that are tagged with a fleet's name, as EC2 describes them."""

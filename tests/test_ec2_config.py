@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import pathlib
+import re
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ from workflows.ec2.sample import SAMPLE
 from workflows.ec2.userdata import LIMIT, user_data
 from workflows.errors import ConfigError, FleetError, NoCapacity, UsageError
 
+# Dollars an hour of a node's disk and public address.
+BESIDE = 30 * 0.08 / 730 + 0.005
 NOON = dt.datetime(2026, 11, 21, 12, tzinfo=dt.timezone.utc)
 POOLS = [
     Pool("i3en.2xlarge", f"us-east-1{zone}", spot, spot, 0.904)
@@ -73,6 +76,11 @@ def test_an_unknown_key_is_an_error_with_the_near_match() -> None:
         ({"access": {"jump": {"user": "ann"}}}, "address is missing"),
         ({"post_init": "none.sh"}, "no file ./none.sh"),
         ({"tags": {"aws:x": "1"}}, "'aws:x' cannot be a tag's name"),
+        ({"tags": {"AWS:x": "1"}}, "'AWS:x' cannot be a tag's name"),
+        ({"tags": {"x" * 128: "1"}}, "cannot be a tag's name"),
+        ({"tags": {"": "1"}}, "'' cannot be a tag's name"),
+        ({"tags": {"x": "y" * 257}}, "x: EC2 allows 256 characters"),
+        ({"tags": {f"t{n}": "" for n in range(36)}}, "36 tags: EC2 allows 50, of which 15 are"),
         ({"slots_per_core": 0}, "slots_per_core: must be a number from 0.01 to 64"),
         ({"limits": {"open_files": 5}}, "open_files: must be a whole number from 1024 to"),
         ({"limits": {"files": 5000}}, "no such key 'files'; did you mean 'open_files'?"),
@@ -144,18 +152,15 @@ def test_user_data_holds_what_must_work_when_ssh_never_does_and_fits() -> None:
     assert made["users"][1]["ssh_authorized_keys"] == ["ssh-ed25519 LOGIN"]
     unit = next(f for f in made["write_files"] if f["path"].endswith(".service"))["content"]
     assert "agent --home /home/ann/.workflows --idle 1800 --max 43200" in unit
-    # Not once, at the first boot: a reboot takes the rules away.
-    rules = [line for line in unit.splitlines() if line.startswith("ExecStartPre=-/bin/sh -c ")]
-    assert [("169.254.169.254" in line, "fd00:ec2::254" in line) for line in rules] == [
-        (True, False),
-        (False, True),
-    ]
+    # Not once, at the first boot: a reboot takes the rules away. - : nor may it keep the agent off.
+    closed = "ExecStartPre=-/usr/bin/env python3 /usr/local/sbin/workflows-node closeimds --home "
+    assert closed + "/home/ann/.workflows\n" in unit
     assert unit.index("ExecStartPre") < unit.index("ExecStart=")
     assert "StartLimitIntervalSec=0" in unit  # however often it fails, it is started again
     with_profile = user_data(
         Spec("crawl", profile="p"), ("PRIVATE", "ssh-ed25519 BOOT"), "ssh-ed25519 LOGIN"
     )
-    assert "169.254.169.254 -m" not in with_profile
+    assert "ExecStartPre" not in with_profile
 
 
 def test_user_data_that_ec2_would_refuse_is_refused_here() -> None:
@@ -189,6 +194,36 @@ def test_the_policy_lets_nothing_be_made_untagged_and_nothing_else_be_removed() 
     ]
     assert destructive == ["ChangeOwn"]
     assert not any(a == "*" or a.endswith(":*") for s in made["Statement"] for a in s["Action"])
+
+
+@pytest.mark.parametrize(
+    ("region", "partition", "service"),
+    [
+        ("eu-west-1", "aws", "ec2.amazonaws.com"),
+        ("cn-north-1", "aws-cn", "ec2.amazonaws.com.cn"),
+        ("us-gov-west-1", "aws-us-gov", "ec2.amazonaws.com"),
+    ],
+)
+def test_the_policy_is_for_the_partition_of_its_region(
+    region: str, partition: str, service: str
+) -> None:
+    role = f"arn:{partition}:iam::123456789012:role/nodes"
+
+    text = json.dumps(policy(role, region))
+
+    assert set(re.findall(r"arn:([a-z-]+):", text)) == {partition}
+    assert json.dumps(policy(role)) == text  # a role's ARN says it as well
+    assert f'"iam:PassedToService": "{service}"' in text
+
+
+def test_a_role_of_another_partition_than_the_region_or_that_is_no_arn_is_refused() -> None:
+    for role, region, why in (
+        ("arn:aws:iam::1:role/x", "cn-north-1", "of the partition aws, --region cn-north-1 of"),
+        ("nodes", "", "'nodes' is no ARN"),
+        ("", "mars-north-1", "AWS has no region 'mars-north-1'"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            policy(role, region)
 
 
 # -- slots -----------------------------------------------------------------------------------------
@@ -229,8 +264,24 @@ def test_prices_are_a_table_by_zone_cheapest_first_with_the_savings() -> None:
 def test_the_hourly_cost_is_nodes_times_price_and_at_worst_the_fallback() -> None:
     cost = prices.hourly(Spec("crawl", nodes=12), POOLS, 12)
 
-    assert cost.expected == pytest.approx(12 * 0.2712)
-    assert cost.at_most == pytest.approx(12 * 0.904)
+    assert cost.expected == pytest.approx(12 * (0.2712 + BESIDE))
+    assert cost.at_most == pytest.approx(12 * (0.904 + BESIDE))
+
+
+def test_the_hourly_cost_has_each_hosts_disk_and_public_address() -> None:
+    large = Spec("crawl", nodes=2, disk_gb=730, results_host=True)
+    private = Spec("crawl", nodes=2, disk_gb=730, access=Access(address="private"))
+
+    assert prices.hourly(large, POOLS, 2, 0.1 / 730).beside == pytest.approx(3 * (0.1 + 0.005))
+    assert prices.hourly(private, POOLS, 2, 0.1 / 730).beside == pytest.approx(2 * 0.1)
+
+
+def test_a_limit_of_dollars_counts_disks_and_public_addresses() -> None:
+    nodes = 12 * 0.904
+    spec = Spec("crawl", nodes=12, max_hourly_cost=nodes + 0.01)
+
+    with pytest.raises(FleetError, match=r"disks and addresses \$0\.0995\), above"):
+        prices.hourly(spec, POOLS, 12).check(spec)
 
 
 def test_at_worst_the_dearest_type_is_bought_on_demand() -> None:
@@ -239,8 +290,8 @@ def test_at_worst_the_dearest_type_is_bought_on_demand() -> None:
 
     cost = prices.hourly(spec, found, 3)
 
-    assert cost.expected == pytest.approx(2 * 0.01 + 2 * 0.05)
-    assert cost.at_most == pytest.approx(4 * 0.40)
+    assert cost.expected == pytest.approx(2 * 0.01 + 2 * 0.05 + 4 * BESIDE)
+    assert cost.at_most == pytest.approx(4 * 0.40 + 4 * BESIDE)
 
 
 def test_what_may_cost_nobody_knows_what_is_refused_if_there_is_a_limit() -> None:
@@ -258,7 +309,7 @@ def test_what_may_cost_nobody_knows_what_is_refused_if_there_is_a_limit() -> Non
 def test_what_may_cost_more_than_the_limit_is_refused() -> None:
     spec = Spec("crawl", nodes=12, max_hourly_cost=10.0)
 
-    with pytest.raises(FleetError, match=r"could cost \$10.8480 an hour .* max_hourly_cost 10"):
+    with pytest.raises(FleetError, match=r"could cost \$10.9475 an hour .* max_hourly_cost 10"):
         prices.hourly(spec, POOLS, 12).check(spec)
 
 

@@ -123,5 +123,6 @@ def test_it_costs_what_a_node_costs_on_demand() -> None:
 
     cost = prices.hourly(Spec("crawl", nodes=3, results_host=True), pools, 3)
 
-    assert cost.expected == pytest.approx(3 * 0.03 + 0.10)
-    assert cost.at_most == pytest.approx(3 * 0.10 + 0.10)
+    beside = 4 * (30 * prices.EBS_USD_PER_GB_HOUR + 0.005)
+    assert cost.expected == pytest.approx(3 * 0.03 + 0.10 + beside)
+    assert cost.at_most == pytest.approx(3 * 0.10 + 0.10 + beside)

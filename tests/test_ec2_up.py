@@ -6,11 +6,24 @@ import pytest
 from ec2cloud import Request, error_body, fleet_answer
 
 from workflows.ec2 import ground
-from workflows.ec2.api import Aws, instances
-from workflows.errors import FleetError, NoCapacity, NotAllowed, OverQuota, UsageError
+from workflows.ec2.api import Aws, instances, refusal
+from workflows.ec2.config import Spec
+from workflows.ec2.launch import shortage
+from workflows.errors import (
+    FleetError,
+    NoCapacity,
+    NotAllowed,
+    OverQuota,
+    Rejected,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from ec2fleets import Ec2
+
+
+# Service Quotas' codes of standard instances.
+SPOT, ON_DEMAND = "L-34B43A08", "L-1216C47A"
 
 
 def launches(ec2: "Ec2") -> list[Request]:
@@ -62,13 +75,17 @@ def test_everything_is_tagged_in_the_launch_call(ec2: "Ec2") -> None:
 
     (request,) = launches(ec2)
     kinds = request.listed(r"TagSpecification\.\d\.ResourceType")
-    assert sorted(kinds) == ["fleet", "instance", "network-interface", "volume"]
-    for number in range(1, 5):
+    assert sorted(kinds) == ["fleet", "instance", "volume"]
+    for number in range(1, 4):
         keys = request.listed(rf"TagSpecification\.{number}\.Tag\.\d+\.Key")
         assert {"workflows:fleet", "workflows:expires", "workflows:bootkey", "owner"} <= set(keys)
     for action in ("CreateLaunchTemplate", "CreateSecurityGroup", "ImportKeyPair"):
         (made,) = ec2.cloud.asked(action)
         assert "workflows:fleet" in made.body.values()
+    (template,) = ec2.cloud.asked("CreateLaunchTemplate")
+    inner = "LaunchTemplateData.TagSpecification.1"
+    assert template.body[f"{inner}.ResourceType"] == "network-interface"
+    assert {"workflows:fleet", "owner"} <= set(template.listed(rf"{inner}\.Tag\.\d+\.Key"))
 
 
 def test_the_template_asks_for_imdsv2_termination_own_group_and_an_encrypted_disk(
@@ -85,7 +102,9 @@ def test_the_template_asks_for_imdsv2_termination_own_group_and_an_encrypted_dis
     assert data["InstanceInitiatedShutdownBehavior"] == "terminate"
     assert data["MetadataOptions.HttpTokens"] == "required"
     assert data["MetadataOptions.HttpPutResponseHopLimit"] == "1"
-    assert data["SecurityGroupId.1"] == group["GroupId"]
+    assert data["NetworkInterface.1.SecurityGroupId.1"] == group["GroupId"]
+    # Left out, a public subnet would give each node an address that costs money.
+    assert data["NetworkInterface.1.AssociatePublicIpAddress"] == "false"
     assert data["IamInstanceProfile.Name"] == "nodes-s3"
     disk = {name.split(".")[-1]: value for name, value in data.items() if ".Ebs." in name}
     assert disk == {
@@ -296,14 +315,104 @@ def one_short(ec2: "Ec2") -> None:
     ec2.cloud.faults.append(fault)
 
 
-def test_a_quota_is_final_named_and_has_its_exit_code(ec2: "Ec2") -> None:
-    ec2.cloud.refuse("CreateFleet", "MaxSpotInstanceCountExceeded")
+def test_what_a_new_accounts_spot_quota_does_not_allow_is_bought_on_demand(ec2: "Ec2") -> None:
+    ec2.cloud.account.quotas = {SPOT: 5, ON_DEMAND: 5}
+    ec2.write(nodes=3)
+
+    assert len(ec2.converge()) == 3
+
+    assert sorted(one.get("InstanceLifecycle", "") for one in ec2.live()) == ["", "spot", "spot"]
+    ec2.write(nodes=None)
+    assert ec2.spec.nodes == 2  # of 2 vCPUs each: the default fits
+
+
+def test_quotas_that_do_not_suffice_have_their_exit_code_and_carry_all_refusals(
+    ec2: "Ec2",
+) -> None:
+    """Of spot and on demand: trying later would not help, as it would where capacity is short."""
+    ec2.cloud.account.quotas = {SPOT: 3, ON_DEMAND: 1}
+
+    done = ec2.run("up", "--yes")
+
+    assert done.code == 5, done
+    assert "only 1 of at least 2 nodes could be had: MaxSpotInstanceCountExceeded x 1" in done.err
+    assert "VcpuLimitExceeded x 1 (m7i.large us-east-1a: You have requested more vCPU" in done.err
+    assert "no matter of waiting: ask for more in Service Quotas" in done.err
+    assert ec2.live() == []
+
+
+def test_what_runs_already_counts_against_a_quota(ec2: "Ec2") -> None:
+    ec2.cloud.account.quotas = {SPOT: 0, ON_DEMAND: 4}
+    (image, *_) = ec2.region.ec2.describe_images()["Images"]
+    ec2.region.boots = False
+    ec2.region.ec2.run_instances(
+        ImageId=image["ImageId"],
+        InstanceType="c5.large",
+        MinCount=1,
+        MaxCount=1,
+        SubnetId=ec2.region.subnets[0],
+    )
+
+    with pytest.raises(OverQuota, match="only 1 of at least 2"):
+        ec2.converge()
+
+
+def test_without_fallback_a_quota_of_spot_is_final(ec2: "Ec2") -> None:
+    ec2.write(spot={"fallback": False})
+    ec2.cloud.account.quotas = {SPOT: 0}
 
     with pytest.raises(OverQuota, match="ask for more in Service Quotas") as raised:
         ec2.converge()
 
     assert raised.value.exit_code == 5
     assert len(launches(ec2)) == 1
+
+
+REJECTED = [
+    ("InvalidParameterValue", "report this"),
+    ("UnknownParameter", "report this"),
+    ("InvalidParameterCombination", "report this"),
+    ("Unsupported", "no matter of waiting"),
+    ("InvalidKMSKey.InvalidState", "no matter of waiting"),
+    ("InvalidBlockDeviceMapping", "no matter of waiting"),
+]
+
+
+@pytest.mark.parametrize(("code", "says"), REJECTED)
+@pytest.mark.parametrize("where", ["answer", "call"])
+def test_what_ec2_does_not_take_is_no_want_of_capacity(code: str, says: str, where: str) -> None:
+    """Whoever starts again on exit code 4 would do so for ever."""
+    spec = Spec("crawl")
+    one = refusal(code, "m7i.large us-east-1a: no" if where == "answer" else "create_fleet: no")
+
+    error = shortage([one, one], "EC2 launched nothing", spec)
+
+    assert isinstance(error, Rejected)
+    assert error.exit_code == 7
+    assert says in str(error)
+    assert "policy" not in str(error)
+
+
+def test_only_a_want_of_capacity_is_told_as_one_that_passes() -> None:
+    spec = Spec("crawl")
+    capacity = refusal("InsufficientInstanceCapacity", "m7i.large us-east-1a: none left")
+    unsupported = refusal("Unsupported", "m7i.large us-east-1e: not there")
+    quota = refusal("VcpuLimitExceeded", "m7i.large us-east-1a: too many")
+    busy = refusal("InternalError", "create_fleet: oh")
+
+    found = [
+        shortage(refusals, "nothing", spec).exit_code
+        for refusals in (
+            [capacity],
+            [capacity, unsupported],
+            [unsupported],
+            [capacity, quota],
+            [busy],
+            [refusal("UnauthorizedOperation", "no"), capacity],
+        )
+    ]
+
+    assert found == [4, 4, 7, 5, 1, 6]
 
 
 def test_a_missing_permission_is_final_and_says_what_prints_the_policy(ec2: "Ec2") -> None:
@@ -346,7 +455,8 @@ def test_who_may_not_create_fleets_gets_nodes_one_by_one_over_the_cheapest_pools
     assert ec2.slots() == ["0", "1", "2"]
     zones = dict(zip("abc", ec2.region.subnets, strict=True))
     cheapest = sorted(prices, key=lambda where: prices[where])
-    asked = [(one.body["InstanceType"], one.body["SubnetId"]) for one in singles(ec2)]
+    net = "NetworkInterface.1.SubnetId"
+    asked = [(one.body["InstanceType"], one.body[net]) for one in singles(ec2)]
     assert asked == [(name, zones[zone]) for name, zone in cheapest]
     assert len({one.body["ClientToken"] for one in singles(ec2)}) == 3
     for one in singles(ec2):
@@ -354,9 +464,7 @@ def test_who_may_not_create_fleets_gets_nodes_one_by_one_over_the_cheapest_pools
         assert one.body["InstanceMarketOptions.SpotOptions.SpotInstanceType"] == "one-time"
         assert one.body["MinCount"] == one.body["MaxCount"] == "1"
         kinds = one.listed(r"TagSpecification\.\d\.ResourceType")
-        assert sorted(kinds) == [
-            *("instance", "network-interface", "spot-instances-request", "volume"),
-        ]
+        assert sorted(kinds) == ["instance", "spot-instances-request", "volume"]
 
 
 def test_one_by_one_a_pool_without_capacity_is_left_out_and_the_rest_is_bought_on_demand(

@@ -18,7 +18,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from workflows.ec2 import accounts, ground, loginkey, prices, provision, sessions, teardown
+from workflows.ec2 import (
+    accounts,
+    caller,
+    ground,
+    loginkey,
+    prices,
+    provision,
+    sessions,
+    teardown,
+)
 from workflows.ec2.api import EXPIRES, READY, Aws, Instance, label_of, set_tags
 from workflows.ec2.bootstrap import Recipe, recipe
 from workflows.ec2.config import Spec, find_spec, has_spec
@@ -48,6 +57,7 @@ class Plan:
     drift: str
     results: str
     cost: prices.Cost
+    network: ground.Network
 
     def __str__(self) -> str:
         spec, cost = self.spec, self.cost
@@ -67,9 +77,24 @@ class Plan:
         each = cost.expected / hosts
         lines.append(f"  {hosts} x ${each:.4f} = ${cost.expected:.4f} an hour expected")
         lines.append(f"  at most ${cost.at_most:.4f} an hour ({cost.worst})")
+        lines.append(f"  of that ${cost.beside:.4f} are disks and public addresses")
+        lines += self._network_lines()
         if cost.unknown:
             lines.append(f"  not counted: {', '.join(cost.unknown)}, whose price AWS does not tell")
         return "\n".join(lines)
+
+    def _network_lines(self) -> list[str]:
+        network = self.network
+        lines = []
+        if network.left_out:
+            lines.append(f"  no internet gateway, left out: {', '.join(network.left_out)}")
+        if len(network.subnets) > 1 and self.spec.nodes > 1:
+            usd = prices.ZONES_USD_PER_GB
+            lines.append(
+                f"  {len(network.subnets)} zones: what nodes send each other between zones costs"
+                f" about ${usd:g} a GB each way; zones: [a] avoids it"
+            )
+        return lines
 
 
 class Ec2Fleet:
@@ -125,15 +150,35 @@ class Ec2Fleet:
         Raises:
             UsageError: nothing describes the fleet.
         """
+        self._check_described()
+        return self._priced(self._network())
+
+    def _check_described(self) -> None:
         if not self.is_described:
             name = self.spec.name
             raise UsageError(
                 f"nothing describes a fleet {name}: no {name}.yaml, no fleet.yaml of that name, no"
                 f" [ec2 {name}] in luigi.cfg; to begin: workflows fleet init > {name}.yaml"
             )
+
+    def _network(self) -> ground.Network:
+        """Return where the fleet may be, once its types are known to exist."""
         ground.type_details(self.aws, self.spec.types)
-        offered = ground.network(self.aws, self.spec).offered
-        return prices.pools(self.aws, self.spec.types, offered)
+        return ground.network(self.aws, self.spec)
+
+    def _priced(self, network: ground.Network) -> list[prices.Pool]:
+        return prices.pools(self.aws, self.spec.types, network.offered)
+
+    def _cost(self, network: ground.Network) -> prices.Cost:
+        """Return what the fleet costs an hour.
+
+        Raises:
+            FleetError: it may cost more than `max_hourly_cost`.
+        """
+        found, per_gb_hour = self._priced(network), prices.disk_usd(self.aws)
+        cost = prices.hourly(self.spec, found, self.spec.nodes, per_gb_hour)
+        cost.check(self.spec)
+        return cost
 
     def plan(self) -> Plan:
         """Return what `up` would do; nothing is changed.
@@ -146,8 +191,10 @@ class Ec2Fleet:
         lacks_host = self.spec.results_host and len(live) == len(everything)
         slots = provision.slots_for(live, self.spec.nodes)
         keep = [one for one in live if slots[one.id] < self.spec.nodes]
-        cost = prices.hourly(self.spec, self.pools(), self.spec.nodes)
-        cost.check(self.spec)
+        self._check_described()
+        network = self._network()
+        cost = self._cost(network)
+        caller.check(self.aws, self.spec, network.vpc)
         return Plan(
             self.spec,
             tuple(keep),
@@ -157,6 +204,7 @@ class Ec2Fleet:
             self._drift(live),
             "launch     1 results host, on demand" if lacks_host else "",
             cost,
+            network,
         )
 
     def _is_ready(self, one: Instance) -> bool:
@@ -178,7 +226,8 @@ class Ec2Fleet:
             NoCapacity: fewer than `min_nodes` could be had; what had come is gone again.
             FleetError: AWS refused, it may cost too much, or nodes could not be made ready.
         """
-        prices.hourly(self.spec, self.pools(), self.spec.nodes).check(self.spec)
+        self._check_described()
+        self._cost(self._network())
         made, ready = bring_up(self.aws, self.spec, say=self.say, refresh_ami=refresh_ami)
         if sum(not one.is_results for one in ready) >= self.spec.nodes:
             dismiss_leaving(self.aws, self.spec.name)

@@ -38,6 +38,8 @@ _KINDS = {
 }
 _MOST = {"GroupName": 255, "KeyName": 255, "ClientToken": 64}
 _OVERRIDES = 300
+# A template is made of names that are not looked at; to delete a key that is not there is no error.
+_NEVER_LATE = ("CreateLaunchTemplate", "DeleteKeyPair")
 _LAUNCHES = ("CreateFleet", "RunInstances")
 _FAULTS = {
     sigv4.Fault.ANONYMOUS: "anonymous",
@@ -215,11 +217,22 @@ class Account:
         Raises:
             Refusal: it names such a thing.
         """
-        named = [one for one in _texts(found) if one in self._new]
-        for name in named:
-            if self._new[name] > 0 and action != "CreateLaunchTemplate":
+        if action in _NEVER_LATE:
+            return
+        for name in [one for one in _texts(found) if one in self._new]:
+            if self._new[name] > 0:
                 self._new[name] -= 1
                 raise self._not_there(name)
+
+    def not_there(self, action: str, found: Mapping[str, Any]) -> Refusal | None:
+        """Return why a launch finds no group or key that its template names: not there yet."""
+        data = self._template_of(action, found)
+        interfaces = [one for each in data.get("NetworkInterfaces", []) for one in _texts(each)]
+        for one in [data.get("KeyName", ""), *interfaces, *data.get("SecurityGroupIds", [])]:
+            if self._new.get(one, 0) > 0:
+                self._new[one] -= 1
+                return self._not_there(one)
+        return None
 
     def _not_there(self, name: str) -> Refusal:
         return RULES[f"new {self._kinds[name]}"].refuse(name=name)
@@ -259,13 +272,13 @@ class Account:
             overrides = [one for row in _configs(found) for one in row.get("Overrides", [])]
             name = overrides[0]["InstanceType"]
             image = data.get("ImageId", "")
-        came = self._came(wanted, name, image, data, facts)
+        came = self._came(wanted, name, image, facts)
         if action == "RunInstances" and came.errors:
             raise came.errors[0][0]
         return came
 
-    def _came(self, wanted: Launch, name: str, image: str, data: Any, facts: Facts) -> Launch:
-        refusal = self._unlaunchable(name, image, data, facts)
+    def _came(self, wanted: Launch, name: str, image: str, facts: Facts) -> Launch:
+        refusal = self._unlaunchable(name, image, facts)
         if refusal is not None:
             return Launch(0, 0, [(refusal, name)])
         cores = facts.type(name)["VCpuInfo"]["DefaultVCpus"]
@@ -285,12 +298,7 @@ class Account:
                 errors.append((rule.refuse(limit=f"{self.quota(code):g}"), name))
         return Launch(came[0], came[1], errors)
 
-    def _unlaunchable(self, name: str, image: str, data: Any, facts: Facts) -> Refusal | None:
-        interfaces = [one for each in data.get("NetworkInterfaces", []) for one in _texts(each)]
-        for one in [data.get("KeyName", ""), *interfaces, *data.get("SecurityGroupIds", [])]:
-            if self._new.get(one, 0) > 0:
-                self._new[one] -= 1
-                return self._not_there(one)
+    def _unlaunchable(self, name: str, image: str, facts: Facts) -> Refusal | None:
         has = facts.image_architecture(image)
         if has is None:
             return RULES["image"].refuse(name=image)

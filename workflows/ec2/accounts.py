@@ -26,17 +26,17 @@ class Cost:
 
     @property
     def usd(self) -> float:
-        """Return the dollars for instances and, estimated, their disks."""
-        return sum(row.usd + row.ebs_usd for row in self.rows)
+        """Return the dollars for instances, their disks and their public addresses."""
+        return sum(row.total_usd for row in self.rows)
 
     def lines(self) -> list[str]:
         """Return it as text."""
         if not self.rows:
             return ["nothing was spent that EC2 still knows of"]
         hours = sum(row.hours for row in self.rows)
-        ebs = sum(row.ebs_usd for row in self.rows)
+        beside = sum(row.beside_usd for row in self.rows)
         text = f"{len(self.rows)} nodes, {hours:.2f} node hours: ${self.usd:.4f}"
-        lines = [f"{text} (disks, estimated: ${ebs:.4f}; transfer not counted)"]
+        lines = [f"{text} (disks and public addresses: ${beside:.4f}; transfer not counted)"]
         full = [row.on_demand_usd for row in self.rows if row.on_demand_usd is not None]
         if len(full) == len(self.rows) and sum(full) > 0:
             saved = 1 - sum(row.usd for row in self.rows) / sum(full)
@@ -83,7 +83,7 @@ def phases(
             for first, last in found:
                 cover(spans[name], first, last)
                 seconds[name] += last - first
-                usd[name] += (row.usd + row.ebs_usd) * (last - first) / life
+                usd[name] += row.total_usd * (last - first) / life
     if down_since is not None and rows:
         spans["teardown"] = [(down_since, until)]  # nodes cost nothing once they shut down
     spans["total"] = []

@@ -90,8 +90,8 @@ def _ended(one: Instance, name: str) -> Exception:
     if code.startswith("Client.") and code not in _BY_USERS:
         return Rejected(
             f"{name}: EC2 could not start it: {text or code} ({code}); this is no matter of"
-            " waiting: a key (KMS) that may not be used, or a volume, image or limit of the account;"
-            " workflows fleet down takes away what came",
+            " waiting: a key (KMS) that may not be used, or a volume, image or limit of the"
+            " account; workflows fleet down takes away what came",
             code,
         )
     why = "" if code in _BY_USERS else f": {one.reason}" if one.reason else ""
@@ -133,8 +133,26 @@ def adopt(
 
 def _set_up(spec: Spec, one: Instance, connection: Connection, recipe: Recipe, say: Say) -> None:
     with renewing(spec, connection):
+        if not spec.profile:
+            _check_metadata(one, connection)
         make_ready(connection, name_of(one), recipe, lambda text: say(f"{name_of(one)}: {text}"))
         _run(connection, one, RENEW)
+
+
+def _check_metadata(one: Instance, connection: Connection) -> None:
+    """Make sure that the node has closed its metadata service to all but root.
+
+    Raises:
+        NodeRefused: it could not.
+        NodeLost: the connection broke.
+    """
+    said = _run(connection, one, "cat .workflows/imds 2>/dev/null || :").strip()
+    if not said.startswith("closed"):
+        raise NodeRefused(
+            name_of(one),
+            f"its metadata service is open to every job ({said or 'nothing was noted'}): take an"
+            " ami that has iptables, nft or ip (iproute2), or name a profile, which opens it",
+        )
 
 
 def _pinned(one: Instance, connection: Connection) -> Instance:

@@ -1,20 +1,25 @@
 #!/usr/bin/env python3
 """workflows-node: what a node does on its own, from its first boot on. Written by its user data.
 
-``agent``   powers the node off when nobody has renewed its lease for --idle seconds, or it is
-            --max seconds old; notes what EC2 says about taking it back
-``newkey``  makes a host key of the node's own and prints it; ``usekey`` puts it in use
+``agent``     powers the node off when nobody has renewed its lease for --idle seconds, or it is
+              --max seconds old; notes what EC2 says about taking it back
+``closeimds`` lets only root reach the metadata service, and notes how
+``newkey``    makes a host key of the node's own and prints it; ``usekey`` puts it in use, and the
+              settings of sshd that the user data wrote
 
 Standard library, Python 3.9. In HOME/.workflows: `lease` (its time is the last renewal), `extended`
 (its time is until when somebody extended it, if so), `deadline` (seconds since 1970), `notice`
-(JSON), `flush` (if it is there, it is run before the end).
+(JSON), `imds` (closed by what, or why it is open), `flush` (if it is there, it is run before the
+end).
 """
 
 import argparse
 import contextlib
 import json
 import os
+import shutil
 import subprocess
+import sys
 import time
 import urllib.request
 
@@ -22,6 +27,27 @@ IMDS = "http://169.254.169.254/latest/"
 KEY = "/etc/ssh/ssh_host_ed25519_key"
 NOTICES = ("spot/instance-action", "events/recommendations/rebalance")
 FLUSH_S = 60
+SSHD = "/etc/ssh/sshd_config"
+OWN = "/etc/ssh/sshd_config.d/10-workflows.conf"
+ADMIN = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/local/sbin"])
+ADDRESS = "169.254.169.254"
+RULE = f"OUTPUT -d {ADDRESS} -m owner ! --uid-owner 0 -j REJECT"
+# All users but root are refused the way there: needs no firewall at all.
+ROUTE = f"to {ADDRESS}/32 uidrange 1-4294967294 prohibit pref 100"
+# Program -> what closes the service by it; of the commands between | one has to succeed. Amazon
+# Linux 2023 has no iptables.
+BLOCKS = {
+    "iptables": [f"iptables -w -C {RULE}|iptables -w -A {RULE}"],
+    "nft": [
+        "nft add table ip workflows",
+        "nft add chain ip workflows out { type filter hook output priority 0 ; }",
+        "nft flush chain ip workflows out",
+        f"nft add rule ip workflows out ip daddr {ADDRESS} meta skuid != 0 reject",
+    ],
+    "ip": [f"ip rule del {ROUTE}|true", f"ip rule add {ROUTE}"],
+}
+REACH = f"import socket; socket.create_connection(('{ADDRESS}', 80), 2)"
+NOBODY = 65534
 
 
 def agent(home: str, idle: float, longest: float, poll: float) -> None:
@@ -111,6 +137,74 @@ def write(path: str, text: str) -> None:
     os.replace(path + ".new", path)
 
 
+def closeimds(home: str) -> None:
+    """Let only root reach the metadata service; note by what, or why it is open."""
+    why = []
+    for name, steps in BLOCKS.items():
+        if shutil.which(name, path=ADMIN) is None:
+            why.append(f"there is no {name}")
+        elif not all(any(run(words) for words in step.split("|")) for step in steps):
+            why.append(f"{name} failed")
+        elif is_open():
+            why.append(f"{name} had no effect")
+        else:
+            why = []
+            break
+    os.makedirs(home, exist_ok=True)
+    user = os.stat(os.path.dirname(home))
+    os.chown(home, user.st_uid, user.st_gid)
+    write(os.path.join(home, "imds"), "open: " + ", ".join(why) if why else "closed by " + name)
+    if why:
+        raise SystemExit("the metadata service is open to all users: " + ", ".join(why))
+
+
+def is_open() -> bool:
+    """Tell whether a user who is not root reaches the metadata service."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        words = [sys.executable, "-c", REACH]
+        return subprocess.call(words, user=NOBODY, stderr=subprocess.DEVNULL, timeout=10) == 0
+    return False
+
+
+def run(line: str) -> bool:
+    """Run a command; tell whether it succeeded."""
+    words = line.split()
+    words[0] = shutil.which(words[0], path=ADMIN) or words[0]
+    try:
+        return subprocess.call(words, stderr=subprocess.DEVNULL) == 0
+    except OSError:
+        return False
+
+
+def settings() -> None:
+    """Make sshd take the settings that the user data wrote.
+
+    Some images include no folder in their configuration, or set something before they do. The first
+    value counts: so ours go to the top.
+    """
+    with open(OWN) as file:
+        own = file.read()
+    with open(SSHD) as file:
+        there = file.read()
+    os.makedirs("/run/sshd", exist_ok=True)
+    if takes(SSHD, own):
+        return
+    new = SSHD + ".new"
+    write(new, own + there)
+    shutil.copymode(SSHD, new)
+    if not takes(new, own):
+        raise SystemExit("sshd does not take: " + ", ".join(own.splitlines()))
+    os.replace(new, os.path.realpath(SSHD))
+
+
+def takes(path: str, own: str) -> bool:
+    """Tell whether a configuration of sshd has our settings."""
+    words = [shutil.which("sshd", path=ADMIN) or "sshd", "-T", "-f", path]
+    told = subprocess.run(words, capture_output=True, check=False)
+    said = told.stdout.decode("utf-8", "replace").splitlines()
+    return set(own.lower().splitlines()) <= set(said)
+
+
 def newkey() -> None:
     """Make the key unless a call before has; print its public half."""
     new = KEY + ".new"
@@ -128,6 +222,7 @@ def usekey() -> None:
     if os.path.exists(KEY + ".new.pub"):
         write(KEY + ".own", "")
         os.replace(KEY + ".new.pub", KEY + ".pub")
+    settings()
     for unit in ("ssh", "sshd"):
         if subprocess.call(["systemctl", "reload", unit], stderr=subprocess.DEVNULL) == 0:
             return
@@ -137,7 +232,7 @@ def usekey() -> None:
 def main() -> None:
     """Do what the first argument says."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("agent", "newkey", "usekey"))
+    parser.add_argument("what", choices=("agent", "closeimds", "newkey", "usekey"))
     parser.add_argument("--home", default="/home/workflows/.workflows")
     parser.add_argument("--idle", type=int, default=1800)
     parser.add_argument("--max", type=int, default=43200)
@@ -145,6 +240,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.what == "agent":
         agent(given.home, given.idle, given.max, given.poll)
+    elif given.what == "closeimds":
+        closeimds(given.home)
     elif given.what == "newkey":
         newkey()
     else:

@@ -59,6 +59,16 @@ def sources(aws: Aws, spec: Spec, vpc: str) -> list[str]:
     return found
 
 
+def check(aws: Aws, spec: Spec, vpc: str) -> None:
+    """Make sure that a private fleet will let in the address that its logins come from.
+
+    Raises:
+        UsageError: `me` is in its file, and is none that its nodes see.
+    """
+    if spec.access.address == "private":
+        sources(aws, spec, vpc)
+
+
 def _me(aws: Aws, spec: Spec, vpc: str) -> str:
     return caller_ip(spec) if spec.access.address == "public" else _private_ip(aws, spec, vpc)
 

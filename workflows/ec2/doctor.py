@@ -6,14 +6,12 @@ import email.utils
 import os
 from collections.abc import Callable
 
-from workflows.ec2 import caller, ground
+from workflows.ec2 import caller, ground, quotas, rehearsal
 from workflows.ec2.api import Aws, instances
 from workflows.ec2.config import Spec
 from workflows.errors import WorkflowsError
 
 _SKEW_S = 240.0  # AWS refuses requests whose time is off by more than five minutes
-# Service Quotas: vCPUs of standard instances (A, C, D, H, I, M, R, T, Z).
-_SPOT_QUOTA, _DEMAND_QUOTA = "L-34B43A08", "L-1216C47A"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +33,7 @@ def examine(aws: Aws, spec: Spec) -> list[Finding]:
         ("subnets", _subnets),
         ("spot role", _spot_role),
         ("quotas", _quotas),
+        ("permissions", _permissions),
         ("caller", _caller),
         ("login key", _login_key),
     ]
@@ -75,10 +74,11 @@ def _types(aws: Aws, spec: Spec) -> str:
 def _subnets(aws: Aws, spec: Spec) -> str:
     network = ground.network(aws, spec)
     pools = sum(len(offered) for offered in network.offered.values())
-    zones = ", ".join(network.subnets)
-    if pools < 6:
-        return f"{pools} pools in {zones}: few; more types or zones are interrupted less"
-    return f"{pools} pools in {zones}"
+    if spec.access.address == "public":
+        said = f"{pools} pools in {network}, which an internet gateway serves"
+    else:
+        said = f"{pools} pools in {network}, private: what nodes fetch needs a NAT or endpoints"
+    return said if pools >= 6 else f"{said}: few; more types or zones are interrupted less"
 
 
 def _spot_role(aws: Aws, _: Spec) -> str:
@@ -93,24 +93,34 @@ def _spot_role(aws: Aws, _: Spec) -> str:
 
 
 def _quotas(aws: Aws, spec: Spec) -> str:
-    about = ground.type_details(aws, spec.types)
-    cores = max(row["VCpuInfo"]["DefaultVCpus"] for row in about.values())
-    said = []
-    for kind, code, nodes in (
-        ("spot", _SPOT_QUOTA, spec.nodes - spec.spot.on_demand_base),
-        ("on-demand", _DEMAND_QUOTA, spec.spot.on_demand_base + spec.results_host),
-    ):
-        answer = aws.call(
-            "get_service_quota", service="service-quotas", ServiceCode="ec2", QuotaCode=code
-        )
-        allowed = float(answer["Quota"]["Value"])
-        if nodes * cores > allowed:
-            raise _Wrong(
-                f"{nodes} {kind} nodes need up to {nodes * cores} vCPUs, {allowed:g} are allowed:"
-                f" ask for more of {code} in Service Quotas"
+    said, wrong = [], []
+    for use in quotas.uses(aws, spec, instances(aws, spec.name)):
+        needs = use.running + use.added
+        if not use.code:
+            said.append(f"no quota of {use.what} is known")
+            continue
+        limit = quotas.allowed(aws, use.code)
+        running = f" ({use.running} run already)" if use.running else ""
+        if use.added and needs > limit:
+            wrong.append(
+                f"{spec.nodes} nodes need up to {needs} {use.what} vCPUs{running},"
+                f" {limit:g} are allowed: ask for more of {use.code} in Service Quotas"
             )
-        said.append(f"{nodes * cores} of {allowed:g} {kind} vCPUs")
+        said.append(f"{needs} of {limit:g} {use.what} vCPUs{running}")
+    if wrong:
+        raise _Wrong("; ".join(wrong))
     return ", ".join(said)
+
+
+def _permissions(aws: Aws, spec: Spec) -> str:
+    found = rehearsal.rehearse(aws, spec, instances(aws, spec.name))
+    untold = f"; not told: {', '.join(found.untold)}" if found.untold else ""
+    if found.denied:
+        raise _Wrong(
+            f"these credentials may not {', '.join(found.denied)}: workflows fleet policy prints"
+            f" what is needed{untold}"
+        )
+    return f"{found.allowed} calls rehearsed (DryRun), all allowed{untold}"
 
 
 def _caller(aws: Aws, spec: Spec) -> str:

@@ -133,9 +133,6 @@ def _launched(aws: Aws, request: Request, say: Say) -> tuple[list[str], list[Fle
         if ids or not refusals or not all(one.code in NOT_YET for one in refusals):
             break
         time.sleep(pause_s)
-    if ids:
-        kind = "spot" if request.spot else "on-demand"
-        say(f"EC2 launched {len(ids)} {kind}: {', '.join(ids)}")
     return ids, refusals
 
 
@@ -158,6 +155,9 @@ def _one_fleet(
         refusals.append(
             refusal(row.get("ErrorCode", ""), f"{where}: {row.get('ErrorMessage', '')}")
         )
+    if ids:
+        kind = "spot" if request.spot else "on-demand"
+        say(f"EC2 launched {len(ids)} {kind}: {', '.join(ids)}")
     return ids, refusals
 
 

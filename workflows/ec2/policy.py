@@ -3,6 +3,7 @@
 from typing import Any
 
 from workflows.ec2.api import FLEET
+from workflows.errors import UsageError
 
 _OWN_REQUEST = {"StringLike": {f"aws:RequestTag/{FLEET}": "*"}}
 _OWN = {"StringLike": {f"aws:ResourceTag/{FLEET}": "*"}}
@@ -23,6 +24,7 @@ _LOOK = [
     "ec2:GetSpotPlacementScores",
     "iam:GetRole",
     "pricing:GetProducts",
+    "servicequotas:GetAWSDefaultServiceQuota",
     "servicequotas:GetServiceQuota",
     "sts:GetCallerIdentity",
 ]
@@ -47,16 +49,23 @@ _CHANGE = [
 _LAUNCH = ["ec2:CreateFleet", "ec2:RunInstances"]
 
 
-def policy(profile_role: str = "") -> dict[str, Any]:
-    """Return the policy; `profile_role` is the ARN of the role of the nodes' instance profile."""
-    made = [f"arn:aws:ec2:*:*:{kind}/*" for kind in _MADE]
-    own = [
-        f"arn:aws:ec2:*:*:{kind}/*" for kind in ("launch-template", "key-pair", "security-group")
-    ]
+def policy(profile_role: str = "", region: str = "") -> dict[str, Any]:
+    """Return the policy; `profile_role` is the ARN of the role of the profile of the nodes.
+
+    `region`, or else that ARN, says in which partition of AWS it is to hold: that of China, of
+    GovCloud, or the usual one.
+
+    Raises:
+        UsageError: the ARN is none, or of another partition than the region.
+    """
+    partition = _partition(profile_role, region)
+    ec2 = f"arn:{partition}:ec2"
+    made = [f"{ec2}:*:*:{kind}/*" for kind in _MADE]
+    own = [f"{ec2}:*:*:{kind}/*" for kind in ("launch-template", "key-pair", "security-group")]
     # What a launch only refers to has no tags of ours.
-    others = [f"arn:aws:ec2:*::{kind}/*" for kind in ("image", "snapshot")]
-    others += [f"arn:aws:ec2:*:*:{kind}/*" for kind in ("subnet", "vpc")]
-    public = ["arn:aws:ssm:*::parameter/aws/service/*"]
+    others = [f"{ec2}:*::{kind}/*" for kind in ("image", "snapshot")]
+    others += [f"{ec2}:*:*:{kind}/*" for kind in ("subnet", "vpc")]
+    public = [f"arn:{partition}:ssm:*::parameter/aws/service/*"]
     spot = {"StringEquals": {"iam:AWSServiceName": "spot.amazonaws.com"}}
     statements = [
         _allow("Look", _LOOK, ["*"]),
@@ -71,9 +80,29 @@ def policy(profile_role: str = "") -> dict[str, Any]:
         _allow("SpotRoleOnce", ["iam:CreateServiceLinkedRole"], ["*"], spot),
     ]
     if profile_role:
-        passed = {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
+        service = "ec2.amazonaws.com.cn" if partition == "aws-cn" else "ec2.amazonaws.com"
+        passed = {"StringEquals": {"iam:PassedToService": service}}
         statements.append(_allow("NodesRole", ["iam:PassRole"], [profile_role], passed))
     return {"Version": "2012-10-17", "Statement": statements}
+
+
+def _partition(role: str, region: str) -> str:
+    """Return the partition of a region, or of an ARN; the usual one if neither is given."""
+    from botocore.exceptions import UnknownRegionError
+    from botocore.session import get_session
+
+    named = role.split(":")[1] if role.startswith("arn:") and role.count(":") >= 5 else ""
+    if role and not named:
+        raise UsageError(f"--role: {role!r} is no ARN: arn:aws:iam::123456789012:role/NAME")
+    if not region:
+        return named or "aws"
+    try:
+        found: str = get_session().get_partition_for_region(region)
+    except UnknownRegionError as error:
+        raise UsageError(f"--region: AWS has no region {region!r}") from error
+    if named not in ("", found):
+        raise UsageError(f"--role is of the partition {named}, --region {region} of {found}")
+    return found
 
 
 def _allow(

@@ -6,15 +6,21 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from workflows.ec2.api import Aws, Instance
+from workflows.ec2.api import ACCESS, Aws, Instance
 from workflows.ec2.config import Spec
 from workflows.errors import FleetError, NoCapacity
 from workflows.runlog import aligned
 
 # Only us-east-1 answers for the prices of all regions.
 _PRICING_REGION = "us-east-1"
-# An estimate for gp3 (us-east-1): EBS has no price history, and regions differ by a few percent.
+_PRICING_REGIONS = {"cn-": "cn-northwest-1"}  # by the beginning of a region's name
+# gp3 in us-east-1, where AWS does not tell that of the region.
 EBS_USD_PER_GB_HOUR = 0.08 / 730
+_MONTH_H = 730
+# Of each public address, in all regions, since February 2024.
+IPV4_USD_PER_HOUR = 0.005
+# Between zones of one region, for each direction.
+ZONES_USD_PER_GB = 0.01
 _HISTORY_DAYS = 7
 
 
@@ -44,6 +50,7 @@ class Cost:
     at_most: float
     worst: str  # what `at_most` is made of
     unknown: tuple[str, ...] = ()  # types that may be bought, but whose price AWS does not tell
+    beside: float = 0.0  # of both: disks and public addresses
 
     def check(self, spec: Spec) -> None:
         """Refuse what may cost more than the fleet's file allows.
@@ -61,8 +68,9 @@ class Cost:
         if limit is not None and self.at_most > limit:
             raise FleetError(
                 f"{spec.nodes} nodes of {spec.name} could cost ${self.at_most:.4f} an hour"
-                f" ({self.worst}), above max_hourly_cost {limit:g}: name cheaper types or fewer"
-                " nodes, turn spot fallback off, or raise it"
+                f" ({self.worst}, disks and addresses ${self.beside:.4f}), above max_hourly_cost"
+                f" {limit:g}: name cheaper types or fewer nodes, turn spot fallback off, or raise"
+                " it"
             )
 
 
@@ -108,18 +116,38 @@ def on_demand(aws: Aws, name: str) -> float | None:
     """Return the on-demand price of a type, Linux, in this region; None if AWS does not tell."""
     wanted = {
         "instanceType": name,
-        "regionCode": aws.region,
         "operatingSystem": "Linux",
         "tenancy": "Shared",
         "preInstalledSw": "NA",
         "capacitystatus": "Used",
     }
-    filters = [{"Type": "TERM_MATCH", "Field": k, "Value": v} for k, v in wanted.items()]
+    return _listed(aws, wanted)
+
+
+def disk_usd(aws: Aws) -> float:
+    """Return the dollars per GB and hour of a gp3 disk in this region, or else in us-east-1."""
+    month = _listed(aws, {"productFamily": "Storage", "volumeApiName": "gp3"})
+    return month / _MONTH_H if month else EBS_USD_PER_GB_HOUR
+
+
+def beside_usd(spec: Spec, per_gb_hour: float) -> float:
+    """Return the dollars per hour of what each host of a fleet has: a disk, a public address."""
+    address = IPV4_USD_PER_HOUR if spec.access.address == "public" else 0.0
+    return spec.disk_gb * per_gb_hour + address
+
+
+def _listed(aws: Aws, wanted: Mapping[str, str]) -> float | None:
+    """Return the list price of a product of EC2's in this region; None if AWS does not tell."""
+    filters = [
+        {"Type": "TERM_MATCH", "Field": name, "Value": value}
+        for name, value in {**wanted, "regionCode": aws.region}.items()
+    ]
+    asked = next((to for of, to in _PRICING_REGIONS.items() if aws.region.startswith(of)), "")
     try:
         answer = aws.call(
             "get_products",
             service="pricing",
-            region=_PRICING_REGION,
+            region=asked or _PRICING_REGION,
             ServiceCode="AmazonEC2",
             Filters=filters,
         )
@@ -154,8 +182,12 @@ def table(found: Sequence[Pool]) -> str:
     return "\n".join(lines)
 
 
-def hourly(spec: Spec, found: Sequence[Pool], nodes: int) -> Cost:
+def hourly(
+    spec: Spec, found: Sequence[Pool], nodes: int, per_gb_hour: float = EBS_USD_PER_GB_HOUR
+) -> Cost:
     """Return what `nodes` nodes cost: expected in the cheapest pools, and at worst.
+
+    Their disks, at `per_gb_hour` dollars, and public addresses are counted.
 
     Raises:
         NoCapacity: none of the pools may be used at the fleet's max_price.
@@ -179,7 +211,9 @@ def hourly(spec: Spec, found: Sequence[Pool], nodes: int) -> Cost:
     worst_each = max(dearest, fallback)
     at_most = (nodes - base) * worst_each + bought * demand
     what = "the on-demand fallback" if fallback >= dearest else "the dearest spot pool"
-    return Cost(expected, at_most, f"{what} at ${worst_each:.4f} each", _unknown(spec, found))
+    beside = (nodes + spec.results_host) * beside_usd(spec, per_gb_hour)
+    worst = f"{what} at ${worst_each:.4f} each"
+    return Cost(expected + beside, at_most + beside, worst, _unknown(spec, found), beside)
 
 
 def _unknown(spec: Spec, found: Sequence[Pool]) -> tuple[str, ...]:
@@ -200,6 +234,17 @@ class Spent:
     usd: float
     on_demand_usd: float | None
     ebs_usd: float
+    address_usd: float = 0.0
+
+    @property
+    def total_usd(self) -> float:
+        """Return the dollars for the instance, its disk and its public address."""
+        return self.usd + self.beside_usd
+
+    @property
+    def beside_usd(self) -> float:
+        """Return the dollars for its disk and its public address."""
+        return self.ebs_usd + self.address_usd
 
 
 def spent(
@@ -212,6 +257,7 @@ def spent(
     types = sorted({one.type for one in found})
     history = spot_history(aws, types, min(one.launched for one in found), until)
     demand = {name: on_demand(aws, name) for name in types}
+    per_gb_hour = disk_usd(aws)
     rows = []
     for one in found:
         end = min(one.ended or until, until)
@@ -220,8 +266,14 @@ def spent(
         full = price * hours if price else None
         prices = history.get((one.type, one.zone), [])
         usd = integrated(prices, one.launched, end) if one.is_spot else (full or 0.0)
-        rows.append(Spent(one, hours, usd, full, hours * disk_gb * EBS_USD_PER_GB_HOUR))
+        address = IPV4_USD_PER_HOUR * hours if _has_public(one) else 0.0
+        rows.append(Spent(one, hours, usd, full, hours * disk_gb * per_gb_hour, address))
     return rows
+
+
+def _has_public(one: Instance) -> bool:
+    """Tell whether an instance has, or had while it lived, a public address."""
+    return bool(one.public_ip) or one.tags.get(ACCESS, "").endswith(" public")
 
 
 def integrated(

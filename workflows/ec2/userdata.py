@@ -13,7 +13,7 @@ _UNIT = """\
 Description=powers this node off when its driver is gone
 StartLimitIntervalSec=0
 [Service]
-{firewall}ExecStart=/usr/bin/env python3 /usr/local/sbin/workflows-node agent {options}
+{closed}ExecStart=/usr/bin/env python3 /usr/local/sbin/workflows-node agent {options}
 Restart=always
 RestartSec=1
 [Install]
@@ -21,15 +21,12 @@ WantedBy=multi-user.target
 """
 _SSHD = "MaxSessions 100\nMaxStartups 100:30:300\nPasswordAuthentication no\n"
 _LIMITS = "* soft nofile 1048576\n* hard nofile 1048576\n"
-# Only root reaches the metadata service: a job must not read the node's role or user data. At each
-# start of the unit, since rules are gone after a reboot; - : an image may have no iptables.
-_RULE = "OUTPUT -d {address} -m owner ! --uid-owner 0 -j REJECT"
-_FIREWALL = "".join(
-    f"ExecStartPre=-/bin/sh -c '{program} -w -C {rule} || {program} -w -A {rule}'\n"
-    for program, rule in (
-        ("iptables", _RULE.format(address="169.254.169.254")),
-        ("ip6tables", _RULE.format(address="fd00:ec2::254")),
-    )
+# Only root reaches the metadata service: a job must not read the node's role or user data by chance
+# (the nodes' user has sudo, which no rule holds back). At each start of the unit, since rules are
+# gone after a reboot. - : it must not keep what ends the node from starting; `up` looks at how it
+# went, and refuses a node on which it did not work.
+_CLOSED = (
+    "ExecStartPre=-/usr/bin/env python3 /usr/local/sbin/workflows-node closeimds --home {home}\n"
 )
 
 
@@ -44,7 +41,7 @@ def user_data(spec: Spec, boot_key: tuple[str, str], login_key: str, poll_s: flo
     options = (
         f"--home {home} --idle {spec.ttl.idle} --max {spec.ttl.max} --poll {poll_s or _POLL_S:g}"
     )
-    unit = _UNIT.format(options=options, firewall="" if spec.profile else _FIREWALL)
+    unit = _UNIT.format(options=options, closed="" if spec.profile else _CLOSED.format(home=home))
     program = pathlib.Path(agent.__file__).read_text(encoding="utf-8")
     config = {
         "ssh_deletekeys": True,

@@ -69,7 +69,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _policy(arguments: argparse.Namespace) -> int:
-    print(json.dumps(policy.policy(arguments.role), indent=2))
+    print(json.dumps(policy.policy(arguments.role, arguments.region), indent=2))
     return 0
 
 
@@ -283,6 +283,7 @@ _OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, object]]] = {
     "target": (("target",), {"metavar": "TARGET", "nargs": "?", "default": ""}),
     "time": (("time",), {"metavar": "TIME", "help": "from now: 90s, 30m, 2h or 1d"}),
     "regions": (("--regions",), {"default": "", "help": "such as us-east-1,eu-west-1 (all)"}),
+    "partition": (("--region",), {"default": "", "help": "where: China and GovCloud differ"}),
     "role": (("--role",), {"default": "", "help": "ARN of the role of the nodes' profile"}),
 }
 _Action = tuple[Callable[[argparse.Namespace], int], str, tuple[str, ...]]
@@ -311,6 +312,6 @@ _ACTIONS: dict[str, _Action] = {
     "cost": (_cost, "Print what the fleet has cost", ()),
     "down": (_down, "Remove everything the fleet is made of", ("yes",)),
     "sweep": (_sweep, "Find what was forgotten, in all regions", ("regions", "yes")),
-    "policy": (_policy, "Print the least IAM policy that fleets need", ("role",)),
-    "doctor": (_doctor, "Check identity, clock, quotas, subnets, caller address", ()),
+    "policy": (_policy, "Print the least IAM policy that fleets need", ("role", "partition")),
+    "doctor": (_doctor, "Check identity, clock, quotas, subnets, permissions, caller address", ()),
 }
