@@ -174,7 +174,7 @@ def listings(work: str, url: str, count: int, rounds: int) -> Timed:
     bench = Bench(work, url, count, 1)
     argv = ["s5cmd", "--log", "error", "--endpoint-url", url, "cp"]
     subprocess.run([*argv, f"{bench.files}/*", "s3://bench/listed/"], check=True)
-    client = s3._s3()
+    client = s3.client("bench")
     took: Timed = {"ours": [], "boto3 paginator": []}
     for _ in range(rounds):
         begun = time.perf_counter()
@@ -194,13 +194,13 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         work = stack.enter_context(tempfile.TemporaryDirectory(dir=args.work))
         server = stack.enter_context(started(pathlib.Path(work, "weed")))
-        os.environ.update(server.environ)
+        os.environ.update(server.environ, WORKFLOWS_S3_ENDPOINT_URL=server.raw_url)
         server.bucket("bench")
-        large = Bench(work, server.url, 1, args.big_mb * 10**6)
+        large = Bench(work, server.raw_url, 1, args.big_mb * 10**6)
         big = transfers(large, args.rounds, ["ours", "aws", "s5cmd"])
-        many = Bench(work, server.url, args.small_keys, int(args.small_kb * 1000))
+        many = Bench(work, server.raw_url, args.small_keys, int(args.small_kb * 1000))
         small = transfers(many, args.rounds, ["ours", "s5cmd"])
-        listed = listings(work, server.url, args.listed, args.rounds)
+        listed = listings(work, server.raw_url, args.listed, args.rounds)
     return 0 if table.publish(result(args, big, small, listed), args.results) else 1
 
 

@@ -135,16 +135,22 @@ def weed(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Weed]":
 
 
 @pytest.fixture(scope="session")
-def moto() -> Iterator[str]:
-    """Return the URL of a moto server, behind one as strict as Amazon."""
+def raw_moto() -> Iterator[tuple[str, int]]:
+    """Return the address of a moto server."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
-    strict = strict_before(server.get_host_and_port())
+    yield server.get_host_and_port()
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def moto(raw_moto: tuple[str, int]) -> Iterator[str]:
+    """Return the URL of that server, behind one that is as strict as Amazon."""
+    strict = strict_before(raw_moto)
     yield strict.url
     strict.close()
-    server.stop()
 
 
 class Done:

@@ -171,7 +171,12 @@ def client_of(url: str) -> Any:
         region_name="us-east-1",
         aws_access_key_id=ADMIN[0],
         aws_secret_access_key=ADMIN[1],
-        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=20),
+        config=Config(
+            signature_version="s3v4",
+            retries={"total_max_attempts": 1},
+            connect_timeout=2,
+            read_timeout=20,
+        ),
     )
 
 

@@ -18,12 +18,14 @@ from faults import small_disk
 from s3_servers import Weed, environ_of, started
 
 from workflows.config import settings
+from workflows.errors import CheckpointError
 from workflows.node import download, push, ranges
 from workflows.node.curl import Curl, Transfer
 from workflows.node.processes import Groups
+from workflows.node.signatures import Signatures
 from workflows.node.storage import Storage
 from workflows.s3store import S3Store
-from workflows.uploads import _etag, source_of
+from workflows.uploads import _etag, _signed, source_of
 
 MIB = 1 << 20
 BODY = os.urandom(4 * MIB + 12_345)
@@ -266,6 +268,30 @@ def test_a_damaged_output_is_refused_in_parts_too(
 
 def nobody(asked: Sequence[dict[str, Any]]) -> list[str]:
     raise AssertionError(f"signs {asked}: there are URLs")
+
+
+def test_what_the_driver_does_not_sign_is_not_sent_and_says_so(
+    server: Server, curl: Curl, storage: Storage
+) -> None:
+    item = kept(storage, BODY)
+    ways = [{}, {"part_bytes": MIB}]
+    asked = [{**item, "compress": "", **way} for way in ways]
+    gone = Signatures(lambda _: gone.close())  # it hangs up instead of an answer
+
+    outcomes = [
+        event for one in asked for event in push.push(storage, "S", [one], curl, gone.for_uploads)
+    ]
+
+    assert [event["event"] for event in outcomes] == ["failed"] * 2
+    assert all("the driver did not sign its URL" in event["why"] for event in outcomes)
+    assert server.asked == []
+
+
+def test_a_node_gets_no_url_for_an_object_that_it_was_not_told_to_send() -> None:
+    store: Any = None  # which is never asked
+    for one in ({"id": "other", "md5": "0" * 32}, {"id": "mine", "md5": "no digest"}):
+        with pytest.raises(CheckpointError, match="asks to write what it was not told to"):
+            _signed(store, [one], {"mine": "S/k"}, {})
 
 
 def kept(storage: Storage, data: bytes, key: str = "k") -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aws.sigv4 import Credential
 from botocore.auth import S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
@@ -30,7 +31,7 @@ class Metadata(http.server.ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        self.key, self.lasts_s, self.given = ADMIN, 3600.0, 0
+        self.key, self.token, self.lasts_s, self.given = ADMIN, "", 3600.0, 0
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -53,7 +54,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
             self.server.given += 1
             key, secret = self.server.key
             ends = time.gmtime(time.time() + self.server.lasts_s)
-            found = {"AccessKeyId": key, "SecretAccessKey": secret, "Token": ""}
+            found = {"AccessKeyId": key, "SecretAccessKey": secret, "Token": self.server.token}
             found["Expiration"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", ends)
             self._say(json.dumps(found))
         else:
@@ -113,6 +114,9 @@ class Pipeline:
 def test_nodes_with_a_role_fetch_send_and_bring_back_by_themselves(
     weed: Weed, place: "Place", metadata: Metadata
 ) -> None:
+    # The credentials of a role always have a token, and Amazon refuses them without it.
+    metadata.key, metadata.token = ("role", "role-secret"), "a/long+token=="
+    weed.strict.keys["role"] = Credential("role-secret", metadata.token)
     made = Pipeline(weed, place, metadata.url)
     for name in ("a b.txt", "100%+é.txt", "deep/q'\"&=?#.txt"):
         made.put(name, b"aba\n")
@@ -130,6 +134,11 @@ def test_nodes_with_a_role_fetch_send_and_bring_back_by_themselves(
     }
     assert place.ledger("Fetch") == []
     assert 2 <= metadata.given <= 8  # a few times for each runtime, not for each key
+    sent = [call for call in weed.strict.seen if call.bucket == made.bucket and call.is_presigned]
+    uploads = [call for call in sent if call.request.method == "PUT"]
+    assert {call.operation for call in uploads} == {"PutObject", "UploadPart"}
+    assert all("role" in call.query["X-Amz-Credential"] for call in sent)
+    assert {call.query["X-Amz-SignedHeaders"] for call in uploads} == {"content-md5;host"}
 
 
 def test_a_node_without_a_role_says_so_and_what_to_do(weed: Weed, place: "Place") -> None:
@@ -159,6 +168,7 @@ def test_a_role_that_may_only_read_is_refused_with_the_object_and_the_right_that
     assert "grant s3:PutObject" in done.err
 
 
+@pytest.mark.parametrize("md5", ["", "1B2M2Y8AsgTpgAmY7PhCfg=="])
 @pytest.mark.parametrize("token", ["", "a/long+token=="])
 @pytest.mark.parametrize(
     "url",
@@ -167,15 +177,16 @@ def test_a_role_that_may_only_read_is_refused_with_the_object_and_the_right_that
         "https://b.s3.eu-west-1.amazonaws.com/k?partNumber=3&uploadId=a~b%2Fc_d",
     ],
 )
-def test_a_signature_of_a_node_is_the_one_that_botocore_makes(url: str, token: str) -> None:
+def test_a_signature_of_a_node_is_the_one_that_botocore_makes(
+    url: str, token: str, md5: str
+) -> None:
     given = Credentials("key", "secret", token or None)
-    request = AWSRequest(method="PUT", url=url)
+    request = AWSRequest(method="PUT", url=url, headers={"Content-MD5": md5} if md5 else {})
     S3SigV4QueryAuth(given, "s3", "eu-west-1", expires=3600).add_auth(request)
     expected = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(str(request.url)).query))
     at = time.strptime(expected["X-Amz-Date"], "%Y%m%dT%H%M%SZ")
-    ours = role.presigned(
-        "PUT", url, "eu-west-1", role.Credentials("key", "secret", token, 0), calendar.timegm(at)
-    )
+    mine = role.Credentials("key", "secret", token, 0)
+    ours = role.presigned("PUT", url, "eu-west-1", mine, calendar.timegm(at), md5=md5)
 
     assert dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(ours).query)) == expected
     assert ours.partition("?")[0] == url.partition("?")[0]

@@ -15,6 +15,8 @@ import pytest
 from s3_servers import READER, STEPS, Weed, client_of, environ_of, started
 
 from workflows.config import settings
+from workflows.errors import CheckpointError
+from workflows.s3 import TRIES
 from workflows.s3store import S3Store
 from workflows.targets import CheckpointTarget
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 FETCH = pathlib.Path(__file__).parent.parent / "workflows" / "scripts" / "fetch.sh"
 CHANGED = """
 class Fetch(Map):
-    command = "cat > url; printf changed | curl -sSf -T - -o new $SIGNED; . ./fetch.sh < url"
+    command = "cat > url; printf changed > new; curl -sSf -T new $SIGNED; . ./fetch.sh < url"
     files = ("fetch.sh",)
 """
 NAMES = ["a b.txt", "100%.txt", "50%25.txt", "c+d.txt", "é.txt", "deep/q'\".txt", "&=?#.txt"]
@@ -481,10 +483,10 @@ def test_a_node_that_cannot_compress_is_refused_before_anything_runs(
 
 
 def test_one_listing_says_whether_thousands_of_objects_are_complete(
-    moto: str, monkeypatch: pytest.MonkeyPatch
+    moto: str, raw_moto: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "b" + secrets.token_hex(8)
-    client = client_of(moto)
+    client = client_of("http://{}:{}".format(*raw_moto))
     client.create_bucket(Bucket=name)
     for key, value in environ_of(moto).items():
         monkeypatch.setenv(key, value)
@@ -514,3 +516,33 @@ def test_one_listing_says_whether_thousands_of_objects_are_complete(
 
     assert wrong == [f"s3://{name}/S/i/data/a/{count - 1} is missing"]
     assert calls == ["ListObjectsV2"] * 3
+
+
+def test_of_many_objects_those_that_s3_is_too_busy_to_delete_are_deleted_again(
+    bucket: Bucket, store: S3Store, weed: Weed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workflows import s3store
+
+    monkeypatch.setattr(s3store, "wait", lambda _: None)
+    names = [f"S/{n}" for n in range(5)]
+    for name in names:
+        store.create(name, [b"x"])
+    busy, denied = (f"check point/S/{n}" for n in (1, 3))
+    weed.strict.failing |= {busy: ("SlowDown", 2)}
+
+    store.discard(names[:3])
+    left = [item.name for item in store.list("S")]
+    weed.strict.failing |= {denied: ("AccessDenied", 1), busy: ("SlowDown", 99)}
+    with pytest.raises(CheckpointError) as refused:
+        store.remove("S")
+    store.create(names[1], [b"x"])
+    with pytest.raises(CheckpointError) as slow:
+        store.discard(names[:2])
+    weed.strict.failing.clear()
+
+    assert left == names[3:]
+    assert f"DeleteObject of s3://{bucket.name}/{denied}: AccessDenied" in str(refused.value)
+    assert f"DeleteObject of s3://{bucket.name}/{busy}: SlowDown" in str(slow.value)
+    assert "run the same again later" in str(slow.value)
+    deletes = [call for call in weed.strict.seen if call.operation == "DeleteObjects"]
+    assert len([call for call in deletes if call.bucket == bucket.name]) == 3 + 1 + TRIES

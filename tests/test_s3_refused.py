@@ -3,23 +3,20 @@
 import contextlib
 import http.client
 import http.server
+import random
 import shutil
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 import pytest
+from aws.s3_call import Call
 from s3_servers import STEPS, Weed
 
 if TYPE_CHECKING:
     from conftest import Done, Place
 
 BODY = "<?xml version='1.0'?><Error><Code>{code}</Code><Message>as asked</Message></Error>"
-WRONG_REGION = (
-    "<?xml version='1.0'?><Error><Code>{code}</Code><Message>the region is wrong</Message>"
-    "<Region>{region}</Region></Error>"
-)
 REMEDIES = {
     "ExpiredToken": "the credentials have expired: log in again",
     "AccessDenied": "grant s3:GetObject on it",
@@ -36,7 +33,7 @@ class Refusing(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.weed, self.url = weed, f"http://127.0.0.1:{self.server_address[1]}"
         self.code, self.part, self.is_once = "", "", False
-        self.region, self.damaged, self.is_read_only = "", "", False
+        self.damaged, self.is_read_only = "", False
         self.refused: set[str] = set()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -66,11 +63,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def pass_on(self) -> None:
         """Answer one request."""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        region = self.server.region
-        if region and f"/{region}/s3/" not in self.headers.get("Authorization", unquote(self.path)):
-            code = "AuthorizationHeaderMalformed"
-            self.answer(400, WRONG_REGION.format(code=code, region=region).encode(), {})
-            return
         if self.server.takes(self.command, self.path):
             code = self.server.code
             self.answer(STATUS[code], BODY.format(code=code).encode(), {})
@@ -88,12 +80,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if self.server.damaged and key.endswith(self.server.damaged) and "Signature" in query:
                 body, self.server.damaged = bytes(len(body)), ""
             self.answer(found.status, body, dict(found.getheaders()))
-
-    def end_headers(self) -> None:
-        """Say where the bucket is, as Amazon does with a listing, and end the headers."""
-        if self.server.region and "list-type=2" in self.path:
-            self.send_header("x-amz-bucket-region", self.server.region)
-        super().end_headers()
 
     def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         """Send an answer with its body's length."""
@@ -131,6 +117,16 @@ class Pipeline:
         self.client = weed.bucket(self.bucket)
         for name in "abc":
             self.client.put_object(Bucket=self.bucket, Key=f"in/{name}", Body=name.encode())
+
+    def names(self) -> list[str]:
+        """Return the names of all objects."""
+        found = self.client.list_objects_v2(Bucket=self.bucket).get("Contents", ())
+        return [item["Key"] for item in found]
+
+    def location(self, end: str) -> str:
+        """Return the URL of the one object of the first durable step whose name ends so."""
+        (name,) = [one for one in self.names() if "/Kept/" in one and one.endswith(end)]
+        return f"s3://{self.bucket}/{name}"
 
     def run(self, command: str = "cat", words: tuple[str, ...] = ()) -> "Done":
         self.place.module(STEPS.format(last=command))
@@ -193,14 +189,18 @@ def test_what_is_restored_is_signed_anew_once_where_the_signature_came_of_age(
     assert len(refusing.refused) == 3
 
 
-def test_a_bucket_in_another_region_than_the_settings_is_signed_for_where_it_is(
-    pipeline: Pipeline, refusing: Refusing
+@pytest.mark.parametrize("redirects", [False, True])
+def test_buckets_in_other_regions_than_the_settings_are_signed_for_where_they_are(
+    pipeline: Pipeline, weed: Weed, redirects: bool
 ) -> None:
-    refusing.region = "eu-north-1"
+    pipeline.place.key("a", b"1\n")
+    weed.strict.bucket(pipeline.bucket).region = "eu-north-1"
+    weed.strict.redirects = redirects
 
-    done = pipeline.run()
+    done = pipeline.run(words=("--source", "source"))  # so that no listing says where it is
     shutil.rmtree(pipeline.place.state)
     again = pipeline.run("rev")
+    weed.strict.redirects = False
 
     assert (done.code, again.code) == (0, 0), (done, again)
 
@@ -248,3 +248,108 @@ def test_credentials_that_may_only_read_find_a_result_whatever_the_fleet(
     assert other.code not in (0, 30), "nothing is begun that could not be kept"
     assert f"PutObject of s3://{pipeline.bucket}/kept/datasets/" in other.err
     assert "grant s3:PutObject" in other.err
+
+
+# -- what Amazon refuses of uploads and sources ----------------------------------------------------
+
+OURS = "fault of workflows, not of your credentials. Please report this"
+UPLOADS = {
+    "headers not signed": OURS,
+    "invalid argument": OURS,
+    "signature": "workflows signs this one wrongly: please report this",
+    "denied": "grant s3:PutObject on it",
+    "denied key": "grant them kms:GenerateDataKey and kms:Decrypt on that key",
+    "expired": "log in again (aws sso login), then run the same. If the login is fresh, set this",
+    "expired token": "log in again (aws sso login), then run the same. If the login is fresh, set",
+    "not yet valid": "the clock of the machine that signs is wrong",
+    "region of a query": "the bucket is in another region: set [s3] region = eu-north-1",
+}
+
+
+@pytest.mark.parametrize("rule", UPLOADS)
+def test_an_upload_that_is_refused_is_explained_by_what_amazon_says_of_it(
+    pipeline: Pipeline, weed: Weed, rule: str
+) -> None:
+    def is_upload(call: Call) -> bool:
+        return call.bucket == pipeline.bucket and call.is_presigned and "/Kept/" in call.key
+
+    pipeline.place.key("a", b"1\n")
+    facts: dict[str, Any] = {"why": "the region 'us-east-1' is wrong; expecting 'eu-north-1'"}
+    facts = facts if rule == "region of a query" else {}
+    if rule == "headers not signed":
+        facts["HeadersNotSigned"] = "content-md5"
+    with weed.strict.refusing(rule, is_upload, **facts):
+        done = pipeline.run(words=("--source", "source"))
+
+    assert done.code == 30, done
+    assert f"PutObject of s3://{pipeline.bucket}/kept/Kept/" in done.err
+    assert UPLOADS[rule] in done.err, done
+    assert ("grant s3:" in done.err) == (rule == "denied"), done
+    assert ("report this" in done.err) == ("report this" in UPLOADS[rule]), done
+
+
+SOURCES = {
+    "headers not signed": "no right is missing: if workflows signed this URL, please report this",
+    "signature": "no right is missing: if workflows signed this URL, please report this",
+    "expired": "the credentials have expired: log in again (aws sso login), then run the same. If",
+    "denied key": "grant kms:Decrypt on it",
+    "denied": "grant s3:GetObject on it",
+}
+
+
+@pytest.mark.parametrize("rule", SOURCES)
+def test_a_source_that_is_refused_is_explained_by_what_amazon_says_of_it(
+    pipeline: Pipeline, weed: Weed, rule: str
+) -> None:
+    with weed.strict.refusing(rule, lambda call: call.key == "in/b" and call.is_presigned):
+        done = pipeline.run()
+
+    assert done.code == 30, done
+    assert SOURCES[rule] in done.err, done
+    assert ("grant s3:" in done.err) == (rule == "denied"), done
+    assert "access denied, or" not in done.err
+
+
+def test_what_a_bucket_with_a_key_of_kms_or_object_lock_gets_is_proved_by_its_signed_md5(
+    pipeline: Pipeline, weed: Weed, place: "Place"
+) -> None:
+    made = weed.strict.bucket(pipeline.bucket)
+    made.kms = made.object_lock = True
+    data = random.Random(0).randbytes(3 << 20).hex().encode()
+    place.key("large", data)
+    place.key("small", b"1\n")
+    pipeline.environ |= {"WORKFLOWS_S3_MULTIPART_MB": "5", "WORKFLOWS_S3_COMPRESS": "none"}
+    words = ("--source", "source")
+
+    done = pipeline.run(words=words)
+    sent = [call for call in weed.strict.seen if call.bucket == pipeline.bucket]
+    sent = [call for call in sent if call.key.startswith("kept/")]
+    shutil.rmtree(place.state)
+    again = pipeline.run("rev", words=words)
+    shown = place.run("workflows", "why", pipeline.location("/large"), **pipeline.environ)
+
+    assert (done.code, again.code) == (0, 0), (done, again)
+    assert shown.code == 0, shown
+    uploads = [call for call in sent if call.operation in {"PutObject", "UploadPart"}]
+    assert {call.operation for call in uploads} == {"PutObject", "UploadPart"}
+    for call in uploads:
+        assert call.request.header("content-md5"), call
+        signed = call.query.get("X-Amz-SignedHeaders", "content-md5")
+        assert "content-md5" in signed
+
+
+@pytest.mark.parametrize("kind", ["small", "large"])
+def test_an_upload_that_is_damaged_on_its_way_every_time_is_never_committed(
+    pipeline: Pipeline, weed: Weed, kind: str
+) -> None:
+    pipeline.place.key(kind, b"1\n" if kind == "small" else bytes(6 << 20))
+    pipeline.environ |= {"WORKFLOWS_S3_MULTIPART_MB": "5", "WORKFLOWS_S3_COMPRESS": "none"}
+    weed.strict.bucket(pipeline.bucket).kms = True
+
+    with weed.strict.damaging(lambda call: call.is_presigned and call.request.method == "PUT"):
+        done = pipeline.run(words=("--source", "source"))
+
+    assert done.code == 30, done
+    assert "BadDigest" in done.err, done
+    assert "the bytes changed on their way" in done.err, done
+    assert "_SUCCESS" not in "".join(pipeline.names())

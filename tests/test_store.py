@@ -1,6 +1,6 @@
 """The durable store: an object is there whole or not at all, and is never replaced.
 
-One suite for a directory, for moto and for SeaweedFS. Moto checks no signature; SeaweedFS does.
+One suite for a directory, for moto and for SeaweedFS, both behind one that is as strict as Amazon.
 """
 
 import os

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import os
 import random
+import re
 import time
 import urllib.parse
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 SCHEME = "s3://"
+_AMAZON = re.compile(r"//s3[.-][^/]*amazonaws\.com")
 TRIES = 6  # of each call, with waits that double up to 20 s; AWS_MAX_ATTEMPTS overrides it
 
 
@@ -68,21 +70,30 @@ class _Client:
         retries: dict[str, Any] = {"mode": "standard"}
         if "AWS_MAX_ATTEMPTS" not in os.environ:
             retries["total_max_attempts"] = TRIES
-        config = Config(
-            signature_version="s3v4",  # presigning for another endpoint defaults to version 2
-            s3={"addressing_style": chosen.s3_addressing},  # type: ignore[arg-type]
-            retries=retries,  # type: ignore[arg-type]
-            max_pool_connections=32,
-            connect_timeout=10,
-            read_timeout=60,
-        )
         session = boto3.session.Session(profile_name=chosen.s3_profile or None)
-        self._client = session.client(
-            "s3",
-            endpoint_url=chosen.s3_endpoint_url or None,
-            region_name=chosen.s3_region or session.region_name or "us-east-1",
-            config=config,
-        )
+
+        def made(style: str) -> "S3Client":
+            config = Config(
+                signature_version="s3v4",  # presigning for another endpoint defaults to version 2
+                s3={"addressing_style": style},  # type: ignore[arg-type]
+                retries=retries,  # type: ignore[arg-type]
+                max_pool_connections=32,
+                connect_timeout=10,
+                read_timeout=60,
+            )
+            return session.client(
+                "s3",
+                endpoint_url=chosen.s3_endpoint_url or None,
+                region_name=chosen.s3_region or session.region_name or "us-east-1",
+                config=config,
+            )
+
+        self._client = made(chosen.s3_addressing)
+        if chosen.s3_addressing == "auto" and _AMAZON.search(self._client.meta.endpoint_url):
+            # With "auto" boto3 signs URLs for the global endpoint, which redirects for a new bucket
+            # elsewhere (ansible-collections/community.aws#637), and refuses newer regions
+            # (boto/boto3#4768).
+            self._client = made("virtual")
         self._credentials = session.get_credentials()
         self._signers: dict[tuple[str, str, int], presign.Signer | None] = {}
         self._owner = os.getpid()
@@ -109,8 +120,8 @@ class _Client:
 _client = functools.lru_cache(maxsize=8)(_Client)
 
 
-# Where buckets are, as Amazon says with each listing. boto3 finds that out by itself for calls, yet
-# signs URLs for the region it was given.
+# Where buckets are, as Amazon says with each listing, or is asked for before the first URL. boto3
+# finds that out by itself for calls, yet signs URLs for the region it was given.
 _regions: dict[str, str] = {}
 
 
@@ -120,6 +131,20 @@ def _connected(bucket: str) -> _Client:
     if region is None or region == chosen.get().meta.region_name:
         return chosen
     return _client(dataclasses.replace(settings(), s3_region=region))
+
+
+def _find(bucket: str) -> None:
+    """Learn where a bucket is, unless that is known: Amazon says so even if it denies access."""
+    from botocore.exceptions import ClientError
+
+    if bucket in _regions:
+        return
+    there = _client(settings()).get()
+    try:
+        said = there.head_bucket(Bucket=bucket)["ResponseMetadata"]["HTTPHeaders"]
+    except ClientError as error:
+        said = error.response["ResponseMetadata"]["HTTPHeaders"]
+    _regions[bucket] = said.get("x-amz-bucket-region") or there.meta.region_name
 
 
 def client(bucket: str) -> "S3Client":
@@ -165,6 +190,7 @@ def sign(
         params = {"Bucket": place.bucket, "Key": place.key, **more}
         params |= {"ContentMD5": md5} if md5 else {}
         holds_s = settings().s3_signature_s
+        _find(place.bucket)
         signer = None if more else _connected(place.bucket).signer(method, place.bucket, holds_s)
         if signer is not None:
             return signer(place.key, md5)

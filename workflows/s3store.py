@@ -1,6 +1,8 @@
 """A prefix of a bucket as a store of checkpoints, and the URLs with which nodes fill it."""
 
+import base64
 import contextlib
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _DELETED_AT_ONCE = 1000
+# Of single keys among many that are deleted with one call, which boto3 does not try again.
+_PASSING = {"SlowDown", "InternalError", "ServiceUnavailable", "OperationAborted", "RequestTimeout"}
 
 
 class Upload(NamedTuple):
@@ -51,12 +55,17 @@ class S3Store:
         from botocore.exceptions import ClientError
 
         body = b"".join(chunks)
+        digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
         place = self._place(name)
         with explained("PutObject", place):
             for attempt in range(TRIES):
                 try:
                     self._s3.put_object(
-                        Bucket=place.bucket, Key=place.key, Body=body, IfNoneMatch="*"
+                        Bucket=place.bucket,
+                        Key=place.key,
+                        Body=body,
+                        ContentMD5=digest,
+                        IfNoneMatch="*",
                     )
                 except ClientError as error:
                     about = error.response["ResponseMetadata"]
@@ -103,15 +112,30 @@ class S3Store:
         place = Place(self._root.bucket, next(iter(keys), ""))
         with explained("DeleteObject", place):
             for start in range(0, len(keys), _DELETED_AT_ONCE):
-                some = [{"Key": key} for key in keys[start : start + _DELETED_AT_ONCE]]
-                answer = self._s3.delete_objects(
-                    Bucket=place.bucket,
-                    Delete={"Objects": some, "Quiet": True},  # type: ignore[typeddict-item]
-                )
-                for refused in answer.get("Errors", ()):
-                    code, why = refused.get("Code", ""), refused.get("Message", "")
-                    one = Place(place.bucket, refused.get("Key", ""))
-                    raise CheckpointError(explanation("DeleteObject", one, code, f"{code} {why}"))
+                left = keys[start : start + _DELETED_AT_ONCE]
+                for attempt in range(TRIES):
+                    left = self._delete_some(left, is_last=attempt == TRIES - 1)
+                    if not left:
+                        break
+                    wait(attempt)
+
+    def _delete_some(self, keys: "Sequence[str]", *, is_last: bool) -> "Sequence[str]":
+        """Delete some objects with one call; return those to try again: S3 says it of each.
+
+        Raises:
+            CheckpointError: one may not be deleted, or still not the last time.
+        """
+        answer = self._s3.delete_objects(
+            Bucket=self._root.bucket,
+            Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True},
+        )
+        errors = answer.get("Errors", ())
+        for refused in errors:
+            code, why = refused.get("Code", ""), refused.get("Message", "")
+            if is_last or code not in _PASSING:
+                one = Place(self._root.bucket, refused.get("Key", ""))
+                raise CheckpointError(explanation("DeleteObject", one, code, f"{code} {why}"))
+        return [refused["Key"] for refused in errors]
 
     def sweep(self) -> None:
         """Do nothing: half an object is never seen; `workflows gc` ends uploads that are open."""

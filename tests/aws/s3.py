@@ -57,6 +57,7 @@ class Trouble:
     rule: Rule
     when: Callable[[Call], bool]
     times: float = float("inf")
+    facts: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class _Keys:
@@ -102,6 +103,7 @@ class StrictS3(Relay):
         self.seen: collections.deque[Call] = collections.deque(maxlen=10_000)
         self._owner = owner
         self._troubles: list[Trouble] = []
+        self._damages: list[Callable[[Call], bool]] = []
         self.writing = _Keys()
         super().__init__(behind)
 
@@ -111,15 +113,24 @@ class StrictS3(Relay):
 
     @contextlib.contextmanager
     def refusing(
-        self, rule: str, when: Callable[[Call], bool], times: float = float("inf")
+        self, rule: str, when: Callable[[Call], bool], times: float = float("inf"), **facts: str
     ) -> Iterator[Trouble]:
-        """Refuse meanwhile what `when` takes, the first so many times."""
-        trouble = Trouble(RULES[rule], when, times)
+        """Refuse meanwhile what `when` takes, the first so many times; the answer has `facts`."""
+        trouble = Trouble(RULES[rule], when, times, facts)
         self._troubles.append(trouble)
         try:
             yield trouble
         finally:
             self._troubles.remove(trouble)
+
+    @contextlib.contextmanager
+    def damaging(self, when: Callable[[Call], bool]) -> Iterator[None]:
+        """Change a bit of the body of each request that `when` takes, before it is looked at."""
+        self._damages.append(when)
+        try:
+            yield
+        finally:
+            self._damages.remove(when)
 
     # -- requests ----------------------------------------------------------------------------------
 
@@ -136,7 +147,8 @@ class StrictS3(Relay):
         self._check_bucket(call)
         self._check_asked(call)
         _check_values(call)
-        watch = Body(request, verified)
+        damages = any(when(call) for when in self._damages)
+        watch = Body(request, verified, damages=damages)
         if call.operation == "CompleteMultipartUpload":
             self._check_parts(call, body or b"")
         passed = Passed(request, watch, answered=lambda answer: self._answered(call, answer))
@@ -191,7 +203,7 @@ class StrictS3(Relay):
         for trouble in list(self._troubles):
             if trouble.times > 0 and trouble.when(call):
                 trouble.times -= 1
-                raise trouble.rule.refuse()
+                raise trouble.rule.refuse(**trouble.facts)
 
     # -- uploads in parts --------------------------------------------------------------------------
 
@@ -267,7 +279,8 @@ class StrictS3(Relay):
     def _answered(self, call: Call, answer: Answer) -> None:
         """Change an answer into Amazon's."""
         if call.bucket and not call.key:
-            answer.headers.append(("x-amz-bucket-region", self.bucket(call.bucket).region))
+            where = {"x-amz-bucket-region": self.bucket(call.bucket).region}
+            answer.headers = replaced(answer.headers, where)
         if answer.status >= 300:
             return
         if call.operation == "DeleteObjects":

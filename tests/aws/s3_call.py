@@ -86,8 +86,10 @@ class Body:
         Refusal: it promises what cannot be.
     """
 
-    def __init__(self, request: sigv4.Request, verified: sigv4.Verified) -> None:
-        self._request = request
+    def __init__(
+        self, request: sigv4.Request, verified: sigv4.Verified, *, damages: bool = False
+    ) -> None:
+        self._request, self._damages = request, damages
         payload = verified.payload
         is_chunked = payload.startswith("STREAMING-")
         self._chunks = sigv4.Chunks(verified) if is_chunked else None
@@ -136,6 +138,8 @@ class Body:
         Raises:
             Refusal: it cannot be read.
         """
+        if self._damages and data:
+            data = bytes([data[0] ^ 1]) + data[1:]  # as a bad network would
         if self._chunks is not None:
             try:
                 data = self._chunks.feed(data)

@@ -295,9 +295,12 @@ def _outcome(one: Transfer, said: Optional[_Said]) -> "tuple[Optional[Trouble], 
 
 
 def _code(body: str) -> str:
-    """Return S3's own code; where it denies access for an unsigned header, that says more."""
-    is_unsigned = _tag("HeadersNotSigned", body)
-    return "HeadersNotSigned" if is_unsigned else _tag("Code", body)
+    """Return S3's own code; that of a denied access is the reason, where one is given."""
+    if _tag("HeadersNotSigned", body):
+        return "HeadersNotSigned"
+    code = _tag("Code", body)
+    is_old = code == "AccessDenied" and "has expired" in _tag("Message", body)
+    return "RequestExpired" if is_old else code
 
 
 def _tag(name: str, body: str) -> str:

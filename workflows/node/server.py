@@ -16,13 +16,15 @@ run        work, keys                                      lacks: digests of fil
                                                            else running: had, todo, then done /
                                                            failed per key, then ran; stale: n, url,
                                                            where a signature is too old
-signed     n, url                                          (nothing)
+signed     n, urls                                         (nothing)
 bring      step, items; from nodes also certificate,       brought / failed per item, then ran
            token, senders: name -> host, port
 take       step, item, size, then raw bytes                brought / failed
 serve      address, certificate, key, token                serving: port; or refused: why
 unserve    --                                              unserved
-push       step, items                                     pushed / failed per item, then ran
+push       step, items                                     pushed / failed per item, then ran;
+                                                           digested: n, uploads, where URLs are to
+                                                           be signed for their MD5s
 require    packages, programs                              required: missing, no_program, python
 read       step, id, key                                   data: size, raw bytes; ...; end: crc
 check      steps [, ids]                                   bad per damaged key, then checked

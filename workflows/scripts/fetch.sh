@@ -68,20 +68,32 @@ with_curl() {
 
 # Print the code of what S3 answers, and what to do; curl --fail does not show it, so ask once more.
 s3_says() {
-    local quoted=${1//\\/\\\\} answer code
+    local quoted=${1//\\/\\\\} answer code message=''
+    local ours='; no right is missing: if workflows signed this URL, please report this; else sign it again'
     answer=$(printf 'url = "%s"\n' "${quoted//\"/\\\"}" |
         curl --disable --config - --globoff --proto '=http,https' --silent --connect-timeout 20 \
             --max-time 20 --range 0-2047 2> /dev/null | head -c 2048 | tr -d '\0') || true
     [[ $answer =~ \<Code\>([A-Za-z]+)\</Code\> ]] || return 0
     code=${BASH_REMATCH[1]}
-    printf ' %s' "$code"
-    case $code in
-        Expired* | RequestExpired | TokenRefreshRequired) printf '; the credentials have expired: log in again, then run the same' ;;
-        AccessDenied) printf '; these credentials may not: grant s3:GetObject on it, or choose others with [s3] profile' ;;
-        SlowDown | ServiceUnavailable | InternalError) printf '; S3 asks for less at once: run the same again later' ;;
-        PermanentRedirect | AuthorizationHeaderMalformed | IllegalLocation*) printf '; the bucket is in another region: set [s3] region' ;;
-        NoSuchKey) printf '; it was removed after it was listed: run the same again' ;;
-        RequestTimeTooSkewed) printf '; the clock of the machine that signs is wrong: set it' ;;
+    [[ $answer =~ \<Message\>([^\<]*)\</Message\> ]] && message=${BASH_REMATCH[1]}
+    printf ': %s %s' "$code" "$message"
+    case "$code $message" in
+        AccessDenied*'not signed'* | SignatureDoesNotMatch* | InvalidArgument* | InvalidParameter* | InvalidRequest*)
+            printf %s "$ours" ;;
+        Expired* | RequestExpired* | TokenRefreshRequired* | AccessDenied*'has expired'*)
+            printf '; the credentials have expired: log in again (aws sso login), then run the same.'
+            printf ' If the login is fresh, set the clock of the machine that runs workflows' ;;
+        RequestTimeTooSkewed* | AccessDenied*'yet valid'* | AccessDenied*'valid yet'*)
+            printf '; the clock of the machine that signs is wrong: set it' ;;
+        AccessDenied*kms:*)
+            printf '; these credentials may not use the key that encrypts the bucket: grant kms:Decrypt on it' ;;
+        AccessDenied*) printf '; these credentials may not: grant s3:GetObject on it, or choose others with [s3] profile' ;;
+        SlowDown* | ServiceUnavailable* | InternalError*) printf '; S3 asks for less at once: run the same again later' ;;
+        PermanentRedirect* | TemporaryRedirect* | Authorization*region* | IllegalLocation*)
+            printf '; the bucket is in another region: set [s3] region' ;;
+        Authorization*) printf %s "$ours" ;;
+        NoSuchKey*) printf '; it was removed after it was listed: run the same again' ;;
+        InvalidObjectState*) printf '; it is archived: restore it first (aws s3api restore-object)' ;;
     esac
 }
 
@@ -182,7 +194,6 @@ download() {
             ((passed < size)) || break
         fi
         [[ $status == 412 && $if_match ]] && error="it has changed since it was listed: run the same again"
-        [[ $status == 403 ]] && error+=${is_signed:+: access denied, or the URL has expired}
         [[ $status == 403 && ! $is_signed ]] && error+=": too many requests, or there is no such file"
         case $code:$status in
             # 3 no URL, 23 the disk is full, 33 it cannot go on, 47 redirects without end, 60 a bad
@@ -195,7 +206,12 @@ download() {
         sleep "$wait_s"
         wait_s=$((wait_s * 2))
     done
-    [[ $is_signed && $with == with_curl ]] && ((${status:-0} >= 300)) && error+=$(s3_says "$url")
+    if [[ $is_signed ]] && ((${status:-0} >= 300)); then
+        said=''
+        [[ $with == with_curl ]] && said=$(s3_says "$url")
+        [[ $said || $status != 403 ]] || said=': access denied, or the URL has expired'
+        error+=$said
+    fi
     error=${error:-failed}
     ((passed)) && error+=", after $passed bytes"
     [[ $begun ]] && fail "$shown: $error (attempt $attempt of $attempts)" "$AGAIN"
