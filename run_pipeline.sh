@@ -483,13 +483,15 @@ replace_by_output() {
 
 close_log() { note "exit $1 after $SECONDS s" 2>/dev/null; }
 
-# Whatever happened: the fleet's end, then what it has cost. Nodes that stay end themselves, but later.
+# Whatever happened: the fleet's end, then what it has cost; on stderr and in the log. Nodes that stay end
+# themselves, but later. Fails if the fleet may be up, or if stderr did not take everything.
 end_fleet() {
-  local words=(down "$fleet" --yes) code=0
+  local words=(down "$fleet" --yes) codes
   [[ -z $keep_fleet ]] || words=(cost "$fleet")
-  .venv/bin/workflows fleet "${words[@]}" </dev/null >&2 || code=$?
-  note "workflows fleet ${words[*]}: exit $code"
-  ((code)) || return 0
+  .venv/bin/workflows fleet "${words[@]}" </dev/null 2>&1 | tee -a "$log" >&2
+  codes=("${PIPESTATUS[@]}")
+  note "workflows fleet ${words[*]}: exit ${codes[0]}"
+  ((codes[0])) || return "${codes[1]}"
   say "the fleet $fleet may still be up; type: workflows fleet down $fleet"
   return 1
 }

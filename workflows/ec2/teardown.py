@@ -79,7 +79,7 @@ def tear_down(aws: Aws, fleet: str, *, say: Say) -> list[Instance]:
         found += _await_gone(aws, fleet, [one.id for one in found], late_until, say)
     with _noted(errors):
         for row in aws.call("describe_key_pairs", Filters=[fleet_filter(fleet)])["KeyPairs"]:
-            aws.call("delete_key_pair", KeyName=row["KeyName"])
+            _delete(aws, "key_pair", "InvalidKeyPair", KeyName=row["KeyName"])
     with _noted(errors):
         filters = [fleet_filter(fleet), {"Name": "status", "Values": ["available"]}]
         for row in list(aws.pages("describe_volumes", "Volumes", Filters=filters)):
