@@ -1,5 +1,6 @@
 """Run a shard: its missing keys, on the node that owns them, from the nearest output there is."""
 
+import functools
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from workflows.steps import Step
 
 Event = dict[str, Any]
+# How programs say, in the end of a command's stderr, that they took a URL for a path.
+_NO_FILE = ("No such file or directory", "File name too long")
 
 
 def plan(step: "Step", missing: Iterable[Key]) -> None:
@@ -59,13 +62,30 @@ def run_shard(step: "Step") -> "list[Step]":
             absent = _absent(step)
             if absent:
                 return absent
-        failures = [*report.failures, *bereft]
+        failures = [*map(functools.partial(_hinted, step), report.failures), *bereft]
         if failures:
             name = step.nodes.nodes[shard.slot].name
             failure = KeysFailed(name, report.tally.done, failures)
             remember_failure(step, failure)
             raise failure
     return []
+
+
+def _hinted(step: "Step", failure: Event) -> Event:
+    """Add a hint where a first step's command took a URL for a path."""
+    first = step.chain()[0]
+    said = str(failure.get("stderr", ""))
+    if first.before is not None or failure["step"] != first.name or "://" not in said:
+        return failure
+    sources = {key.name: key.source for key in first.keys() or []}
+    source = sources.get(failure["key"])
+    if source is None or "://" not in source.url or not any(text in said for text in _NO_FILE):
+        return failure
+    hint = (
+        "its source is a URL, not a path of the node: let the first step be the shipped one,"
+        " from workflows.fetch import Fetch"
+    )
+    return {**failure, "hint": hint}
 
 
 def run_whole(step: "Step") -> "list[Step]":
