@@ -142,12 +142,13 @@ def likeness(failure: Mapping[str, Any]) -> "tuple[str, str, str]":
     >>> likeness(one) == likeness(two)
     True
     """
+    import re
     from urllib.parse import quote
 
     key, stderr = str(failure["key"]), str(failure.get("stderr", ""))
     base = key.rsplit("/", 1)[-1]
     for name in (key, base, quote(base, errors="surrogateescape")):
-        stderr = stderr.replace(name, "\0")
+        stderr = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "\0", stderr)
     return str(failure["step"]), str(failure["why"]), stderr
 
 

@@ -89,9 +89,9 @@ def refuse(fleet: Fleet, pattern: Pattern, records: Records, own: str) -> None:
             shown += ", ..." if names[_NAMED:] else ""
             are = "keys are missing" if missing else "keys have files that are not delivered"
             raise UsageError(
-                f"{note.target} is not complete: {len(names)} of {len(note.wanted)} {are} ({shown}):"
-                f" the {note.verb} that makes them failed or was ended. Run it again: {note}\n"
-                f"Or begin again: workflows rm -r {note.target}"
+                f"{note.target} is not complete: {len(names)} of {len(note.wanted)} {are}"
+                f" ({shown}): the {note.verb} that makes them failed or was ended. Run it again:"
+                f" {note}\nOr begin again: workflows rm -r {note.target}"
             )
 
 
