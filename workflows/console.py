@@ -31,7 +31,7 @@ _BACK = "what is done is kept: run the same again to go on"
 _said: set[str] = set()
 _errors: list[str] = []
 _interrupts: list[int] = []
-# What failures were shown, and for each those in the same way that are held back until the end.
+# Failures that were shown, and for each those in the same way that are held back until the end.
 _held: dict[tuple[str, str, str], list[KeysFailed]] = {}
 _holding = threading.Lock()
 _SOON_S = 2.0  # within which an interrupted run usually ends
