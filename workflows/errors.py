@@ -156,10 +156,11 @@ def describe_alike(failures: Sequence[Mapping[str, Any]]) -> str:
     """Say which other keys failed as the one did that was shown.
 
     >>> print(describe_alike([{"key": key} for key in "abcdef"]))
-      and 6 more in the same way: a, b, c, d, e, ...
+      and 6 more in the same way: a, b, c, d, ...
     """
     names = sorted(str(failure["key"]) for failure in failures)
-    shown = ", ".join(names[: KeysFailed.SHOWN]) + (", ..." if names[KeysFailed.SHOWN :] else "")
+    named = KeysFailed.SHOWN - 1  # beside the one that was shown
+    shown = ", ".join(names[:named]) + (", ..." if names[named:] else "")
     return f"  and {len(names)} more in the same way: {shown}"
 
 
