@@ -1,6 +1,5 @@
 """Run a shard: its missing keys, on the node that owns them, from the nearest output there is."""
 
-import functools
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,11 @@ if TYPE_CHECKING:
 Event = dict[str, Any]
 # How programs say, in the end of a command's stderr, that they took a URL for a path.
 _NO_FILE = ("No such file or directory", "File name too long")
+_SHIPPED_FETCH = "fetch.sh"
+_USE_FETCH = (
+    "its source is a URL, not a path of the node: let the first step be the shipped one,"
+    " from workflows.fetch import Fetch"
+)
 
 
 def plan(step: "Step", missing: Iterable[Key]) -> None:
@@ -62,8 +66,9 @@ def run_shard(step: "Step") -> "list[Step]":
             absent = _absent(step)
             if absent:
                 return absent
-        failures = [*map(functools.partial(_hinted, step), report.failures), *bereft]
+        failures = [*report.failures, *bereft]
         if failures:
+            failures = _hinted(step, failures)
             name = step.nodes.nodes[shard.slot].name
             failure = KeysFailed(name, report.tally.done, failures)
             remember_failure(step, failure)
@@ -71,21 +76,19 @@ def run_shard(step: "Step") -> "list[Step]":
     return []
 
 
-def _hinted(step: "Step", failure: Event) -> Event:
-    """Add a hint where a first step's command took a URL for a path."""
+def _hinted(step: "Step", failures: list[Event]) -> list[Event]:
+    """Add a hint where a first step's own command took a URL for a path."""
     first = step.chain()[0]
-    said = str(failure.get("stderr", ""))
-    if first.before is not None or failure["step"] != first.name or "://" not in said:
-        return failure
-    sources = {key.name: key.source for key in first.keys() or []}
-    source = sources.get(failure["key"])
-    if source is None or "://" not in source.url or not any(text in said for text in _NO_FILE):
-        return failure
-    hint = (
-        "its source is a URL, not a path of the node: let the first step be the shipped one,"
-        " from workflows.fetch import Fetch"
-    )
-    return {**failure, "hint": hint}
+    if first.before is not None or _SHIPPED_FETCH in first.shipped:
+        return failures
+    urls = {key.name for key in first.keys() or [] if key.source and "://" in key.source.url}
+
+    def took_for_path(failure: Event) -> bool:
+        said = str(failure.get("stderr", ""))
+        is_its_own = failure["step"] == first.name and failure["key"] in urls
+        return is_its_own and "://" in said and any(text in said for text in _NO_FILE)
+
+    return [dict(one, hint=_USE_FETCH) if took_for_path(one) else one for one in failures]
 
 
 def run_whole(step: "Step") -> "list[Step]":
