@@ -99,7 +99,9 @@ def test_the_line_that_repeats_a_failure_can_be_copied_from_a_terminal(
 
 
 def test_many_failures_show_the_first_few_and_count_the_rest() -> None:
-    text = str(KeysFailed("node 1", 2, [dict(EVENT, key=f"k{n}") for n in range(9)]))
+    events = [dict(EVENT, key=f"k{n}", stderr=f"reason {n}\n") for n in range(9)]
+
+    text = str(KeysFailed("node 1", 2, events))
 
     assert text.startswith("9 of 11 keys failed on node 1\n")
     assert [f"k{n}" in text for n in range(9)] == [True] * 5 + [False] * 4

@@ -12,7 +12,7 @@ TAXI = "workflows.tasks"
 # Every run of a command leaves a line in the file LOG, wherever it ran.
 STEPS = """
 import luigi
-from workflows.steps import Map, MapFromN
+from workflows.steps import Basename, Map, MapFromN
 LOG = 'echo "$WORKFLOWS_STEP $WORKFLOWS_KEY" >> %s; '
 class First(Map):
     command = LOG + "xargs cat"
@@ -25,6 +25,7 @@ class Third(Map):
 class Together(MapFromN):
     upstream = Third
     command = LOG + "xargs cat"
+    gather = Basename()
 """
 
 

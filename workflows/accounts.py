@@ -1,4 +1,4 @@
-"""What the keys of a step counted, gathered from the nodes, and what must hold of them together."""
+"""The counts of a step's keys, gathered from the nodes, and what must hold of them together."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -73,7 +73,9 @@ def warn_of_nothing(step: "Step", records: dict[str, Event]) -> list[str]:
     why = _made_nothing(step, records)
     if not why:
         return []
-    sentence = f"{step.name} {why}. If that may be, state allow_empty = True in {step.name}"
+    sentence = f"{step.name} {why}"
+    if not step.by_name:  # a typed map states nothing
+        sentence += f". If that may be, state allow_empty = True in {step.name}"
     run.log().add(what="warned", step=step.name, why=sentence)
     run.logger.warning("%s", sentence)
     return [sentence]

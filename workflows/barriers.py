@@ -88,7 +88,7 @@ def deliver(step: "MapToN") -> None:
 def _compare(step: "MapToN", manifest: dict[str, Any]) -> None:
     """Ask every node whether it has other files of the keys whose files are to be delivered.
 
-    What a key makes the second time may belong to other nodes than what it made first.
+    Files that a key makes the second time may belong to other nodes than those it made first.
 
     Raises:
         WorkflowsError: one has: a key was made again, and made something else.

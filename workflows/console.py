@@ -1,5 +1,6 @@
 """What a person sees of Luigi's own messages: each said once, briefly, with what to do next."""
 
+import atexit
 import logging
 import multiprocessing
 import os
@@ -16,7 +17,7 @@ from luigi.rpc import RPCError
 from luigi.task_register import TaskClassException
 
 from workflows.channel import interrupt_all
-from workflows.errors import WorkflowsError
+from workflows.errors import KeysFailed, WorkflowsError, describe_alike, likeness
 from workflows.progress import CLEAR
 from workflows.runlog import on_terminal
 
@@ -31,6 +32,9 @@ _BACK = "what is done is kept: run the same again to go on"
 _said: set[str] = set()
 _errors: list[str] = []
 _interrupts: list[int] = []
+# Failures that were shown, and for each those in the same way that are held back until the end.
+_held: dict[tuple[str, str, str], list[KeysFailed]] = {}
+_holding = threading.Lock()
 _SOON_S = 2.0  # within which an interrupted run usually ends
 
 
@@ -42,6 +46,39 @@ def has_complained() -> bool:
 def mute(text: str) -> None:
     """Do not say this again: an earlier task of the run has said it."""
     _said.add(text)
+
+
+def _is_held(error: KeysFailed) -> bool:
+    """Hold an error back whose failures are all like some that were shown; note those of others.
+
+    Each key is a task while there are few: one cause would be told as often as there are keys.
+    """
+    with _holding:
+        alike = {likeness(failure) for failure in error.failures}
+        if len(alike) == 1 and not alike.isdisjoint(_held):
+            _held[alike.pop()].append(error)
+            return True
+        if not _held:
+            atexit.register(tell_held)
+        for one in alike:
+            _held.setdefault(one, [])
+        return False
+
+
+def tell_held() -> None:
+    """Show what was held back: all if it is little, else how many keys, and some of their names."""
+    with _holding:
+        groups = [errors for errors in _held.values() if errors]
+        _held.clear()
+    for errors in groups:
+        failures = [failure for error in errors for failure in error.failures]
+        if len(failures) < KeysFailed.FEW and "hint" not in failures[0]:
+            said = [str(error) for error in errors]
+        else:
+            first = failures[0]
+            said = [f"{first['step']}: {first['why']}\n{describe_alike(failures)}"]
+        for text in said:
+            logging.getLogger("luigi-interface").error("%s", text)
 
 
 def explain_interrupts() -> None:
@@ -121,6 +158,10 @@ def _brief(record: logging.LogRecord) -> bool:
         return True
     record.levelno, record.levelname = logging.ERROR, "ERROR"
     _errors.append(text)
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, KeysFailed) and text not in _said and _is_held(error):
+        _said.add(text)
+        return False
     return _once(record, text)
 
 

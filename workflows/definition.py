@@ -17,7 +17,7 @@ from workflows.parameters import StepParameters
 class Definition(StepParameters):
     """What all steps state; `steps.Step` says what becomes of it."""
 
-    _is_base_of_steps: ClassVar[bool] = True
+    _is_base_of_steps = True
     mode: ClassVar[str]
     files: ClassVar[Sequence[str]] = ()
     laws: ClassVar[Sequence[str]] = ()

@@ -86,6 +86,7 @@ class KeysFailed(WorkflowsError):
     """
 
     SHOWN = 5
+    FEW = 3  # that failed in the same way are shown one by one
 
     def __init__(self, node: str, done: int, failures: Sequence[Mapping[str, Any]]) -> None:
         super().__init__(node, done, list(failures))
@@ -94,10 +95,18 @@ class KeysFailed(WorkflowsError):
     def __str__(self) -> str:
         total = self.done + len(self.failures)
         lines = [f"{len(self.failures)} of {total} keys failed on {self.node}"] if total > 1 else []
-        for failure in self.failures[: self.SHOWN]:
-            lines.append(describe_failure(self.node, failure))
-        if len(self.failures) > self.SHOWN:
-            lines.append(f"... and {len(self.failures) - self.SHOWN} more")
+        shown = []
+        groups: dict[Any, list[Mapping[str, Any]]] = {}
+        for failure in self.failures:
+            groups.setdefault(likeness(failure), []).append(failure)
+        for alike in groups.values():
+            is_one = len(alike) > self.FEW or "hint" in alike[0]
+            shown += [describe_failure(self.node, one) for one in alike[: 1 if is_one else None]]
+            if is_one and alike[1:]:
+                shown[-1] += f"\n{describe_alike(alike[1:])}"
+        lines += shown[: self.SHOWN]
+        if shown[self.SHOWN :]:
+            lines.append(f"... and {len(shown) - self.SHOWN} more")
         return "\n".join(lines)
 
 
@@ -117,9 +126,45 @@ def describe_failure(node: str, failure: Mapping[str, Any]) -> str:
     lines += ["    " + line for line in stderr.split("\n") if line]
     if cause := failure.get("cause"):
         lines.append(f"  {cause}")
+    if failure.get("hint"):
+        lines.append(f"  {failure['hint']}")
     if not failure.get("was_restored"):  # no command of its failed
         lines.append(f"  to see it again: workflows repro {step} {_typed(key)}")
     return "\n".join(lines)
+
+
+def likeness(failure: Mapping[str, Any]) -> "tuple[str, str, str]":
+    """Return what two failures have in common of which it is enough to show one.
+
+    That is the step, why it failed and its stderr, but for the name of the key in it.
+
+    >>> one, two = (
+    ...     {"step": "S", "why": "exited 1", "stderr": f"cat: x/{key}: no", "key": f"d/{key}"}
+    ...     for key in ("a", "b")
+    ... )
+    >>> likeness(one) == likeness(two)
+    True
+    """
+    import re
+    from urllib.parse import quote
+
+    key, stderr = str(failure["key"]), str(failure.get("stderr", ""))
+    base = key.rsplit("/", 1)[-1]
+    for name in (key, base, quote(base, errors="surrogateescape")):
+        stderr = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "\0", stderr)
+    return str(failure["step"]), str(failure["why"]), stderr
+
+
+def describe_alike(failures: Sequence[Mapping[str, Any]]) -> str:
+    """Say which other keys failed as the one did that was shown.
+
+    >>> print(describe_alike([{"key": key} for key in "abcdef"]))
+      and 6 more in the same way: a, b, c, d, ...
+    """
+    names = sorted(str(failure["key"]) for failure in failures)
+    named = KeysFailed.SHOWN - 1  # beside the one that was shown
+    shown = ", ".join(names[:named]) + (", ..." if names[named:] else "")
+    return f"  and {len(names)} more in the same way: {shown}"
 
 
 def _typed(key: str) -> str:

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from workflows.steps import Step
 
 Event = dict[str, Any]
+# How programs say, in the end of a command's stderr, that they took a URL for a path.
+_NO_FILE = ("No such file or directory", "File name too long")
+_SHIPPED_FETCH = "fetch.sh"
+_USE_FETCH = (
+    "its source is a URL, not a path of the node: let the first step be the shipped one,"
+    " from workflows.fetch import Fetch"
+)
 
 
 def plan(step: "Step", missing: Iterable[Key]) -> None:
@@ -62,6 +69,7 @@ def run_shard(step: "Step") -> "list[Step]":
                 return absent
         failures = [*report.failures, *bereft]
         if failures:
+            failures = _hinted(step, failures)
             name = step.nodes.nodes[shard.slot].name
             failure = KeysFailed(name, report.tally.done, failures)
             if tolerance.take(step, failures):
@@ -86,6 +94,21 @@ def _leave_out(step: "Step") -> None:
     if failures:
         keys = [[event["key"], event["why"]] for event in failures]
         run.log().add(what="left_out", step=step.name, keys=keys, limit=_limit(step))
+
+
+def _hinted(step: "Step", failures: list[Event]) -> list[Event]:
+    """Add a hint where a first step's own command took a URL for a path."""
+    first = step.chain()[0]
+    if first.before is not None or _SHIPPED_FETCH in first.shipped:
+        return failures
+    urls = {key.name for key in first.keys() or [] if key.source and "://" in key.source.url}
+
+    def took_for_path(failure: Event) -> bool:
+        said = str(failure.get("stderr", ""))
+        is_its_own = failure["step"] == first.name and failure["key"] in urls
+        return is_its_own and "://" in said and any(text in said for text in _NO_FILE)
+
+    return [dict(one, hint=_USE_FETCH) if took_for_path(one) else one for one in failures]
 
 
 def run_whole(step: "Step") -> "list[Step]":

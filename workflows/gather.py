@@ -9,7 +9,7 @@ from workflows.keys import digest_of, group_name, group_of
 class Gather:
     """A rule of an n:1 step's ``gather``; use `Basename` or `Prefix`."""
 
-    # What the rule adds to the identity of the step; nothing for the default, older than all rules.
+    # Added to the identity of the step; nothing for the default, which is older than all rules.
     identity: str = ""
 
     def group(self, name: str) -> str:

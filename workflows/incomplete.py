@@ -4,12 +4,13 @@ A map notes on a node what it is to make, and takes the note away once it has. S
 or was killed is known to the next one, which would work on what there happens to be.
 """
 
+import contextlib
 import json
 import shlex
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
-from workflows.errors import UsageError
+from workflows.errors import NodeLost, UsageError
 from workflows.fleet import Fleet
 from workflows.fleetkeys import Found, Name, Pattern, listing, parse_folder
 from workflows.keys import digest_of, node_for
@@ -54,8 +55,9 @@ def write(fleet: Fleet, note: Note) -> None:
 
 
 def clear(fleet: Fleet, note: Note) -> None:
-    """Take the note of a map away, if there is one."""
-    _send(fleet, note.made.step, note.name, "")
+    """Take the note of a map away, if there is one; one that stays does no harm."""
+    with contextlib.suppress(NodeLost):
+        _send(fleet, note.made.step, note.name, "")
 
 
 def clear_below(fleet: Fleet, prefix: Name) -> None:
@@ -78,24 +80,26 @@ def refuse(fleet: Fleet, pattern: Pattern, records: Records, own: str) -> None:
     if errors:
         raise errors[0]
     for note in notes:
-        missing = _missing(note, found, records)
-        if not missing:
+        missing, undelivered = _missing(note, found, records)
+        if not missing and not undelivered:
             clear(fleet, note)
-        elif any(_may_read(pattern, name, note.verb == "map-to-n") for name in missing):
-            shown = ", ".join(f"{pattern.step}/{name}" for name in missing[:_NAMED])
-            more = ", ..." if missing[_NAMED:] else ""
+        elif any(_may_read(pattern, n, note.verb == "map-to-n") for n in missing + undelivered):
+            names = missing or undelivered
+            shown = ", ".join(f"{pattern.step}/{name}" for name in names[:_NAMED])
+            shown += ", ..." if names[_NAMED:] else ""
+            are = "keys are missing" if missing else "keys have files that are not delivered"
             raise UsageError(
-                f"{note.target} is not complete: {len(missing)} of {len(note.wanted)} keys are"
-                f" missing ({shown}{more}): the {note.verb} that makes them failed or was ended."
-                f" Run it again: {note}\nOr begin again: workflows rm -r {note.target}"
+                f"{note.target} is not complete: {len(names)} of {len(note.wanted)} {are}"
+                f" ({shown}): the {note.verb} that makes them failed or was ended. Run it again:"
+                f" {note}\nOr begin again: workflows rm -r {note.target}"
             )
 
 
-def _missing(note: Note, found: Collection[Found], records: Records) -> list[str]:
-    """Return the keys that a map has yet to make; of 1:n, also those not delivered to the end."""
+def _missing(note: Note, found: Collection[Found], records: Records) -> tuple[list[str], list[str]]:
+    """Return the keys that a map has yet to make, and of 1:n those not delivered to the end."""
     there = {one.name.rest for one in found if not one.is_made}
     if note.verb != "map-to-n":
-        return [name for name in note.wanted if name not in there]
+        return [name for name in note.wanted if name not in there], []
     made = {one.name.rest: one for one in found if one.is_made}
     told = records(made[name] for name in note.wanted if name in made)
 
@@ -103,7 +107,8 @@ def _missing(note: Note, found: Collection[Found], records: Records) -> list[str
         pieces = told.get(made[name].identity, {}).get("pieces")
         return pieces is not None and all(f"{name}/{part[0]}" in there for part in pieces)
 
-    return [name for name in note.wanted if name not in made or not is_delivered(name)]
+    missing = [name for name in note.wanted if name not in made]
+    return missing, [name for name in note.wanted if name in made and not is_delivered(name)]
 
 
 def _may_read(pattern: Pattern, name: str, is_folder: bool) -> bool:
@@ -129,12 +134,22 @@ def _may_read(pattern: Pattern, name: str, is_folder: bool) -> bool:
 
 
 def _notes(fleet: Fleet, step: str) -> list[Note]:
-    channel = fleet.channel(node_for(step, len(fleet)))
-    texts = channel.one({"op": "notes"}, "notes")["texts"]
+    texts = _asked(fleet, step, {"op": "notes"}, "notes")["texts"]
     found = [Note(*json.loads(text)) for text in texts]
     return [note for note in found if note.made.step == step]
 
 
 def _send(fleet: Fleet, step: str, name: str, text: str) -> None:
-    message = {"op": "note", "name": name, "text": text}
-    fleet.channel(node_for(step, len(fleet))).one(message, "noted")
+    _asked(fleet, step, {"op": "note", "name": name, "text": text}, "noted")
+
+
+def _asked(fleet: Fleet, step: str, message: dict[str, Any], answer: str) -> dict[str, Any]:
+    """Ask the node that keeps the notes of a step; its runtime may have died since it was used."""
+    slot = node_for(step, len(fleet))
+    try:
+        return fleet.channel(slot).one(message, answer)
+    except NodeLost:
+        fleet.revive(slot, wait=False)
+        return fleet.channel(slot).one(message, answer)
+    finally:
+        fleet.drop(slot)

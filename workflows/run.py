@@ -275,6 +275,7 @@ def lost_nodes() -> list[str]:
 def close() -> None:
     """End this process's fleets and forget all; for programs that make several runs."""
     log().tell_plan()
+    console.tell_held()
     while _fleets:
         _fleets.pop().close()
     end_begun()

@@ -1,4 +1,4 @@
-"""What a step's class may state: compared with what steps know when the class is made.
+"""The attributes of a step's class, compared with those that steps know when the class is made.
 
 A misspelt attribute would be ignored without a word, and a text in place of a tuple read letter by
 letter.

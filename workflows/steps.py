@@ -13,7 +13,6 @@ its shard only after all its other keys are done, and nothing is ever overwritte
 """
 
 import functools
-import posixpath
 import sys
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -30,6 +29,7 @@ from workflows import (
     checkpoints,
     commandline,
     execution,
+    gathered,
     localscheduler,
     results,
     run,
@@ -430,18 +430,11 @@ class MapFromN(Step):
         """Tell whether all is done.
 
         Raises:
-            UsageError: the checkpoint is of a version that joined numeric prefixes without being
-                told to.
+            UsageError: the checkpoint is of a version that joined numeric prefixes untold.
         """
         is_done = super().complete()
-        if is_done and self.durable and not self.shard and not self.gather.identity:
-            for part in (self.checkpointed.manifest() or {})["parts"]:
-                if len({self.gather.group(name) for _, name, _ in part.get("inputs", ())}) > 1:
-                    raise UsageError(
-                        f"{part['key']} in {self.checkpointed.path} was made by an earlier version,"
-                        f" which joined keys of one numeric prefix; write gather = Prefix() in"
-                        f" {self.name} to go on with that, or remove that folder"
-                    )
+        if is_done and self.durable and not self.shard:
+            gathered.refuse_joined(self)
         return is_done
 
     def _further_spec(self) -> list[str]:
@@ -455,40 +448,8 @@ class MapFromN(Step):
     def _planned_from(self, spec: str, before: Step, upstream: list[Key]) -> list[Key]:
         names = [key.name for key in upstream]
         if self.gather is _BY_DEFAULT and are_all_alone(self.gather, names):
-            self._refuse_lone(before, names)
+            gathered.refuse_lone(self, before, names)
         return merged_keys(spec, before.ledger, upstream, self.gather)
-
-    def _refuse_lone(self, before: Step, names: list[str]) -> None:
-        """Refuse to make one output of each key, or warn where those of other runs may meet.
-
-        One key alone may have made all files of a 1:n step: then there was nothing to meet.
-
-        Raises:
-            UsageError: keys of these names never meet.
-        """
-        nearest = before
-        while nearest.mode == "map" and nearest.before is not None:
-            nearest = nearest.before
-        is_made = nearest.mode == "to_n"
-        if is_made and len({posixpath.dirname(name) for name in names}) < 2:
-            return
-        shown = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
-        what = (
-            f"{self.name} brings no keys together: each of the {len(names)} keys of {before.name}"
-            f" has a basename of its own ({shown}), and would make an output of its own."
-        )
-        if is_made:
-            run.logger.warning(
-                f"{what} {nearest.name} decides what meets: it must give the files of several keys"
-                f" the same name. If that may be, state gather = Basename() in {self.name}"
-            )
-            return
-        raise UsageError(
-            f"{what} To bring all of them together, put a 1:n step before it: a MapToN with"
-            f" command = 'cat > all; echo all'. To join those of one numeric prefix, as of"
-            f" 2018_01.csv and 2018_02.csv: gather = Prefix(). If that may be: gather = Basename()."
-            f" Both are in workflows.steps"
-        )
 
 
 class MapToN(Step):

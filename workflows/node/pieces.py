@@ -1,4 +1,4 @@
-"""What a 1:n command made: the files whose names it printed."""
+"""The pieces of a 1:n key: the files whose names its command printed."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ _KINDS = (
 
 
 class NoPiece(Exception):
-    """What was printed is not the names of the files that the command made."""
+    """The printed lines are not the names of the files that the command made."""
 
 
 def taken(names: str, made: str, target: str, shipped: Collection[str]) -> "list[Piece]":
