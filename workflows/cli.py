@@ -5,13 +5,15 @@ Exit codes: 0 done or nothing to do, 1 failed, 2 usage, 3 nodes lost, 4 no capac
 """
 
 import argparse
+import difflib
 import errno
 import importlib
 import logging
 import os
+import re
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
 from workflows.errors import FleetError, NodeLost, UsageError, WorkflowsError
 from workflows.transports import hubprocess
@@ -78,6 +80,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that takes no abbreviations, and says which word was meant by a misspelt one."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the command line, and leave with 2."""
+        choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if choice:
+            near = difflib.get_close_matches(choice[1], re.findall(r"[\w-]+", choice[2]), 1)
+            message += f"; did you mean {near[0]!r}?" if near else ""
+        elif message.startswith("unrecognized arguments: "):
+            message += "".join(self._meant(message.split(": ", 1)[1].split()))
+        super().error(message)
+
+    def _meant(self, words: Sequence[str]) -> Iterator[str]:
+        """Yield what was meant by each option that there is not, on this level or below."""
+        known = [*self._options()]
+        for word in (word.partition("=")[0] for word in words if word.startswith("-")):
+            for near in difflib.get_close_matches(word, known, 1):
+                yield f"; for {word}, did you mean {near}?"
+
+    def _options(self) -> Iterator[str]:
+        for action in self._actions:
+            yield from action.option_strings
+            if isinstance(action, argparse._SubParsersAction):
+                for below in action.choices.values():
+                    yield from below._options()
+
+
 def _exit_code(error: WorkflowsError) -> int:
     if isinstance(error, FleetError):
         return error.exit_code
@@ -88,7 +121,7 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     """Return a parser that knows all verbs, and the arguments of the one that is asked for."""
     from workflows import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="workflows", description="Batch pipelines over many files, on the nodes that own them."
     )
     parser.add_argument("--version", action="version", version=f"workflows {__version__}")

@@ -23,6 +23,19 @@ _NODES = ("signed", "role")
 _HTTP = ("http://", "https://")
 _DURATION = re.compile(r"(\d{1,6})([smhd]?)")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+# Variables that are no settings: of run_pipeline.sh and what it starts, and of what fetches.
+_OTHER_VARIABLES = frozenset(
+    "WORKFLOWS_" + name
+    for name in "LOG TIMEOUT NOTIFY GRACE EXIT TASK SECONDS FETCH_ATTEMPTS FETCH_BACKOFF_S".split()
+)
+# What a command finds in its environment; a command may well run a verb. Elsewhere WORKFLOWS_SLOT is
+# a misspelt WORKFLOWS_SLOTS.
+_IN_A_COMMAND = ("WORKFLOWS_RUNTIME", "WORKFLOWS_KEY")
+_OF_COMMANDS = frozenset(
+    "WORKFLOWS_" + name
+    for name in "RUNTIME KEY STEP SLOT NODES METRICS ETAG SIZE RUN ROOT".split()
+)
+_NEAR_SECTION = 0.75
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -89,6 +102,7 @@ def parse(sections: Mapping[str, Mapping[str, str]], environ: Mapping[str, str])
     known = {section for section, _ in names}
     for section, entries in sections.items():
         if section not in known:
+            problems += _misspelt_section(section, entries, names)
             continue
         for key, text in entries.items():
             field = names.get((section, key))
@@ -124,11 +138,29 @@ def _unknown(section: str, key: str, known: list[str]) -> str:
     return f"[{section}] {key}: no such setting; did you mean {near[0]!r}?"
 
 
+def _misspelt_section(
+    section: str, entries: Iterable[str], names: Iterable[tuple[str, str]]
+) -> Iterator[str]:
+    """Yield what is wrong with a section that is called nearly as one of ours, and has its keys.
+
+    Other sections are Luigi's, or those of tasks.
+    """
+    known = sorted({ours for ours, _ in names})
+    for near in difflib.get_close_matches(section.lower(), known, 1, _NEAR_SECTION):
+        keys = [key for ours, key in names if ours == near]
+        if any(difflib.get_close_matches(key, keys, 1) for key in entries):
+            yield f"[{section}]: no such section; did you mean [{near}]?"
+
+
 def _unknown_variables(names: Iterable[str], known: list[str]) -> Iterator[str]:
-    """Yield what is wrong with names that must be meant as settings; others are for commands."""
-    for name in sorted(name for name in names if name.startswith("WORKFLOWS_S3_")):
-        near = difflib.get_close_matches(name, known, 1) or known
-        yield f"{name}: no such setting; did you mean {near[0]!r}?"
+    """Yield what is wrong with variables that are called as settings are."""
+    found = {name for name in names if name.startswith("WORKFLOWS_")} - _OTHER_VARIABLES
+    if found.intersection(_IN_A_COMMAND):
+        found -= _OF_COMMANDS
+    for name in sorted(found):
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else "call it otherwise, or unset it"
+        yield f"{name}: no such setting; {hint}"
 
 
 def _take(

@@ -18,8 +18,28 @@
         └── NotAllowed        the credentials are missing, wrong, or lack a permission
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+_FEW = 12
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return how a message goes on that says there is no `word`: with what was meant, or all.
+
+    >>> did_you_mean("Selct", ["Select", "Fetch"]), did_you_mean("x", ["Select", "Fetch"])
+    ("; did you mean 'Select'?", '; there are Fetch, Select')
+    >>> did_you_mean("x", [])
+    '; there are none'
+    """
+    import difflib
+
+    names = sorted(set(known))
+    near = difflib.get_close_matches(word, names, 1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
+    return f"; there are {', '.join(names[:_FEW]) + more if names else 'none'}"
 
 
 class WorkflowsError(Exception):

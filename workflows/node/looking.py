@@ -37,6 +37,10 @@ class LookingOperations:
         records = [ledger.record(identity) for identity in message["ids"]]
         self.wire.send({"event": "records", "records": [r for r in records if r is not None]})
 
+    def op_ledgers(self, _: Message) -> None:
+        """Say which steps have a ledger here."""
+        self.wire.send({"event": "ledgers", "steps": self.storage.steps()})
+
     def op_steps(self, message: Message) -> None:
         """Say what is kept here: for each step its keys, their bytes, and what nobody refers to."""
         storage = self.storage

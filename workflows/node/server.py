@@ -29,6 +29,7 @@ check      steps [, ids]                                   bad per damaged key, 
 drain      --                                              (nothing)
 drop       step, ids, why                                  dropped: count
 steps      --                                              steps: names, orphans, bytes
+ledgers    --                                              ledgers: steps
 =========  ==============================================  =========================================
 
 What only looks is in ``looking.py``. The verbs have further operations of their own: ``verbs.py``.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from workflows.config import settings
-from workflows.errors import UsageError
+from workflows.errors import UsageError, did_you_mean
 from workflows.runlog import Line, read_lines
 from workflows.steps import Step
 
@@ -55,6 +55,8 @@ def _import(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise UsageError(f"cannot import {module}: {error}; is it on PYTHONPATH?") from error
+    except Exception as error:  # a user's module may raise anything
+        raise UsageError(f"cannot import {module}: {type(error).__name__}: {error}") from error
 
 
 def run_logs() -> Iterator[str]:
@@ -78,7 +80,7 @@ def last_line(what: str, **wanted: str) -> Line | None:
 
 
 def step_of_last_run(name: str) -> Step:
-    """Return a step with the parameters that it last ran with.
+    """Return a step with the parameters that it last ran with; only its own module is imported.
 
     Raises:
         UsageError: no run on record had such a step.
@@ -87,12 +89,19 @@ def step_of_last_run(name: str) -> Step:
         planned = {line["step"]: line for _, line in read_lines(path) if line["what"] == "planned"}
         # A pipe is planned by its last step: the others are found upstream of it.
         for line in [planned[name]] if name in planned else planned.values():
-            kind = getattr(_import(line["module"]), line["task"])
-            if name == line["step"] or name in _names_up_to(kind):
+            if name == line["step"] or name in line.get("order", ()):
+                kind = getattr(_import(line["module"]), line["task"])
                 step: Step = kind.from_str_params(line["params"])
                 return next(before for before in step.lineage if before.name == name)
-    raise UsageError(f"no run here had a step {name}; the steps are the tasks luigi shows")
+    raise UsageError(f"no run here had a step {name!r}{did_you_mean(name, steps_on_record())}")
 
 
-def _names_up_to(kind: type[Step] | None) -> list[str]:
-    return [] if kind is None else [kind.__name__, *_names_up_to(kind.upstream)]
+def steps_on_record() -> dict[str, str]:
+    """Return the names of the steps that runs here had, each with the module of its pipeline."""
+    found: dict[str, str] = {}
+    for path in run_logs():
+        for _, line in read_lines(path):
+            if line["what"] in ("planned", "asked"):
+                for name in line.get("order", ()):
+                    found.setdefault(name, line["module"])
+    return found
