@@ -1,7 +1,8 @@
 """The ``workflows`` command: finds the verb, runs it, turns errors into messages and exit codes.
 
 Exit codes: 0 done or nothing to do, 1 failed, 2 usage, 3 nodes lost, 4 no capacity, 5 over quota,
-6 not allowed, 130 interrupted.
+6 not allowed, 130 interrupted. `eval` and `exec` exit as their command does, and with 255 where it is
+not the command that failed.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from typing import Any, NoReturn
 from workflows.errors import FleetError, NodeLost, UsageError, WorkflowsError
 from workflows.transports import hubprocess
 
+_USAGE = 2
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # Those that ask nodes: an ssh fleet's hub is begun before their own modules are loaded.
 ON_NODES = ("ls", "cp", "rm", "eval", "map", "map-to-n", "map-from-n", "health")
@@ -56,9 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     if arguments and arguments[0] in ON_NODES:
         hubprocess.begin(arguments)
+    failed = 0
     try:
         parsed = _parser(arguments[0] if arguments else "").parse_args(arguments)
         module = _module(parsed.verb)
+        failed = getattr(module, "FAILED", 0)
         code: int = module.run(parsed)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -70,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except WorkflowsError as error:
         print(f"workflows: {error}", file=sys.stderr)
-        return _exit_code(error)
+        return failed or _exit_code(error)
     except OSError as error:
         if error.errno not in _FULL:
             raise
@@ -85,6 +89,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        self.failed = _USAGE  # what it exits with where the command line is wrong
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the command line, and leave with 2."""
@@ -94,7 +99,8 @@ class Parser(argparse.ArgumentParser):
             message += f"; did you mean {near[0]!r}?" if near else ""
         elif message.startswith("unrecognized arguments: "):
             message += "".join(self._meant(message.split(": ", 1)[1].split()))
-        super().error(message)
+        self.print_usage(sys.stderr)
+        self.exit(self.failed, f"{self.prog}: error: {message}\n")
 
     def _meant(self, words: Sequence[str]) -> Iterator[str]:
         """Yield what was meant by each option that there is not, on this level or below."""
@@ -129,7 +135,9 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     for name, summary in VERBS.items():
         own = verbs.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
         if name == verb:
-            _module(name).add(own)
+            module = _module(name)
+            parser.failed = own.failed = getattr(module, "FAILED", parser.failed)
+            module.add(own)
     return parser
 
 

@@ -32,8 +32,7 @@ _OTHER_VARIABLES = frozenset(
 # a misspelt WORKFLOWS_SLOTS.
 _IN_A_COMMAND = ("WORKFLOWS_RUNTIME", "WORKFLOWS_KEY")
 _OF_COMMANDS = frozenset(
-    "WORKFLOWS_" + name
-    for name in "RUNTIME KEY STEP SLOT NODES METRICS ETAG SIZE RUN ROOT".split()
+    "WORKFLOWS_" + name for name in "RUNTIME KEY STEP SLOT NODES METRICS ETAG SIZE RUN ROOT".split()
 )
 _NEAR_SECTION = 0.75
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")

@@ -10,8 +10,10 @@ place      path, mode                                      ready, or failed
 chunk      size, then raw bytes                            (nothing)
 stored     bytes, crc                                      stored, or failed
 lock       name                                            locked: whether it is ours now
-eval       key, inputs, command, timeout_s                 out: raw bytes; ...; ended, or failed
-exec       command, timeout_s                              out: fd, raw bytes; ...; ended: status
+eval       key, inputs, command, timeout_s                 out: fd, raw bytes; ...; ended, or failed
+exec       command, timeout_s, stdin (whether there is)    began; out: fd, raw bytes; took: count;
+                                                           ...; ended: status
+input      size, then raw bytes; none: the end             (nothing)
 health     --                                              health
 leftovers  --                                              leftovers: items
 discard    names                                           discarded: count
@@ -34,6 +36,7 @@ from workflows.keys import PIECES, digest_of
 from workflows.node import leftovers
 from workflows.node.files import remove
 from workflows.node.incoming import Arriving, NewFile, NewKey
+from workflows.node.inflow import Inflow
 from workflows.node.processes import Groups, kill_group
 from workflows.node.storage import Storage
 from workflows.node.wire import Wire
@@ -51,22 +54,22 @@ class Refusal(ValueError):
 class Evaluation(KeyRun):
     """A command over one key whose output goes to whoever asked, and is not kept."""
 
-    def send_to(self, wire: Wire) -> str:
-        """Run the command, send its output; return the end of its stderr.
+    def send_to(self, wire: Wire) -> None:
+        """Run the command; send all that it printed.
 
         Raises:
-            KeyFailed: the command failed; its output is sent all the same.
+            KeyFailed: the command failed; what it printed is sent all the same.
         """
         try:
             try:
                 stdin, _, _ = self._input()
                 self._run_stages(stdin)
             finally:
-                if os.path.exists(self._output()):
-                    with open(self._output(), "rb") as file:
-                        while data := file.read(_READ):
-                            wire.send_bytes({"event": "out", "fd": 1}, data)
-            return self._stderr(0)
+                for fd, path in ((1, self._output()), (2, self.place.stderr(0))):
+                    if os.path.exists(path):
+                        with open(path, "rb") as file:
+                            while data := file.read(_READ):
+                                wire.send_bytes({"event": "out", "fd": fd}, data)
         finally:
             remove(self.place.path)
 
@@ -80,6 +83,7 @@ class VerbOperations:
     wire: Wire
     groups: Groups
     incoming: Optional[Arriving] = None
+    inflow: Optional[Inflow] = None
 
     def let_go(self) -> None:
         """Give up what the session holds, as it ends."""
@@ -184,18 +188,23 @@ class VerbOperations:
 
         def run() -> Message:
             try:
-                stderr = Evaluation(Workplaces(self.storage), work, item, self.groups).send_to(
-                    self.wire
-                )
+                Evaluation(Workplaces(self.storage), work, item, self.groups).send_to(self.wire)
             except KeyFailed as failure:
                 return dict(failure.event, event="failed", key=message["key"])
-            return {"event": "ended", "status": 0, "stderr": stderr}
+            return {"event": "ended", "status": 0}
 
         self._beside(run)
 
     def op_exec(self, message: Message) -> None:
         """Run a command on the node itself, and send what it prints as it does."""
-        self._beside(lambda: self._execute(message["command"], message["timeout_s"]))
+        self.inflow = Inflow() if message.get("stdin") else None
+        self._beside(lambda: self._execute(message["command"], message["timeout_s"], self.inflow))
+
+    def op_input(self, message: Message) -> None:
+        """Take some of what the command reads."""
+        data = self.wire.recv_bytes(message["size"])
+        if self.inflow is not None:
+            self.inflow.add(data)
 
     def _beside(self, run: Callable[[], Message]) -> None:
         """Run beside the session's own thread: pings must be answered meanwhile."""
@@ -210,12 +219,12 @@ class VerbOperations:
 
         threading.Thread(target=tell, daemon=True).start()
 
-    def _execute(self, command: str, timeout_s: float) -> Message:
+    def _execute(self, command: str, timeout_s: float, inflow: "Optional[Inflow]") -> Message:
         scratch = self.storage.scratch()
         try:
             process = subprocess.Popen(
                 [*BASH, command],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL if inflow is None else subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd=scratch,
@@ -223,6 +232,7 @@ class VerbOperations:
                 start_new_session=True,
             )
             self.groups.add(process.pid)
+            self.wire.send({"event": "began"})
             over = threading.Event()
 
             def end() -> None:
@@ -239,6 +249,7 @@ class VerbOperations:
             ]
             for reader in readers:
                 reader.start()
+            self._feed(process, inflow)
             for reader in readers:
                 reader.join()
             status = process.wait()
@@ -248,6 +259,15 @@ class VerbOperations:
             return {"event": "ended", "status": status, "why": why}
         finally:
             remove(scratch)
+
+    def _feed(self, process: "subprocess.Popen[bytes]", inflow: "Optional[Inflow]") -> None:
+        if inflow is None or process.stdin is None:
+            return
+
+        def taken(count: int) -> None:
+            self.wire.send({"event": "took", "count": count})
+
+        threading.Thread(target=inflow.feed, args=(process.stdin, taken), daemon=True).start()
 
     def _forward(self, fd: int, pipe: "Optional[IO[bytes]]") -> None:
         if pipe is None:

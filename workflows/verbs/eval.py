@@ -5,8 +5,9 @@ import sys
 
 from workflows import fleetkeys
 from workflows.config import settings
-from workflows.errors import WorkflowsError
-from workflows.verbs.onfleet import add_fleet, command, seconds
+from workflows.verbs.onfleet import OWN_FAILURE, add_fleet, command, exit_status, say, seconds
+
+FAILED = OWN_FAILURE
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +21,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what the command prints, to the byte; return 1 if it fails."""
+    """Print what the command prints, to the byte; return what it exits with."""
     name = fleetkeys.parse_key(arguments.key)
     with fleetkeys.opened(arguments.fleet) as fleet:
         found, _ = fleetkeys.find(fleet, name)
@@ -33,11 +34,11 @@ def run(arguments: argparse.Namespace) -> int:
         }
         for event, data in fleet.channel(found.slot).stream(message, "ended", "failed"):
             if data:
-                sys.stdout.buffer.write(data)
+                (sys.stdout if event["fd"] == 1 else sys.stderr).buffer.write(data)
                 continue
             sys.stdout.buffer.flush()
-            sys.stderr.write(event["stderr"])
+            sys.stderr.buffer.flush()
             if event["event"] == "failed":
-                node = fleet.nodes[found.slot].name
-                raise WorkflowsError(f"{name} on {node}: {event['why']}")
+                say(f"{name} on {fleet.nodes[found.slot].name}: {event['why']}")
+                return exit_status(event["status"], event["why"])
     return 0
