@@ -1,8 +1,8 @@
 """The ``workflows`` command: finds the verb, runs it, turns errors into messages and exit codes.
 
 Exit codes: 0 done or nothing to do, 1 failed, 2 usage, 3 nodes lost, 4 no capacity, 5 over quota,
-6 not allowed, 130 interrupted. `eval` and `exec` exit as their command does, and with 255 where it is
-not the command that failed.
+6 not allowed, 130 interrupted. `eval` and `exec` exit as their command does, and with 255 where it
+is not the command that failed.
 """
 
 import argparse

@@ -22,6 +22,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _FEW = 12
+# As the AWS CLI and boto3 say it, and the SDK for Go, with which s5cmd and rclone are made.
+_NO_CREDENTIALS = (
+    r"Unable to locate credentials|NoCredential|no EC2 IMDS role found"
+    r"|config profile \(.*\) could not be found"
+)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -134,9 +139,28 @@ def describe_failure(node: str, failure: Mapping[str, Any]) -> str:
     what = f"{step}/{key}" if failure.get("by_name") else f"{step} of {key}"
     lines = [f"{what} on {node}: {failure['why']}"]
     lines += ["    " + line for line in stderr.split("\n") if line]
+    lines += [f"  {hint}" for hint in credentials_hint(stderr)]
     if not failure.get("was_restored"):  # no command of its failed
         lines.append(f"  to see it again: workflows repro {step} {_typed(key)}")
     return "\n".join(lines)
+
+
+def credentials_hint(stderr: str) -> list[str]:
+    """Return what to do, in a line, where a command has found no credentials; else nothing.
+
+    >>> credentials_hint("aws: Unable to locate credentials")[0][:33]
+    'commands get none of the AWS_* va'
+    """
+    import re
+
+    if not re.search(_NO_CREDENTIALS, stderr):
+        return []
+    text = (
+        "commands get none of the AWS_* variables of the machine that starts the run; name those"
+        " they need in luigi.cfg: [node] pass_env = AWS_PROFILE, AWS_REGION, and [node] secrets ="
+        " AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN"
+    )
+    return [text]
 
 
 def _typed(key: str) -> str:

@@ -1,12 +1,13 @@
 """Run a shard: its missing keys, on the node that owns them, from the nearest output there is."""
 
+import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from workflows import checkpoints, console, run, s3
 from workflows.channel import Channel, conversations
-from workflows.config import settings
+from workflows.config import passed, settings
 from workflows.errors import KeysFailed, NodeLost, NodeRefused, WorkflowsError
 from workflows.lineage import Key, Shard
 from workflows.taskreport import TaskReport, failed_before, remember_failure
@@ -218,11 +219,13 @@ def _ready(before: "Step", keys: list[Key]) -> set[str]:
 
 def _work(stages: "list[Step]") -> dict[str, Any]:
     last = stages[-1]
+    variables, hidden = passed(settings(), os.environ)
     return {
         "step": last.name,
         "mode": last.mode,
         "spec": last.spec,
-        "env": {"WORKFLOWS_RUN": run.log().name},
+        "env": {**variables, "WORKFLOWS_RUN": run.log().name},
+        **({"hidden": hidden} if hidden else {}),
         "retries": settings().retries,
         "stages": [
             {

@@ -13,6 +13,7 @@ its shard only after all its other keys are done, and nothing is ever overwritte
 """
 
 import functools
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -24,7 +25,7 @@ from workflows import early
 early.begin(sys.argv)
 
 from workflows import barriers, checkpoints, commandline, execution, localscheduler, results, run
-from workflows.config import settings
+from workflows.config import passed, settings
 from workflows.dataset import Dataset
 from workflows.definition import Definition
 from workflows.errors import UsageError, WorkflowsError
@@ -178,6 +179,7 @@ class Step(Definition):
         """Return the shards of a whole step, or the shards of upstream that a shard reads."""
         if not self.shard:
             self.listed.require_kept()
+            passed(settings(), os.environ)  # what is not set is said before anything runs
             pinned = self.listed.digest
             own = [self.clone(shard=shard.label, dataset=pinned) for shard in self.shards()]
             before = self.before

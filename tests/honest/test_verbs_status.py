@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,15 +18,16 @@ def run(
     keys: "Keys", *words: str, stdin: bytes | int = b""
 ) -> "subprocess.CompletedProcess[bytes]":
     """Run a verb; its output stays bytes."""
-    given = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
-    return subprocess.run(
+    given: dict[str, Any] = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
+    done: subprocess.CompletedProcess[bytes] = subprocess.run(
         keys.place.command("workflows", *words),
         cwd=keys.place.path,
         env=keys.place.environ,
         capture_output=True,
         timeout=60,
-        **given,  # type: ignore[call-overload,no-any-return]
+        **given,
     )
+    return done
 
 
 def test_eval_exits_with_its_commands_status_and_with_255_where_no_command_failed(

@@ -9,7 +9,7 @@ class Inflow:
     """Bytes on their way into a command; filled by the session, emptied by a thread of its own."""
 
     def __init__(self) -> None:
-        self._waiting: "queue.SimpleQueue[bytes]" = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def add(self, data: bytes) -> None:
         """Take some bytes, or with none the end."""

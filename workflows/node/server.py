@@ -172,7 +172,8 @@ class Session(LookingOperations, VerbOperations):
         asked = message["work"]
         env = dict(self.runtime.env, **asked["env"])
         stages = [Stage(**stage) for stage in asked["stages"]]
-        work = Work(asked["step"], asked["mode"], asked["spec"], stages, env)
+        hidden = asked.get("hidden", ())
+        work = Work(asked["step"], asked["mode"], asked["spec"], stages, env, hidden)
         shipped = {digest for stage in stages for digest in stage.files.values()}
         lacks = [digest for digest in shipped if not _is_whole(self._file(digest), digest)]
         if lacks:
@@ -185,6 +186,7 @@ class Session(LookingOperations, VerbOperations):
                 try:
                     return KeyRun(self.runtime.places, work, item, self.groups)()
                 except KeyFailed as failure:
+                    failure.hide(hidden)
                     # By a convention of sysexits.h a command so asks to be run again.
                     may_pass = failure.event["status"] == os.EX_TEMPFAIL
                     if not may_pass or not left or self.groups.cancelled:

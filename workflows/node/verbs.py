@@ -10,8 +10,8 @@ place      path, mode                                      ready, or failed
 chunk      size, then raw bytes                            (nothing)
 stored     bytes, crc                                      stored, or failed
 lock       name                                            locked: whether it is ours now
-eval       key, inputs, command, timeout_s                 out: fd, raw bytes; ...; ended, or failed
-exec       command, timeout_s, stdin (whether there is)    began; out: fd, raw bytes; took: count;
+eval       key, inputs, command, timeout_s, env            out: fd, raw bytes; ...; ended, or failed
+exec       command, timeout_s, env, stdin (whether any)    began; out: fd, raw bytes; took: count;
                                                            ...; ended: status
 input      size, then raw bytes; none: the end             (nothing)
 health     --                                              health
@@ -183,7 +183,8 @@ class VerbOperations:
     def op_eval(self, message: Message) -> None:
         """Run a command over one key and send back what it prints."""
         stage = Stage("eval", message["command"], {}, [], message["timeout_s"])
-        work = Work("eval", "map", "", [stage], dict(self.env))
+        env = dict(self.env, **message.get("env", {}))
+        work = Work("eval", "map", "", [stage], env, message.get("hidden", ()))
         item = {"key": message["key"], "id": "", "inputs": message["inputs"], "by_name": True}
 
         def run() -> Message:
@@ -198,7 +199,9 @@ class VerbOperations:
     def op_exec(self, message: Message) -> None:
         """Run a command on the node itself, and send what it prints as it does."""
         self.inflow = Inflow() if message.get("stdin") else None
-        self._beside(lambda: self._execute(message["command"], message["timeout_s"], self.inflow))
+        env = dict(self.env, **message.get("env", {}), WORKFLOWS_ROOT=self.storage.root)
+        command, timeout_s, inflow = message["command"], message["timeout_s"], self.inflow
+        self._beside(lambda: self._execute(command, env, timeout_s, inflow))
 
     def op_input(self, message: Message) -> None:
         """Take some of what the command reads."""
@@ -219,7 +222,9 @@ class VerbOperations:
 
         threading.Thread(target=tell, daemon=True).start()
 
-    def _execute(self, command: str, timeout_s: float, inflow: "Optional[Inflow]") -> Message:
+    def _execute(
+        self, command: str, env: "dict[str, str]", timeout_s: float, inflow: "Optional[Inflow]"
+    ) -> Message:
         scratch = self.storage.scratch()
         try:
             process = subprocess.Popen(
@@ -228,7 +233,7 @@ class VerbOperations:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd=scratch,
-                env=dict(self.env, WORKFLOWS_ROOT=self.storage.root),
+                env=env,
                 start_new_session=True,
             )
             self.groups.add(process.pid)

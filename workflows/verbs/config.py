@@ -21,7 +21,8 @@ def run(arguments: argparse.Namespace) -> int:
             section = where
             print(f"[{section}]")
         value = arguments.fleet if field.name == "fleet" else getattr(chosen, field.name)
-        print(f"{key} = {str(value).lower() if isinstance(value, bool) else value}")
+        shown = ", ".join(value) if isinstance(value, tuple) else value
+        print(f"{key} = {str(value).lower() if isinstance(value, bool) else shown}")
     print(f"# the nodes of {arguments.fleet}; a key's name leads to one of them")
     for node in fleet.nodes:
         print(f"# {node.slot}: {node.name}, {node.slots} slots, {node.root}")

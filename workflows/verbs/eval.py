@@ -1,10 +1,12 @@
 """``workflows eval KEY CMD``: a command over one key, where it is; prints what it prints."""
 
 import argparse
+import os
 import sys
 
 from workflows import fleetkeys
-from workflows.config import settings
+from workflows.config import passed, settings
+from workflows.errors import credentials_hint
 from workflows.verbs.onfleet import OWN_FAILURE, add_fleet, command, exit_status, say, seconds
 
 FAILED = OWN_FAILURE
@@ -23,6 +25,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print what the command prints, to the byte; return what it exits with."""
     name = fleetkeys.parse_key(arguments.key)
+    variables, hidden = passed(settings(), os.environ)
     with fleetkeys.opened(arguments.fleet) as fleet:
         found, _ = fleetkeys.find(fleet, name)
         message = {
@@ -31,6 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
             "inputs": [[found.ledger, found.identity, name.rest]],
             "command": arguments.command,
             "timeout_s": arguments.timeout,
+            "env": variables,
+            "hidden": hidden,
         }
         for event, data in fleet.channel(found.slot).stream(message, "ended", "failed"):
             if data:
@@ -40,5 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
             sys.stderr.buffer.flush()
             if event["event"] == "failed":
                 say(f"{name} on {fleet.nodes[found.slot].name}: {event['why']}")
+                for hint in credentials_hint(event["stderr"]):
+                    say(hint)
                 return exit_status(event["status"], event["why"])
     return 0

@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 from workflows import fleetkeys
+from workflows.config import passed, settings
 from workflows.errors import NodeLost, UsageError, WorkflowsError
 from workflows.fleet import Fleet
 from workflows.verbs import inflow
@@ -32,6 +33,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Return the greatest exit status of the command on any node, 255 if a node is lost."""
+    arguments.env = passed(settings(), os.environ)[0]
     with fleetkeys.opened(arguments.fleet) as fleet:
         slots = fleetkeys.chosen_slots(fleet, arguments.node)
         if arguments.raw and len(slots) > 1:
@@ -86,6 +88,7 @@ class _Execution:
             "op": "exec",
             "command": self._arguments.command,
             "timeout_s": self._arguments.timeout,
+            "env": self._arguments.env,
             "stdin": given is not None,
         }
         sender = None

@@ -1,4 +1,4 @@
-"""This command's stdin, given to commands on nodes: the same bytes to each, as fast as it reads."""
+"""The stdin of a verb, given to commands on nodes: the same bytes to each, as fast as it reads."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ class Inflow:
 
     def __init__(self, readers: int) -> None:
         self._changed = threading.Condition()
-        self._file = tempfile.TemporaryFile(prefix="workflows-stdin-")
+        self._file = tempfile.TemporaryFile(prefix="workflows-stdin-")  # noqa: SIM115 - to the end
         self._size, self._is_over, self._error = 0, False, ""
         self._offsets = [0] * readers
         self._open = set(range(readers))
@@ -113,8 +113,6 @@ class Sender:
                         return
                 data = self._inflow.next(self._reader)
                 with self._changed:
-                    if self._is_over:
-                        return
                     self._ahead += len(data)
                 self._feed(data)
                 if not data:

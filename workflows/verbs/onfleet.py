@@ -12,7 +12,6 @@ from workflows.fleetkeys import Name
 from workflows.hosts import Host, Hosts, read_hosts
 from workflows.store import Store, open_store
 
-
 # As ssh has it: of verbs that exit as their command does, what no command of theirs has said.
 OWN_FAILURE = 255
 _TIMED_OUT = 124  # as timeout(1) has it

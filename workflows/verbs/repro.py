@@ -9,6 +9,7 @@ import sys
 import tempfile
 
 from workflows import s3
+from workflows.config import passed, settings
 from workflows.errors import KeysFailed, UsageError, WorkflowsError
 from workflows.lineage import Input, Key
 from workflows.node.environment import environment, of_source
@@ -146,5 +147,6 @@ def _environment(step: Step, key: Key, cwd: str, metrics: str) -> dict[str, str]
         WORKFLOWS_KEY=key.name,
         WORKFLOWS_STEP=step.name,
         WORKFLOWS_METRICS=metrics,
+        **passed(settings(), os.environ)[0],
         **of_source(*(source.size, source.etag) if source is not None else (None, "")),
     )
