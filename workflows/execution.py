@@ -27,6 +27,7 @@ def plan(step: "Step", missing: Iterable[Key]) -> None:
             "task": type(step).__name__,
             "params": step.whole.to_str_params(),
             "order": [before.name for before in step.lineage],
+            "nodes": len(step.nodes),
         }
 
     if run.is_driver():

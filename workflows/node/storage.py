@@ -205,6 +205,19 @@ class Storage:
                 remove(entry.path)
 
 
+class ReadStorage(Storage):
+    """The files of one slot for who only looks: nothing is made, swept or locked."""
+
+    def __init__(self, root: str) -> None:
+        self.root = os.path.abspath(root)
+        self._ledgers = {}
+        self._mutex = threading.Lock()
+
+    def steps(self) -> list[str]:
+        """Return the names of the steps that have a ledger here, if the slot was ever used."""
+        return super().steps() if os.path.isdir(os.path.join(self.root, "ledger")) else []
+
+
 def _make_anew(path: str) -> None:
     """Make an empty directory in place of whatever is there."""
     try:
