@@ -70,8 +70,10 @@ def test_named_variables_reach_commands_and_a_secret_is_in_no_file_argument_or_m
     place.key("good", b"")
     place.key("bad", b"")
     fleet, folders = "local:2", [place.state]
+    hosts: Hosts | None = None
     if where == "ssh":
-        hosts: Hosts = request.getfixturevalue("hosts")
+        hosts = request.getfixturevalue("hosts")
+        assert hosts is not None
         hosts.add(2)
         fleet = hosts.spec
         folders += [node.scratch for node in hosts.nodes]
@@ -79,7 +81,7 @@ def test_named_variables_reach_commands_and_a_secret_is_in_no_file_argument_or_m
     done = place.luigi("Shown", "--fleet", fleet, **GIVEN, **SET)
 
     assert done.code == 30, done
-    found = hosts.outputs("Shown") if where == "ssh" else place.outputs("Shown")
+    found = (hosts or place).outputs("Shown")
     assert found == {"good": b"crawl eu-west-1 35 none\n"}
     assert "login *** refused" in done.err
     assert SECRET[:12] not in done.err + done.out

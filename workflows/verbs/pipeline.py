@@ -79,21 +79,39 @@ def last_line(what: str, **wanted: str) -> Line | None:
     return None
 
 
-def step_of_last_run(name: str) -> Step:
-    """Return a step with the parameters that it last ran with; only its own module is imported.
+def plan_on_record(name: str) -> Line:
+    """Return what the last run that had a step wrote down of the pipeline that it is in.
 
     Raises:
         UsageError: no run on record had such a step.
     """
     for path in run_logs():
-        planned = {line["step"]: line for _, line in read_lines(path) if line["what"] == "planned"}
-        # A pipe is planned by its last step: the others are found upstream of it.
-        for line in [planned[name]] if name in planned else planned.values():
-            if name == line["step"] or name in line.get("order", ()):
-                kind = getattr(_import(line["module"]), line["task"])
-                step: Step = kind.from_str_params(line["params"])
-                return next(before for before in step.lineage if before.name == name)
+        lines = [line for _, line in read_lines(path)]
+        planned = {line["step"]: line for line in lines if line["what"] == "planned"}
+        # A pipe is planned by its last step, and what comes after a barrier may not be planned at
+        # all: the others are found upstream of what was planned, or asked for.
+        asked = [line for line in lines if line["what"] == "asked"]
+        for line in [planned[name]] if name in planned else [*planned.values(), *asked]:
+            if name == line.get("step") or name in line.get("order", ()):
+                nodes = next((one["nodes"] for one in lines if "nodes" in one), 1)
+                return {"nodes": nodes, **line}
     raise UsageError(f"no run here had a step {name!r}{did_you_mean(name, steps_on_record())}")
+
+
+def step_on_record(name: str, line: Line) -> Step:
+    """Return a step with the parameters that it last ran with; only its own module is imported.
+
+    Raises:
+        UsageError: its module cannot be imported, or has no such task or step any more.
+    """
+    kind = getattr(_import(line["module"]), line["task"], None)
+    if kind is None:
+        raise UsageError(f"{line['module']} has no task {line['task']} any more")
+    step: Step = kind.from_str_params(line["params"])
+    for before in step.lineage:
+        if before.name == name:
+            return before.whole
+    raise UsageError(f"{line['task']} has no step {name} before it any more")
 
 
 def steps_on_record() -> dict[str, str]:
