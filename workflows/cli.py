@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         parsed = _parser(arguments[0] if arguments else "").parse_args(arguments)
         module = _module(parsed.verb)
-        failed = getattr(module, "FAILED", 0)
+        failed = getattr(module, "OWN_FAILURE", 0)
         code: int = module.run(parsed)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -136,7 +136,7 @@ def _parser(verb: str) -> argparse.ArgumentParser:
         own = verbs.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
         if name == verb:
             module = _module(name)
-            parser.failed = own.failed = getattr(module, "FAILED", parser.failed)
+            parser.failed = own.failed = getattr(module, "OWN_FAILURE", parser.failed)
             module.add(own)
     return parser
 

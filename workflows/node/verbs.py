@@ -5,6 +5,8 @@ operation  fields                                          answered by
 =========  ==============================================  =========================================
 keys       steps (or none: all), fleet                     keys: step -> rows, oldest first
 find       step, key                                       found: ledger and record, or none
+join       fleet, spec                                     joined
+named      --                                              named: steps
 put        step, key, fleet                                ready, or failed
 place      path, mode                                      ready, or failed
 chunk      size, then raw bytes                            (nothing)
@@ -26,6 +28,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -38,7 +41,7 @@ from workflows.node.files import remove
 from workflows.node.incoming import Arriving, NewFile, NewKey
 from workflows.node.inflow import Inflow
 from workflows.node.processes import Groups, kill_group
-from workflows.node.storage import Storage
+from workflows.node.storage import ReadStorage, Storage
 from workflows.node.wire import Wire
 from workflows.node.work import BASH, KeyFailed, KeyRun, Stage, Work
 from workflows.node.workplace import Workplaces
@@ -96,7 +99,7 @@ class VerbOperations:
 
     def op_keys(self, message: Message) -> None:
         """List keys by their names."""
-        check_fleet(self.storage, message.get("fleet"))
+        check_fleet(self.storage, message)
         wanted = message.get("steps")
         found: dict[str, list[list[Any]]] = {}
         for ledger in self.storage.steps():
@@ -107,7 +110,7 @@ class VerbOperations:
 
     def op_find(self, message: Message) -> None:
         """Say what is known of one key, if it is here."""
-        check_fleet(self.storage, message.get("fleet"))
+        check_fleet(self.storage, message)
         for ledger in (message["step"], message["step"] + PIECES):
             record = self.storage.named(ledger, message["key"])
             if record is not None and "pieces" not in record:
@@ -116,12 +119,21 @@ class VerbOperations:
                 return
         self.wire.send({"event": "found", "ledger": "", "record": None})
 
+    def op_join(self, message: Message) -> None:
+        """Belong to the fleet of whoever asks, who is about to make keys by their names."""
+        check_fleet(self.storage, message, join=True)
+        self.wire.send({"event": "joined"})
+
+    def op_named(self, _: Message) -> None:
+        """Say which steps have keys here that verbs made."""
+        self.wire.send({"event": "named", "steps": self.storage.named_steps()})
+
     def op_put(self, message: Message) -> None:
         """Begin to take a key in, if its name is free."""
         step, key = message["step"], message["key"]
 
         def begin() -> Arriving:
-            check_fleet(self.storage, message["fleet"], join=True)
+            check_fleet(self.storage, message, join=True)
             self.storage.refuse_taken(step, key)
             return NewKey(self.storage, step, key)
 
@@ -314,34 +326,64 @@ class VerbOperations:
         )
 
 
-def check_fleet(storage: Storage, fleet: "Optional[list[str]]", *, join: bool = False) -> None:
+def check_fleet(storage: Storage, message: Message, *, join: bool = False) -> None:
     """Check that the keys here belong to the fleet of whoever asks; `fleet` names its nodes.
 
-    With another number or order of nodes a key's name would lead to another node.
+    With another number or order of nodes a key's name would lead to another node. What no verb has
+    made is placed otherwise, and belongs to no fleet.
 
     Raises:
         Refusal: they belong to another.
     """
+    fleet = message.get("fleet")
     if fleet is None:
         return
-    mine = digest_of(fleet)
-    nodes = os.path.dirname(storage.root)
-    path = os.path.join(storage.root, "fleet")
+    mine, nodes = digest_of(fleet), os.path.dirname(storage.root)
+    steps: set[str] = set()
+    other = ""
     for name in sorted(os.listdir(nodes)):
-        with contextlib.suppress(OSError):
-            with open(os.path.join(nodes, name, "fleet"), encoding="utf-8") as file:
-                other, _, shown = file.read().rstrip("\n").partition(" ")
-            if other != mine:
-                raise Refusal(
-                    f"the keys in {nodes} belong to a fleet of {shown}, this one is"
-                    f" {len(fleet)} nodes: {', '.join(fleet[:4])}; use that --fleet, or remove"
-                    f" {nodes}"
-                )
-            if os.path.join(nodes, name) == storage.root:
-                return
+        root = os.path.join(nodes, name)
+        digest, _, shown = _fleet_of(root).partition(" ")
+        if digest == mine and root == storage.root and not steps:
+            return
+        if digest not in ("", mine) and (named := ReadStorage(root).named_steps()):
+            steps.update(named)
+            other = shown
+    if steps:
+        raise Refusal(_belonging(nodes, sorted(steps), other, message))
     if join:
         tmp = os.path.join(storage.scratch(), "fleet")
         with open(tmp, "w", encoding="utf-8") as file:
-            file.write(f"{mine} {len(fleet)} nodes: {', '.join(fleet[:4])}\n")
-        os.rename(tmp, path)
+            names = ", ".join(fleet[:4])
+            file.write(f"{mine} {len(fleet)} nodes: {names}\n{message.get('spec', '')}\n")
+        os.rename(tmp, os.path.join(storage.root, "fleet"))
         remove(os.path.dirname(tmp))
+
+
+def _fleet_of(root: str) -> str:
+    """Return the note of the fleet that a slot's keys belong to: its digest, names and spec."""
+    try:
+        with open(os.path.join(root, "fleet"), encoding="utf-8") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _belonging(nodes: str, steps: "list[str]", other: str, message: Message) -> str:
+    """Say that keys belong to another fleet, and how they are moved to this one."""
+    fleet, spec = message["fleet"], message.get("spec") or "NEW"
+    names, was = [*other.split("\n"), ""][:2]
+    if not was:  # earlier versions did not write it down
+        was = f"local:{names.split()[0]}" if ": node 0" in names else "OLD"
+    text = (
+        f"the keys in {nodes} belong to a fleet of {names}, this one is {len(fleet)} nodes:"
+        f" {', '.join(fleet[:4])}; use that one, --fleet {was}, or move what verbs have made to"
+        " this one:"
+    )
+    lines, last = [text], []
+    for step in steps:
+        here, there = shlex.quote(f"moved/{step}"), shlex.quote(f"fleet://{step}/")
+        lines.append(f"  workflows cp -r {there} {here} --fleet {was}")
+        lines.append(f"  workflows rm -r {shlex.quote(step + '/')} --fleet {was}")
+        last.append(f"  workflows cp -r {here} {there} --fleet {spec}")
+    return "\n".join([*lines, *last])

@@ -7,9 +7,7 @@ import sys
 from workflows import fleetkeys
 from workflows.config import passed, settings
 from workflows.errors import credentials_hint
-from workflows.verbs.onfleet import OWN_FAILURE, add_fleet, command, exit_status, say, seconds
-
-FAILED = OWN_FAILURE
+from workflows.verbs.onfleet import add_fleet, command, exit_status, say, seconds
 
 
 def add(parser: argparse.ArgumentParser) -> None:

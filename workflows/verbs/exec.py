@@ -13,8 +13,6 @@ from workflows.fleet import Fleet
 from workflows.verbs import inflow
 from workflows.verbs.onfleet import OWN_FAILURE, add_nodes, command, exit_status, say, seconds
 
-FAILED = OWN_FAILURE
-
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
