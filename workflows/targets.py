@@ -252,6 +252,16 @@ class CheckpointTarget(luigi.Target):
                 wrong.append(f"{self.store.locate(part['object'])} is not what was committed")
         return wrong
 
+    def spoilt(self) -> list[str]:
+        """Return what is missing or not as committed, by reading every object."""
+        wrong = []
+        for part in (self.manifest() or {"parts": []})["parts"]:
+            try:
+                self._read(part)
+            except CheckpointError as error:
+                wrong.append(str(error))
+        return wrong
+
     def read(self) -> Iterator[tuple[str, bytes]]:
         """Yield the name and bytes of each output, compared with the manifest.
 

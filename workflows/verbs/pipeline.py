@@ -4,7 +4,7 @@ import argparse
 import importlib
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from workflows.config import settings
@@ -40,7 +40,8 @@ def step_from(arguments: argparse.Namespace) -> Step:
         with CmdlineParser.global_instance(words) as parser:
             task = parser.get_task_obj()
     except SystemExit as error:
-        raise UsageError(f"luigi does not understand: {shlex.join(words)}") from error
+        meant = _meant(arguments.task, arguments.parameters)
+        raise UsageError(f"luigi does not understand: {shlex.join(words)}{meant}") from error
     except Exception as error:
         raise UsageError(f"{error}; for example: {_EXAMPLE}") from error
     if not isinstance(task, Step):
@@ -48,6 +49,17 @@ def step_from(arguments: argparse.Namespace) -> Step:
     if task.shard:
         task.this_shard()
     return task
+
+
+def _meant(task: str, words: Iterable[str]) -> str:
+    """Return which parameters of a task were meant by those that it does not have."""
+    from luigi.task_register import Register
+
+    kind = Register.get_task_cls(task)
+    known = {f"--{name.replace('_', '-')}" for name, _ in kind.get_params()}
+    given = [word.partition("=")[0] for word in words if word.startswith("--")]
+    wrong = [word for word in given if word not in known]
+    return "".join(f"\n  {task} has no {word}{did_you_mean(word, known)}" for word in wrong)
 
 
 def _import(module: str) -> Any:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from workflows.config import settings
-from workflows.errors import UsageError
+from workflows.errors import UsageError, did_you_mean
 from workflows.runlog import Totals, aligned, phase_table, read_lines
 from workflows.verbs.pipeline import run_logs
 
@@ -37,7 +37,11 @@ def run(arguments: argparse.Namespace) -> int:
         paths = [path for path in paths if os.path.basename(os.path.dirname(path)) == arguments.run]
     found = [(path, totals) for path in paths if (totals := _totals(path)).steps]
     if not found:
-        raise UsageError(f"no such run in {settings().state}/runs")
+        where = f"{settings().state}/runs"
+        if not arguments.run:
+            raise UsageError(f"no run is on record in {where}")
+        names = [_name(path) for path in run_logs()]
+        raise UsageError(f"no run {arguments.run!r} in {where}{did_you_mean(arguments.run, names)}")
     if arguments.compare:
         print(_compared(found[:_COMPARED]))
         return 0
