@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from workflows.errors import FleetError, NodeLost, UsageError, WorkflowsError
+from workflows.errors import OWN_FAILURE, FleetError, NodeLost, UsageError, WorkflowsError
 from workflows.transports import hubprocess
 
 _USAGE = 2
@@ -58,11 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     if arguments and arguments[0] in ON_NODES:
         hubprocess.begin(arguments)
-    failed = 0
+    failed = _failed(arguments)
     try:
         parsed = _parser(arguments[0] if arguments else "").parse_args(arguments)
         module = _module(parsed.verb)
-        failed = getattr(module, "OWN_FAILURE", 0)
         code: int = module.run(parsed)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -117,6 +116,11 @@ class Parser(argparse.ArgumentParser):
                     yield from below._options()
 
 
+def _failed(arguments: Sequence[str]) -> int:
+    """Return what a verb that exits as its command does says of its own failures; 0 for others."""
+    return OWN_FAILURE if arguments and arguments[0] in ("eval", "exec") else 0
+
+
 def _exit_code(error: WorkflowsError) -> int:
     if isinstance(error, FleetError):
         return error.exit_code
@@ -135,9 +139,8 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     for name, summary in VERBS.items():
         own = verbs.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
         if name == verb:
-            module = _module(name)
-            parser.failed = own.failed = getattr(module, "OWN_FAILURE", parser.failed)
-            module.add(own)
+            parser.failed = own.failed = _failed([verb]) or _USAGE
+            _module(name).add(own)
     return parser
 
 

@@ -40,6 +40,7 @@ _OF_COMMANDS = frozenset(
         *("RUNTIME", "KEY", "STEP", "SLOT", "NODES", "METRICS", "ETAG", "SIZE", "RUN", "ROOT"),
     )
 )
+_PREFIX = "WORKFLOWS_"
 _NEAR_SECTION = 0.75
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?")
 _NEVER_PASSED = {"filename", "TMPDIR", "PATH", "LC_ALL", "BASH_ENV", "ENV", "PYTHONHOME"}
@@ -158,18 +159,19 @@ def _misspelt_section(
     known = sorted({ours for ours, _ in names})
     for near in difflib.get_close_matches(section.lower(), known, 1, _NEAR_SECTION):
         keys = [key for ours, key in names if ours == near]
-        if any(difflib.get_close_matches(key, keys, 1) for key in entries):
+        if any(difflib.get_close_matches(key, keys, 1, _NEAR_SECTION) for key in entries):
             yield f"[{section}]: no such section; did you mean [{near}]?"
 
 
 def _unknown_variables(names: Iterable[str], known: list[str]) -> Iterator[str]:
     """Yield what is wrong with variables that are called as settings are."""
-    found = {name for name in names if name.startswith("WORKFLOWS_")} - _OTHER_VARIABLES
+    found = {name for name in names if name.startswith(_PREFIX)} - _OTHER_VARIABLES
     if found.intersection(_IN_A_COMMAND):
         found -= _OF_COMMANDS
     for name in sorted(found):
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else "call it otherwise, or unset it"
+        bare = [one.removeprefix(_PREFIX) for one in known]
+        near = difflib.get_close_matches(name.removeprefix(_PREFIX), bare, 1)
+        hint = f"did you mean {_PREFIX + near[0]!r}?" if near else "call it otherwise, or unset it"
         yield f"{name}: no such setting; {hint}"
 
 

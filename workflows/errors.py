@@ -21,6 +21,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+# What a verb exits with that else exits as its command does, where no command failed; as ssh does.
+OWN_FAILURE = 255
 _FEW = 12
 # As the AWS CLI and boto3 say it, and the SDK for Go, with which s5cmd and rclone are made.
 _NO_CREDENTIALS = (

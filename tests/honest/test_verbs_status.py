@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from workflows.verbs.onfleet import OWN_FAILURE
+from workflows.errors import OWN_FAILURE
 
 if TYPE_CHECKING:
     from conftest import Keys

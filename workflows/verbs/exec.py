@@ -8,10 +8,10 @@ from typing import Any
 
 from workflows import fleetkeys
 from workflows.config import passed, settings
-from workflows.errors import NodeLost, UsageError, WorkflowsError
+from workflows.errors import OWN_FAILURE, NodeLost, UsageError, WorkflowsError
 from workflows.fleet import Fleet
 from workflows.verbs import inflow
-from workflows.verbs.onfleet import OWN_FAILURE, add_nodes, command, exit_status, say, seconds
+from workflows.verbs.onfleet import add_nodes, command, exit_status, say, seconds
 
 
 def add(parser: argparse.ArgumentParser) -> None:

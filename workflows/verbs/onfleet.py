@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterable
 
 from workflows import fleetkeys
 from workflows.config import settings
-from workflows.errors import NodeLost, UsageError, WorkflowsError
+from workflows.errors import OWN_FAILURE, NodeLost, UsageError, WorkflowsError
 from workflows.fleet import Fleet
 from workflows.fleetkeys import Name
 from workflows.hosts import Host, Hosts, read_hosts
 from workflows.store import Store, open_store
 
-# As ssh has it: of verbs that exit as their command does, what no command of theirs has said.
-OWN_FAILURE = 255
 _TIMED_OUT = 124  # as timeout(1) has it
 _SIGNALLED = 128
 
