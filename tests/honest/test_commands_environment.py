@@ -9,7 +9,11 @@ import pytest
 
 from workflows.config import Settings, parse, passed
 from workflows.errors import ConfigError, UsageError, describe_failure
-from workflows.node.environment import without
+from workflows.node.environment import environment, without
+from workflows.node.processes import Groups
+from workflows.node.storage import Storage
+from workflows.node.work import KeyFailed, KeyRun, Stage, Work
+from workflows.node.workplace import Workplaces
 
 if TYPE_CHECKING:
     from conftest import Keys, Place
@@ -177,6 +181,24 @@ def test_a_wildcard_passes_all_of_a_kind_and_hides_those_whose_names_say_that_th
         {"AWS_REGION": "eu", "AWS_SESSION_TOKEN": "t" * 9},
         ["t" * 9],
     )
+
+
+def test_a_secret_is_hidden_wherever_what_is_kept_of_stderr_begins(tmp_path: pathlib.Path) -> None:
+    storage = Storage(str(tmp_path / "node"))
+    source = {"url": "x", "bytes": 0, "id": "i", "was": ["x", 0, ""]}
+    said = set()
+    for after in (*range(4060, 4097, 6), *range(3900, 4200, 29)):
+        command = f'printf "%s%s%{after}s" $SECRET $SECRET ""; exit 1'
+        stage = Stage("S", f"{{ {command}; }} >&2", {}, [], 0.0)
+        env = dict(environment("0", "1"), SECRET=SECRET)
+        work = Work("S", "map", "", [stage], env, [SECRET])
+        item = {"key": "k", "id": "i", "source": source}
+        with pytest.raises(KeyFailed) as failed:
+            KeyRun(Workplaces(storage), work, item, Groups())()
+        said.add(str(failed.value.event["stderr"]).strip())
+    storage.close()
+
+    assert said <= {"", "*", "**", "***", "***" * 2, "*" * 4, "*" * 5}
 
 
 def test_a_secret_that_holds_another_is_hidden_whole_and_a_tiny_one_is_left() -> None:

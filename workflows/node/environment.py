@@ -35,6 +35,18 @@ def of_source(size: "Optional[int]", etag: str) -> "dict[str, str]":
     return {"WORKFLOWS_ETAG": etag, "WORKFLOWS_SIZE": "" if size is None else str(size)}
 
 
+def without_end(data: bytes, hidden: Iterable[str]) -> bytes:
+    """Return what is left of a text that was cut at its beginning, and maybe within such a value.
+
+    >>> without_end(b"cd and abcd", ["abcd"])
+    b' and abcd'
+    """
+    values = [value.encode("utf-8", "surrogateescape") for value in hidden]
+    ends = (value[start:] for value in values for start in range(1, len(value)))
+    cut = max((end for end in ends if data.startswith(end)), key=len, default=b"")
+    return data[len(cut) :]
+
+
 def without(data: bytes, hidden: Iterable[str]) -> bytes:
     """Return what a command has said, without values that nobody may read; longest first.
 

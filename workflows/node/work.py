@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple
 
 from workflows import laws
 from workflows.keys import digest_of
-from workflows.node.environment import of_source, without
+from workflows.node.environment import of_source, without, without_end
 from workflows.node.files import checksum, remove
 from workflows.node.ledger import Record, carried
 from workflows.node.meter import Meter
@@ -388,8 +388,10 @@ class KeyRun:
         with open(self.place.stderr(number), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size - STDERR_KEPT - longest))
-            # First hidden, then cut: or the end of a secret might be what is left of it.
-            said = without(file.read(), self.work.hidden)[-STDERR_KEPT:]
+            said = file.read()
+            if len(said) < size:  # it may begin within a value
+                said = without_end(said, self.work.hidden)
+            said = without(said, self.work.hidden)[-STDERR_KEPT:]
             return _SIGNED.sub(r"\1...", said.decode("utf-8", "backslashreplace"))
 
 

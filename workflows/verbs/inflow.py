@@ -62,7 +62,7 @@ class Inflow:
             self._size = 0
             for reader in self._open:
                 self._offsets[reader] = 0
-        return not here or self._size - max(self._offsets[r] for r in self._open) < _BLOCK
+        return bool(here) and self._size - max(self._offsets[r] for r in self._open) < _BLOCK
 
     def next(self, reader: int) -> bytes:
         """Return the next bytes for a reader, none at the end; waits for them."""
