@@ -22,9 +22,9 @@ class Kept(Map):
     durable = True
 
 
-class Both(MapFromN):
+class Both(Map):
     upstream = Kept
-    command = "xargs cat"
+    command = "cat"
 
 
 class Split(MapToN):
