@@ -37,17 +37,15 @@ def run(arguments: argparse.Namespace) -> int:
         paths = [path for path in paths if os.path.basename(os.path.dirname(path)) == arguments.run]
     found = [(path, totals) for path in paths if (totals := _totals(path)).steps]
     if not found:
-        where = f"{settings().state}/runs"
-        if not arguments.run:
-            raise UsageError(f"no run is on record in {where}")
-        names = [_name(path) for path in run_logs()]
-        raise UsageError(f"no run {arguments.run!r} in {where}{did_you_mean(arguments.run, names)}")
+        raise _missing(arguments.run)
     if arguments.compare:
         print(_compared(found[:_COMPARED]))
         return 0
     path, totals = found[0]
     print(f"{_name(path)}: {totals.last - totals.first:.1f} s, log {path}")
     print(totals.table())
+    for line in totals.noted["warned"]:
+        print(f"warning: {line['why']}")
     if totals.nodes:
         print(f"\n{totals.node_table()}")
     if totals.phases:
@@ -55,6 +53,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.keys:
         print(f"\n{_keys(os.path.dirname(path), totals)}")
     return 0
+
+
+def _missing(name: str | None) -> UsageError:
+    """Return what to say where there is no such run, or none at all."""
+    where = f"{settings().state}/runs"
+    if not name:
+        return UsageError(f"no run is on record in {where}")
+    return UsageError(f"no run {name!r} in {where}{did_you_mean(name, map(_name, run_logs()))}")
 
 
 def _totals(path: str) -> Totals:
