@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sshd import Hosts
 
 STEPS = """
-from workflows.steps import Map, MapFromN
+from workflows.steps import Map
 
 
 class Copy(Map):
@@ -23,9 +23,9 @@ class Upper(Map):
     command = "tr a-z A-Z{more}"
 
 
-class Both(MapFromN):
+class Both(Map):
     upstream = Upper
-    command = "xargs -d '\\\\n' cat"
+    command = "cat"
     durable = True
 """
 
