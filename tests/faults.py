@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from conftest import Place
 
 Event = dict[str, Any]
-MARK = "WORKFLOWS_TEST_MARK"
+MARK = "TRIAL_MARK"
 # A key takes until the test opens its gate; TRACE says which were started, in their order.
 GATED = """
 from workflows.steps import Map

@@ -69,7 +69,7 @@ def test_compression_that_is_asked_for_without_a_name_is_zstd(text: str, kind: s
 def test_an_unknown_variable_of_s3_is_an_error_that_offers_the_nearest_known_one() -> None:
     with pytest.raises(ConfigError, match=r"did you mean 'WORKFLOWS_S3_SIGNATURE_S'\?"):
         parse({}, {"WORKFLOWS_S3_SIGNATURE": "60"})
-    assert parse({}, {"WORKFLOWS_RUN": "x", "WORKFLOWS_MINE": "y"}) == parse({}, {})
+    assert parse({}, {"WORKFLOWS_LOG": "x", "MY_WORKFLOWS_S3_X": "y"}) == parse({}, {})
 
 
 def test_all_bad_settings_are_reported_together() -> None:

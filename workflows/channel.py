@@ -149,6 +149,14 @@ class Channel:
         for event in self.ask(message, *last):
             yield event, self._raw(event) if "size" in event else b""
 
+    def feed(self, data: bytes) -> None:
+        """Send bytes to the command that `stream` runs, from another thread; none are the end.
+
+        Raises:
+            OSError: the connection broke; whoever reads its events is told.
+        """
+        self._wire.send_bytes({"op": "input"}, data)
+
     def bring(self, step: str, items: list[Event]) -> Iterator[Event]:
         """Let the node bring files from URLs, or from this machine's paths, and publish them.
 

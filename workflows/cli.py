@@ -1,22 +1,26 @@
 """The ``workflows`` command: finds the verb, runs it, turns errors into messages and exit codes.
 
 Exit codes: 0 done or nothing to do, 1 failed, 2 usage, 3 nodes lost, 4 no capacity, 5 over quota,
-6 not allowed, 130 interrupted.
+6 not allowed, 130 interrupted. `eval` and `exec` exit as their command does, and with 255 where it
+is not the command that failed.
 """
 
 import argparse
+import difflib
 import errno
 import importlib
 import logging
+import re
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
 from workflows import messages
-from workflows.errors import FleetError, NodeLost, UsageError, WorkflowsError
+from workflows.errors import OWN_FAILURE, FleetError, NodeLost, UsageError, WorkflowsError
 from workflows.stdio import OutputLost, discard, guard
 from workflows.transports import hubprocess
 
+_USAGE = 2
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)
 # Those that ask nodes: an ssh fleet's hub is begun before their own modules are loaded.
 ON_NODES = ("ls", "cp", "rm", "eval", "map", "map-to-n", "map-from-n", "health")
@@ -67,7 +71,7 @@ def _run(arguments: list[str]) -> int:
         return _verb(arguments)
     except WorkflowsError as error:
         messages.say(f"workflows: {error}")
-        return _exit_code(error)
+        return _failed(arguments) or _exit_code(error)
     except OSError as error:
         if not isinstance(error, OutputLost) and error.errno not in _FULL:
             raise
@@ -88,6 +92,44 @@ def _verb(arguments: list[str]) -> int:
     return code
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that takes no abbreviations, and says which word was meant by a misspelt one."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        self.failed = _USAGE  # what it exits with where the command line is wrong
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the command line, and leave with 2."""
+        choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if choice:
+            near = difflib.get_close_matches(choice[1], re.findall(r"[\w-]+", choice[2]), 1)
+            message += f"; did you mean {near[0]!r}?" if near else ""
+        elif message.startswith("unrecognized arguments: "):
+            message += "".join(self._meant(message.split(": ", 1)[1].split()))
+        self.print_usage(sys.stderr)
+        self.exit(self.failed, f"{self.prog}: error: {message}\n")
+
+    def _meant(self, words: Sequence[str]) -> Iterator[str]:
+        """Yield what was meant by each option that there is not, on this level or below."""
+        known = [*self._options()]
+        for word in (word.partition("=")[0] for word in words if word.startswith("-")):
+            for near in difflib.get_close_matches(word, known, 1):
+                yield f"; for {word}, did you mean {near}?"
+
+    def _options(self) -> Iterator[str]:
+        for action in self._actions:
+            yield from action.option_strings
+            if isinstance(action, argparse._SubParsersAction):
+                for below in action.choices.values():
+                    yield from below._options()
+
+
+def _failed(arguments: Sequence[str]) -> int:
+    """Return what a verb that exits as its command does says of its own failures; 0 for others."""
+    return OWN_FAILURE if arguments and arguments[0] in ("eval", "exec") else 0
+
+
 def _exit_code(error: WorkflowsError) -> int:
     if isinstance(error, FleetError):
         return error.exit_code
@@ -98,7 +140,7 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     """Return a parser that knows all verbs, and the arguments of the one that is asked for."""
     from workflows import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="workflows", description="Batch pipelines over many files, on the nodes that own them."
     )
     parser.add_argument("--version", action="version", version=f"workflows {__version__}")
@@ -106,6 +148,7 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     for name, summary in VERBS.items():
         own = verbs.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
         if name == verb:
+            parser.failed = own.failed = _failed([verb]) or _USAGE
             _module(name).add(own)
     return parser
 

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from workflows.errors import ConfigError
+from workflows.errors import ConfigError, UsageError
 
 # Where Luigi looks, in its order: a later file wins.
 _PATHS = ("/etc/luigi/client.cfg", "/etc/luigi/luigi.cfg", "client.cfg", "luigi.cfg")
@@ -23,6 +23,28 @@ _NODES = ("signed", "role")
 _HTTP = ("http://", "https://")
 _DURATION = re.compile(r"(\d{1,6})([smhd]?)")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+# Variables that are no settings: of run_pipeline.sh and what it starts, and of what fetches.
+_OTHER_VARIABLES = frozenset(
+    "WORKFLOWS_" + name
+    for name in (
+        *("LOG", "TIMEOUT", "NOTIFY", "GRACE", "EXIT", "TASK", "SECONDS"),
+        *("FETCH_ATTEMPTS", "FETCH_BACKOFF_S"),
+    )
+)
+# What a command finds in its environment; a command may well run a verb. Elsewhere WORKFLOWS_SLOT
+# is a misspelt WORKFLOWS_SLOTS.
+_IN_A_COMMAND = ("WORKFLOWS_RUNTIME", "WORKFLOWS_KEY")
+_OF_COMMANDS = frozenset(
+    "WORKFLOWS_" + name
+    for name in (
+        *("RUNTIME", "KEY", "STEP", "SLOT", "NODES", "METRICS", "ETAG", "SIZE", "RUN", "ROOT"),
+    )
+)
+_PREFIX = "WORKFLOWS_"
+_NEAR_SECTION = 0.75
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?")
+_NEVER_PASSED = {"filename", "TMPDIR", "PATH", "LC_ALL", "BASH_ENV", "ENV", "PYTHONHOME"}
+_SECRET = re.compile(r"SECRET|TOKEN|PASS|KEY|CREDENTIAL", re.IGNORECASE)
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -61,6 +83,8 @@ class Settings:
     slots: int = _setting("node", "slots", 0, least=0)  # type: ignore[assignment]
     timeout_s: float = _setting("node", "timeout", 0.0, least=0)  # type: ignore[assignment]
     silence_s: float = _setting("node", "silence", 20.0, least=1)  # type: ignore[assignment]
+    pass_env: tuple[str, ...] = _setting("node", "pass_env", ())  # type: ignore[assignment]
+    secrets: tuple[str, ...] = _setting("node", "secrets", ())  # type: ignore[assignment]
     s3_endpoint_url: str = _setting("s3", "endpoint_url", "")  # type: ignore[assignment]
     s3_region: str = _setting("s3", "region", "")  # type: ignore[assignment]
     s3_addressing: str = _setting("s3", "addressing", "auto", choices=_ADDRESSING)  # type: ignore[assignment]
@@ -89,6 +113,7 @@ def parse(sections: Mapping[str, Mapping[str, str]], environ: Mapping[str, str])
     known = {section for section, _ in names}
     for section, entries in sections.items():
         if section not in known:
+            problems += _misspelt_section(section, entries, names)
             continue
         for key, text in entries.items():
             field = names.get((section, key))
@@ -124,11 +149,30 @@ def _unknown(section: str, key: str, known: list[str]) -> str:
     return f"[{section}] {key}: no such setting; did you mean {near[0]!r}?"
 
 
+def _misspelt_section(
+    section: str, entries: Iterable[str], names: Iterable[tuple[str, str]]
+) -> Iterator[str]:
+    """Yield what is wrong with a section that is called nearly as one of ours, and has its keys.
+
+    Other sections are Luigi's, or those of tasks.
+    """
+    known = sorted({ours for ours, _ in names})
+    for near in difflib.get_close_matches(section.lower(), known, 1, _NEAR_SECTION):
+        keys = [key for ours, key in names if ours == near]
+        if any(difflib.get_close_matches(key, keys, 1, _NEAR_SECTION) for key in entries):
+            yield f"[{section}]: no such section; did you mean [{near}]?"
+
+
 def _unknown_variables(names: Iterable[str], known: list[str]) -> Iterator[str]:
-    """Yield what is wrong with names that must be meant as settings; others are for commands."""
-    for name in sorted(name for name in names if name.startswith("WORKFLOWS_S3_")):
-        near = difflib.get_close_matches(name, known, 1) or known
-        yield f"{name}: no such setting; did you mean {near[0]!r}?"
+    """Yield what is wrong with variables that are called as settings are."""
+    found = {name for name in names if name.startswith(_PREFIX)} - _OTHER_VARIABLES
+    if found.intersection(_IN_A_COMMAND):
+        found -= _OF_COMMANDS
+    for name in sorted(found):
+        bare = [one.removeprefix(_PREFIX) for one in known]
+        near = difflib.get_close_matches(name.removeprefix(_PREFIX), bare, 1)
+        hint = f"did you mean {_PREFIX + near[0]!r}?" if near else "call it otherwise, or unset it"
+        yield f"{name}: no such setting; {hint}"
 
 
 def _take(
@@ -152,6 +196,8 @@ def _converted(field: dataclasses.Field[object], text: str) -> object:
         return _flag(text)
     if kind is str:
         return _text(field, text)
+    if kind is tuple:
+        return _variables(text)
     try:
         value = kind(text)  # type: ignore[call-arg]
     except ValueError:
@@ -172,6 +218,53 @@ def _text(field: dataclasses.Field[object], text: str) -> str:
     if text and field.name == "s3_endpoint_url" and not text.startswith(_HTTP):
         raise ValueError("must begin with http:// or https://")
     return text
+
+
+def _variables(text: str) -> tuple[str, ...]:
+    """Return the names of variables, some with a ``*`` at their end, that a setting lists."""
+    names = tuple(name for name in re.split(r"[,\s]+", text) if name)
+    for name in names:
+        if not _VARIABLE.fullmatch(name):
+            raise ValueError(
+                f"{name} is no name of a variable; write AWS_PROFILE, or AWS_* for all"
+            )
+        if name.startswith("WORKFLOWS_") or name in _NEVER_PASSED:
+            raise ValueError(f"{name} is set for commands by workflows itself, or never")
+    return names
+
+
+def passed(chosen: Settings, environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return the variables of this machine that commands on nodes get, and values never to show.
+
+    Of `[node] pass_env` those values are hidden whose names say that they are secret.
+
+    >>> passed(
+    ...     Settings(pass_env=("AWS_*",)),
+    ...     {"AWS_REGION": "eu-west-1", "AWS_SESSION_TOKEN": "abcdef"},
+    ... )
+    ({'AWS_REGION': 'eu-west-1', 'AWS_SESSION_TOKEN': 'abcdef'}, ['abcdef'])
+
+    Raises:
+        UsageError: a variable that is named there is not set.
+    """
+    values: dict[str, str] = {}
+    hidden: set[str] = set()
+    for key, names in (("pass_env", chosen.pass_env), ("secrets", chosen.secrets)):
+        for name in names:
+            found = [one for one in environ if one == name or _matches(one, name)]
+            if not found and not name.endswith("*"):
+                raise UsageError(
+                    f"[node] {key} names {name}, which is not set here: export {name}=..., or take"
+                    f" it out of [node] {key}"
+                )
+            values.update((one, environ[one]) for one in found)
+            hidden.update(environ[one] for one in found if key == "secrets" or _SECRET.search(one))
+    return values, sorted(hidden, key=len, reverse=True)
+
+
+def _matches(name: str, wanted: str) -> bool:
+    is_own = name.startswith("WORKFLOWS_") or name in _NEVER_PASSED
+    return wanted.endswith("*") and name.startswith(wanted[:-1]) and not is_own
 
 
 def _flag(text: str) -> bool:

@@ -19,8 +19,35 @@
         └── Rejected          EC2 does not take the request as it stands; waiting does not help
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+# What a verb exits with that else exits as its command does, where no command failed; as ssh does.
+OWN_FAILURE = 255
+_FEW = 12
+# As the AWS CLI and boto3 say it, and the SDK for Go, with which s5cmd and rclone are made.
+_NO_CREDENTIALS = (
+    r"Unable to locate credentials|NoCredential|no EC2 IMDS role found"
+    r"|config profile \(.*\) could not be found"
+)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return how a message goes on that says there is no `word`: with what was meant, or all.
+
+    >>> did_you_mean("Selct", ["Select", "Fetch"]), did_you_mean("x", ["Select", "Fetch"])
+    ("; did you mean 'Select'?", '; there are Fetch, Select')
+    >>> did_you_mean("x", [])
+    '; there are none'
+    """
+    import difflib
+
+    names = sorted(set(known))
+    near = difflib.get_close_matches(word, names, 1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
+    return f"; there are {', '.join(names[:_FEW]) + more if names else 'none'}"
 
 
 class WorkflowsError(Exception):
@@ -128,6 +155,7 @@ def describe_failure(node: str, failure: Mapping[str, Any]) -> str:
         lines.append(f"  {cause}")
     if failure.get("hint"):
         lines.append(f"  {failure['hint']}")
+    lines += [f"  {hint}" for hint in credentials_hint(stderr)]
     if not failure.get("was_restored"):  # no command of its failed
         lines.append(f"  to see it again: workflows repro {step} {_typed(key)}")
     return "\n".join(lines)
@@ -165,6 +193,24 @@ def describe_alike(failures: Sequence[Mapping[str, Any]]) -> str:
     named = KeysFailed.SHOWN - 1  # beside the one that was shown
     shown = ", ".join(names[:named]) + (", ..." if names[named:] else "")
     return f"  and {len(names)} more in the same way: {shown}"
+
+
+def credentials_hint(stderr: str) -> list[str]:
+    """Return what to do, in a line, where a command has found no credentials; else nothing.
+
+    >>> credentials_hint("aws: Unable to locate credentials")[0][:33]
+    'commands get none of the AWS_* va'
+    """
+    import re
+
+    if not re.search(_NO_CREDENTIALS, stderr):
+        return []
+    text = (
+        "commands get none of the AWS_* variables of the machine that starts the run; name those"
+        " they need in luigi.cfg: [node] pass_env = AWS_PROFILE, AWS_REGION, and [node] secrets ="
+        " AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN"
+    )
+    return [text]
 
 
 def _typed(key: str) -> str:

@@ -1,12 +1,13 @@
 """Run a shard: its missing keys, on the node that owns them, from the nearest output there is."""
 
+import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from workflows import checkpoints, console, run, s3, tolerance
 from workflows.channel import Channel, conversations
-from workflows.config import settings
+from workflows.config import passed, settings
 from workflows.errors import KeysFailed, NodeLost, NodeRefused, WorkflowsError
 from workflows.lineage import Key, Shard
 from workflows.node.urls import scheme_of
@@ -34,6 +35,7 @@ def plan(step: "Step", missing: Iterable[Key]) -> None:
             "task": type(step).__name__,
             "params": step.whole.to_str_params(),
             "order": [before.name for before in step.lineage],
+            "nodes": len(step.nodes),
         }
 
     if run.is_driver():
@@ -262,11 +264,13 @@ def _ready(before: "Step", keys: list[Key]) -> set[str]:
 
 def _work(stages: "list[Step]") -> dict[str, Any]:
     last = stages[-1]
+    variables, hidden = passed(settings(), os.environ)
     return {
         "step": last.name,
         "mode": last.mode,
         "spec": last.spec,
-        "env": {"WORKFLOWS_RUN": run.log().name},
+        "env": {**variables, "WORKFLOWS_RUN": run.log().name},
+        **({"hidden": hidden} if hidden else {}),
         "retries": settings().retries,
         "stages": [
             {

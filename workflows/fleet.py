@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextvars
+import difflib
 import math
 import os
 import re
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 from workflows.channel import Channel, Node, conversations
 from workflows.errors import UsageError
 from workflows.transports.local import LocalNode
+from workflows.transports.reading import GoneNode, ReadNode
 
 Event = dict[str, Any]
 T = TypeVar("T")
@@ -83,7 +85,9 @@ class Fleet:
             node.close()
 
 
-def open_fleet(spec: str, *, state: str, slots: int, silence_s: float = 20.0) -> Fleet:
+def open_fleet(
+    spec: str, *, state: str, slots: int, silence_s: float = 20.0, look: bool = False
+) -> Fleet:
     """Return the fleet that `spec` names; nothing is started.
 
     ``local:3`` is three directories below `state`. `slots` is how many keys a node runs at once; 0
@@ -97,14 +101,25 @@ def open_fleet(spec: str, *, state: str, slots: int, silence_s: float = 20.0) ->
         return _ssh_fleet(spec, slots, silence_s)
     match = re.fullmatch(r"local:([1-9]\d{0,3})", spec)
     if match is None:
+        kind, colon, rest = spec.partition(":")
+        near = difflib.get_close_matches(kind, ("local", "ssh", "ec2"), 1)
+        is_other = colon and near and near[0] != kind
         raise UsageError(
             f"no fleet {spec!r}: write local:N with N nodes on this machine, ssh:FILE, or ec2:NAME"
+            + (f"; did you mean '{near[0]}:{rest}'?" if is_other else "")
         )
     count = int(match[1])
     each = slots or _share(len(os.sched_getaffinity(0)), count)
     root = os.path.join(state, "nodes")
+    if look:
+        return Fleet(spec, [ReadNode(slot, each, root, silence_s) for slot in range(count)])
     nodes: list[Node] = [LocalNode(slot, count, each, root, silence_s) for slot in range(count)]
     return Fleet(spec, nodes)
+
+
+def gone_fleet(spec: str, nodes: int, why: str) -> Fleet:
+    """Return what stands for a fleet that is not there any more: all of its nodes are lost."""
+    return Fleet(spec, [GoneNode(slot, why) for slot in range(nodes)])
 
 
 def _share(cores: int, nodes: int) -> int:

@@ -232,6 +232,29 @@ def names_of(fleet: Fleet) -> list[str]:
     return [f"{fleet.spec} {node.slot}" if is_ec2 else node.name for node in fleet.nodes]
 
 
+def _asker(fleet: Fleet) -> dict[str, Any]:
+    return {"fleet": names_of(fleet), "spec": fleet.spec}
+
+
+def join(fleet: Fleet) -> None:
+    """Let all nodes know that keys are about to be made by name over this fleet.
+
+    Raises:
+        WorkflowsError: they have keys that were made by name over another one.
+    """
+    message = {"op": "join", **_asker(fleet)}
+    all_of(fleet, range(len(fleet)), lambda slot: fleet.channel(slot).one(message, "joined"))
+
+
+def named_steps(fleet: Fleet) -> list[str]:
+    """Return the steps that have keys which verbs made, on the nodes that answer."""
+    answers = outcomes(
+        fleet, range(len(fleet)), lambda slot: fleet.channel(slot).one({"op": "named"}, "named")
+    ).values()
+    found = [answer["steps"] for answer in answers if not isinstance(answer, WorkflowsError)]
+    return sorted({step for steps in found for step in steps})
+
+
 # -- looking ---------------------------------------------------------------------------------------
 
 
@@ -244,7 +267,7 @@ def listing(
     """
     message: dict[str, Any] = {"op": "keys", "steps": None if step is None else [step]}
     if same_fleet:
-        message["fleet"] = names_of(fleet)
+        message.update(_asker(fleet))
     answers = outcomes(
         fleet, range(len(fleet)), lambda slot: fleet.channel(slot).one(message, "keys")
     )
@@ -261,6 +284,9 @@ def listing(
                 other = found.get((held, key, is_made))
                 if other is None or other.modified <= modified:
                     found[held, key, is_made] = one
+    # Every node of another fleet says so; once is enough to read, and to type what it says.
+    others = [error for error in errors if "belong to a fleet of" in str(error)]
+    errors = [error for error in errors if error not in others[1:]]
     return sorted(found.values()), errors
 
 
@@ -283,7 +309,7 @@ def find(fleet: Fleet, name: Name) -> tuple[Found, str]:
         UsageError: there is no such key.
         NodeLost: it is not on the others, and a node could not be asked.
     """
-    message = {"op": "find", "step": name.step, "key": name.rest, "fleet": names_of(fleet)}
+    message = {"op": "find", "step": name.step, "key": name.rest, **_asker(fleet)}
 
     def look(slot: int) -> dict[str, Any]:
         return fleet.channel(slot).one(message, "found")
@@ -314,7 +340,7 @@ def put(fleet: Fleet, name: Name, chunks: Iterable[bytes]) -> None:
         WorkflowsError: the name is taken, or the node has no space; nothing is stored.
     """
     slot = node_for(name.rest, len(fleet))
-    message = {"op": "put", "step": name.step, "key": name.rest, "fleet": names_of(fleet)}
+    message = {"op": "put", "step": name.step, "key": name.rest, **_asker(fleet)}
     answer = fleet.channel(slot).store(message, chunks)
     if answer["event"] == "failed":
         raise WorkflowsError(f"{name} on {fleet.nodes[slot].name}: {answer['why']}")
@@ -343,7 +369,7 @@ def remove(fleet: Fleet, step: str, chosen: Callable[[str], bool]) -> int:
     Raises:
         WorkflowsError: a node could not be asked; nothing is removed.
     """
-    message = {"op": "keys", "steps": [step], "fleet": names_of(fleet)}
+    message = {"op": "keys", "steps": [step], **_asker(fleet)}
     answers = all_of(
         fleet, range(len(fleet)), lambda slot: fleet.channel(slot).one(message, "keys")
     )

@@ -31,6 +31,20 @@ def open_any(spec: str, log: str = "") -> Fleet:
     return open_fleet(spec, state=chosen.state, slots=chosen.slots, silence_s=chosen.silence_s)
 
 
+def open_to_look(spec: str) -> Fleet:
+    """Return the fleet for who only looks: of local nodes nothing is started or written.
+
+    Raises:
+        UsageError: there is no such fleet, or it has no nodes.
+    """
+    if not spec.startswith("local:"):
+        return open_any(spec)
+    chosen = settings()
+    return open_fleet(
+        spec, state=chosen.state, slots=chosen.slots, silence_s=chosen.silence_s, look=True
+    )
+
+
 def begin(spec: str) -> None:
     """Start a fleet's nodes before what will use them is loaded: both take as long.
 

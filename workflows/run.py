@@ -25,8 +25,8 @@ from workflows.config import settings
 from workflows.dataset import Dataset, load
 from workflows.deadline import Deadline
 from workflows.errors import UsageError, WorkflowsError
-from workflows.fleet import Fleet
-from workflows.fleets import end_begun, open_any
+from workflows.fleet import Fleet, gone_fleet
+from workflows.fleets import end_begun, open_any, open_to_look
 from workflows.progress import Progress
 from workflows.runlog import RunLog, Totals, read_lines
 from workflows.s3 import SCHEME
@@ -42,6 +42,7 @@ logger.addFilter(console.clear_line)
 _fleets: list[Fleet] = []
 _OPEN_FILES = 65_536
 _driver, _exit_code = [0], [0]
+_looks_only, _gone = [False], [0]
 _root = [""]
 _read_on: set[str] = set()
 _asked: set[str] = set()
@@ -59,7 +60,26 @@ def fleet(spec: str) -> Fleet:
     return opened
 
 
+def look_only(gone: int = 0) -> None:
+    """Let this process start and write nothing: for verbs that only look. Called before all else.
+
+    With `gone`, a fleet that cannot be opened is stood for by so many nodes that are lost.
+    """
+    _looks_only[0], _gone[0] = True, gone
+
+
+def _to_look(spec: str) -> Fleet:
+    try:
+        return open_to_look(spec)
+    except (WorkflowsError, OSError) as error:
+        if not _gone[0]:
+            raise
+        return gone_fleet(spec, _gone[0], str(error))
+
+
 def _opened(spec: str) -> Fleet:
+    if _looks_only[0]:
+        return _to_look(spec)
     opened = open_any(spec, os.path.abspath(log().path))
     if spec.startswith("ec2:"):
         log().add(what="fleet", spec=spec, nodes=len(opened))
@@ -76,14 +96,15 @@ def listings(spec: str) -> Listings:
 def store(url: str) -> Store:
     """Return the store at `url`."""
     opened = S3Store(url) if url.startswith(SCHEME) else open_store(url)
-    opened.sweep()
+    if not _looks_only[0]:
+        opened.sweep()
     return opened
 
 
 @functools.cache
 def dataset(source: str, pattern: str, slots: int, checkpoint: str) -> Dataset:
     """Return the dataset of a source, listed once in this run."""
-    found = load(source, pattern, slots, store(checkpoint))
+    found = load(source, pattern, slots, store(checkpoint), keep=not _looks_only[0])
     for note in found.notes:
         logger.warning("%s", note)
     size = sum(key.size or 0 for key in found.keys)
@@ -230,7 +251,8 @@ def note_asked(step: Any) -> None:
         _asked.add(step.task_id)
         about = {"module": step.__module__, "task": step.task_family}
         order = [before.name for before in step.lineage]
-        log().add(what="asked", **about, params=step.to_str_params(), order=order)
+        nodes = len(step.nodes)
+        log().add(what="asked", **about, params=step.to_str_params(), order=order, nodes=nodes)
 
 
 @luigi.Task.event_handler(luigi.Event.SUCCESS)  # type: ignore[untyped-decorator]
@@ -283,6 +305,7 @@ def close() -> None:
         cached.cache_clear()
     Register.clear_instance_cache()  # tasks remember their keys and shards
     _driver[0], _root[0] = 0, ""
+    _looks_only[0], _gone[0] = False, 0
     _read_on.clear()
     _asked.clear()
     _dead.clear()

@@ -13,6 +13,7 @@ its shard only after all its other keys are done, and nothing is ever overwritte
 """
 
 import functools
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -35,7 +36,7 @@ from workflows import (
     run,
     tolerance,
 )
-from workflows.config import settings
+from workflows.config import passed, settings
 from workflows.dataset import Dataset
 from workflows.definition import Definition
 from workflows.errors import UsageError, WorkflowsError
@@ -247,6 +248,7 @@ class Step(Definition):
         """Return the shards of a whole step, or the shards of upstream that a shard reads."""
         if not self.shard:
             self.listed.require_kept()
+            passed(settings(), os.environ)  # what is not set is said before anything runs
             pinned = self.listed.digest
             own = [self.clone(shard=shard.label, dataset=pinned) for shard in self.shards()]
             before = self.before

@@ -252,6 +252,16 @@ class CheckpointTarget(luigi.Target):
                 wrong.append(f"{self.store.locate(part['object'])} is not what was committed")
         return wrong
 
+    def spoilt(self) -> list[str]:
+        """Return what is missing or not as committed, by reading every object."""
+        wrong = []
+        for part in (self.manifest() or {"parts": []})["parts"]:
+            try:
+                self._read(part)
+            except CheckpointError as error:
+                wrong.append(str(error))
+        return wrong
+
     def read(self) -> Iterator[tuple[str, bytes]]:
         """Yield the name and bytes of each output, compared with the manifest.
 
@@ -262,11 +272,25 @@ class CheckpointTarget(luigi.Target):
         if manifest is None:
             raise CheckpointError(f"{self.path} was never completed")
         for part in manifest["parts"]:
-            data = _unpacked(self.store.read(part["object"]), part.get("compress", ""))
-            if data is None or f"{zlib.crc32(data):08x}" != part["crc"]:
-                what = "is missing" if data is None else "is damaged"
-                raise self._spoilt(f"{self.store.locate(part['object'])} {what}")
-            yield part["key"], data
+            yield part["key"], self._read(part)
+
+    def one(self, identity: str) -> bytes:
+        """Return the bytes of the output that has an identity.
+
+        Raises:
+            CheckpointError: see `read`; or there is none.
+        """
+        for part in (self.manifest() or {"parts": []})["parts"]:
+            if part["id"] == identity:
+                return self._read(part)
+        raise CheckpointError(f"{self.path} has no {identity}")
+
+    def _read(self, part: Mapping[str, Any]) -> bytes:
+        data = _unpacked(self.store.read(part["object"]), part.get("compress", ""))
+        if data is None or f"{zlib.crc32(data):08x}" != part["crc"]:
+            what = "is missing" if data is None else "is damaged"
+            raise self._spoilt(f"{self.store.locate(part['object'])} {what}")
+        return data
 
 
 def _unpacked(data: bytes | None, compress: str) -> bytes | None:

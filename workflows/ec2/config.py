@@ -4,6 +4,7 @@ The same keys may stand in a section ``[ec2 NAME]`` of luigi.cfg, each value wri
 """
 
 import configparser
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -150,6 +151,17 @@ def has_spec(name: str) -> bool:
     return _luigi_section(name) is not None or bool(_file_of(name))
 
 
+def described() -> list[str]:
+    """Return the names of the fleets that luigi.cfg and the files of this directory describe."""
+    names = set()
+    for path in [path for path in os.listdir(os.curdir) if path.endswith(".yaml")]:
+        with contextlib.suppress(UsageError):  # whatever it is, it describes no fleet
+            found = _loaded(path)
+            if isinstance(found, dict) and "hosts" not in found:
+                names.add(str(found.get("name", path.removesuffix(".yaml"))))
+    return sorted(names | {section.removeprefix("ec2 ") for section in _luigi_sections()})
+
+
 def _file_of(name: str) -> str:
     if name.endswith((".yaml", ".yml")):
         return name
@@ -201,19 +213,30 @@ def _loaded(path: str) -> Any:
         raise ConfigError([f"{path} is no YAML: {' '.join(str(error).split())}"]) from error
 
 
-def _luigi_section(name: str) -> dict[str, Any] | None:
-    import yaml
+def _luigi_sections() -> list[str]:
+    return [section for section in _luigi().sections() if section.startswith("ec2 ")]
 
+
+def _luigi() -> configparser.ConfigParser:
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     paths = ["luigi.cfg", os.environ.get("LUIGI_CONFIG_PATH", "")]
     try:
         parser.read([path for path in paths if path], encoding="utf-8")
-        section = f"ec2 {name}"
-        if not parser.has_section(section):
-            return None
+    except configparser.Error as error:
+        raise ConfigError([f"luigi.cfg: {' '.join(str(error).split())}"]) from error
+    return parser
+
+
+def _luigi_section(name: str) -> dict[str, Any] | None:
+    import yaml
+
+    parser, section = _luigi(), f"ec2 {name}"
+    if not parser.has_section(section):
+        return None
+    try:
         return {key: yaml.safe_load(value) for key, value in parser[section].items()}
-    except (configparser.Error, yaml.YAMLError) as error:
+    except yaml.YAMLError as error:
         raise ConfigError([f"luigi.cfg: {' '.join(str(error).split())}"]) from error
 
 

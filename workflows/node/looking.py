@@ -37,6 +37,10 @@ class LookingOperations:
         records = [ledger.record(identity) for identity in message["ids"]]
         self.wire.send({"event": "records", "records": [r for r in records if r is not None]})
 
+    def op_ledgers(self, _: Message) -> None:
+        """Say which steps have a ledger here."""
+        self.wire.send({"event": "ledgers", "steps": self.storage.steps()})
+
     def op_others(self, message: Message) -> None:
         """Say of which 1:n keys other files were delivered here than those of the given proofs."""
         ledger = self.storage.ledger(message["step"])

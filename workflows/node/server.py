@@ -32,6 +32,7 @@ check      steps [, ids]                                   bad per damaged key, 
 drain      --                                              (nothing)
 drop       step, ids, why                                  dropped: count
 steps      --                                              steps: names, orphans, bytes
+ledgers    --                                              ledgers: steps
 =========  ==============================================  =========================================
 
 What only looks is in ``looking.py``. The verbs have further operations of their own: ``verbs.py``.
@@ -174,7 +175,8 @@ class Session(LookingOperations, VerbOperations):
         asked = message["work"]
         env = dict(self.runtime.env, **asked["env"])
         stages = [Stage(**stage) for stage in asked["stages"]]
-        work = Work(asked["step"], asked["mode"], asked["spec"], stages, env)
+        hidden = asked.get("hidden", ())
+        work = Work(asked["step"], asked["mode"], asked["spec"], stages, env, hidden)
         shipped = {digest for stage in stages for digest in stage.files.values()}
         lacks = [digest for digest in shipped if not _is_whole(self._file(digest), digest)]
         if lacks:
@@ -187,6 +189,7 @@ class Session(LookingOperations, VerbOperations):
                 try:
                     return KeyRun(self.runtime.places, work, item, self.groups)()
                 except KeyFailed as failure:
+                    failure.hide(hidden)
                     # By a convention of sysexits.h a command so asks to be run again.
                     may_pass = failure.event["status"] == os.EX_TEMPFAIL
                     if not may_pass or not left or self.groups.cancelled:

@@ -5,6 +5,7 @@
     <root>/data/<step>/<identity>/<key>   the immutable output, mode 0444 (1:n: a directory)
     <root>/ledger/<step>.jsonl            what is done; a file without its line is not
     <root>/files/<digest>                 the files that steps ship
+    <root>/named/<step>                   empty: the step has keys that verbs made, placed by name
     <root>/tmp/<runtime>/                 work in progress of one runtime; swept when it is dead
 """
 
@@ -100,7 +101,7 @@ class Storage:
         Raises:
             FileExistsError: there is one.
         """
-        bare = step[: -len(PIECES)] if step.endswith(PIECES) else step
+        bare = _bare(step)
         for ledger in (bare, bare + PIECES):
             if self.named(ledger, key) is not None:
                 why = f"the key exists already; to make it anew: workflows rm {bare}/{key}"
@@ -120,6 +121,8 @@ class Storage:
         ledger = self.ledger(step)
         identity = record["id"]
         final = self.path(step, identity, record["key"])
+        if by_name:
+            self._note_named(step)
         with ledger.locked() as fd:
             is_piece = "maker" in record
             if is_piece and (ledger.has_other(*record["maker"]) or self.contradicts(step, record)):
@@ -143,6 +146,30 @@ class Storage:
                 remove(os.path.join(self.root, "data", step, identity))
                 raise
         return record
+
+    def _note_named(self, step: str) -> None:
+        path = os.path.join(self.root, "named", _bare(step))
+        if not os.path.exists(path):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            open(path, "wb").close()
+
+    def named_steps(self) -> list[str]:
+        """Return the steps that have keys here which verbs made: those are placed by name."""
+        folder = os.path.join(self.root, "named")
+        if os.path.isdir(folder):
+            names = os.listdir(folder)
+            return sorted(
+                name
+                for name in names
+                if any(self.ledger(ledger).entries() for ledger in (name, name + PIECES))
+            )
+        # Earlier versions kept no note of them, but of each key that was put its record.
+        return [step for step in self.steps() if self._has_put(step)]
+
+    def _has_put(self, step: str) -> bool:
+        ledger = self.ledger(step)
+        held = ledger.entries()
+        return any(one["id"] in held and one.get("spec") == "put" for one in ledger.history())
 
     def contradicts(self, step: str, piece: "dict[str, Any]") -> bool:
         """Tell whether a piece is here by the same identity, but is another one."""
@@ -219,6 +246,24 @@ class Storage:
                     lock = stack.enter_context(open(os.path.join(entry.path, "alive"), "rb"))
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 remove(entry.path)
+
+
+class ReadStorage(Storage):
+    """The files of one slot for who only looks: nothing is made, swept or locked."""
+
+    def __init__(self, root: str) -> None:
+        self.root = os.path.abspath(root)
+        self._ledgers = {}
+        self._mutex = threading.Lock()
+
+    def steps(self) -> list[str]:
+        """Return the names of the steps that have a ledger here, if the slot was ever used."""
+        return super().steps() if os.path.isdir(os.path.join(self.root, "ledger")) else []
+
+
+def _bare(step: str) -> str:
+    """Return the step that a ledger belongs to."""
+    return step[: -len(PIECES)] if step.endswith(PIECES) else step
 
 
 def _make_anew(path: str) -> None:

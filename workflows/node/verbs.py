@@ -5,6 +5,8 @@ operation  fields                                          answered by
 =========  ==============================================  =========================================
 keys       steps (or none: all), fleet                     keys: step -> rows, oldest first
 find       step, key                                       found: ledger and record, or none
+join       fleet, spec                                     joined
+named      --                                              named: steps
 put        step, key, fleet                                ready, or failed
 place      path, mode                                      ready, or failed
 chunk      size, then raw bytes                            (nothing)
@@ -12,8 +14,10 @@ stored     bytes, crc                                      stored, or failed
 lock       name                                            locked: whether it is ours now
 note       name, text                                      noted; an empty text removes it
 notes      --                                              notes: texts
-eval       key, inputs, command, timeout_s                 out: raw bytes; ...; ended, or failed
-exec       command, timeout_s                              out: fd, raw bytes; ...; ended: status
+eval       key, inputs, command, timeout_s, env            out: fd, raw bytes; ...; ended, or failed
+exec       command, timeout_s, env, stdin (whether any)    began; out: fd, raw bytes; took: count;
+                                                           ...; ended: status
+input      size, then raw bytes; none: the end             (nothing)
 health     --                                              health
 leftovers  --                                              leftovers: items
 discard    names                                           discarded: count
@@ -26,6 +30,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -36,8 +41,9 @@ from workflows.keys import PIECES, digest_of
 from workflows.node import leftovers
 from workflows.node.files import remove
 from workflows.node.incoming import Arriving, NewFile, NewKey
+from workflows.node.inflow import Inflow
 from workflows.node.processes import Groups, kill_group
-from workflows.node.storage import Storage
+from workflows.node.storage import ReadStorage, Storage
 from workflows.node.wire import Wire
 from workflows.node.work import BASH, KeyFailed, KeyRun, Stage, Work
 from workflows.node.workplace import Workplaces
@@ -53,22 +59,22 @@ class Refusal(ValueError):
 class Evaluation(KeyRun):
     """A command over one key whose output goes to whoever asked, and is not kept."""
 
-    def send_to(self, wire: Wire) -> str:
-        """Run the command, send its output; return the end of its stderr.
+    def send_to(self, wire: Wire) -> None:
+        """Run the command; send all that it printed.
 
         Raises:
-            KeyFailed: the command failed; its output is sent all the same.
+            KeyFailed: the command failed; what it printed is sent all the same.
         """
         try:
             try:
                 stdin, _, _ = self._input()
                 self._run_stages(stdin)
             finally:
-                if os.path.exists(self._output()):
-                    with open(self._output(), "rb") as file:
-                        while data := file.read(_READ):
-                            wire.send_bytes({"event": "out", "fd": 1}, data)
-            return self._stderr(0)
+                for fd, path in ((1, self._output()), (2, self.place.stderr(0))):
+                    if os.path.exists(path):
+                        with open(path, "rb") as file:
+                            while data := file.read(_READ):
+                                wire.send_bytes({"event": "out", "fd": fd}, data)
         finally:
             remove(self.place.path)
 
@@ -82,6 +88,7 @@ class VerbOperations:
     wire: Wire
     groups: Groups
     incoming: Optional[Arriving] = None
+    inflow: Optional[Inflow] = None
 
     def let_go(self) -> None:
         """Give up what the session holds, as it ends."""
@@ -94,7 +101,7 @@ class VerbOperations:
 
     def op_keys(self, message: Message) -> None:
         """List keys by their names."""
-        check_fleet(self.storage, message.get("fleet"))
+        check_fleet(self.storage, message)
         wanted = message.get("steps")
         found: dict[str, list[list[Any]]] = {}
         for ledger in self.storage.steps():
@@ -105,7 +112,7 @@ class VerbOperations:
 
     def op_find(self, message: Message) -> None:
         """Say what is known of one key, if it is here."""
-        check_fleet(self.storage, message.get("fleet"))
+        check_fleet(self.storage, message)
         for ledger in (message["step"], message["step"] + PIECES):
             record = self.storage.named(ledger, message["key"])
             if record is not None and "pieces" not in record:
@@ -114,12 +121,21 @@ class VerbOperations:
                 return
         self.wire.send({"event": "found", "ledger": "", "record": None})
 
+    def op_join(self, message: Message) -> None:
+        """Belong to the fleet of whoever asks, who is about to make keys by their names."""
+        check_fleet(self.storage, message, join=True)
+        self.wire.send({"event": "joined"})
+
+    def op_named(self, _: Message) -> None:
+        """Say which steps have keys here that verbs made."""
+        self.wire.send({"event": "named", "steps": self.storage.named_steps()})
+
     def op_put(self, message: Message) -> None:
         """Begin to take a key in, if its name is free."""
         step, key = message["step"], message["key"]
 
         def begin() -> Arriving:
-            check_fleet(self.storage, message["fleet"], join=True)
+            check_fleet(self.storage, message, join=True)
             self.storage.refuse_taken(step, key)
             return NewKey(self.storage, step, key)
 
@@ -205,23 +221,31 @@ class VerbOperations:
     def op_eval(self, message: Message) -> None:
         """Run a command over one key and send back what it prints."""
         stage = Stage("eval", message["command"], {}, [], message["timeout_s"])
-        work = Work("eval", "map", "", [stage], dict(self.env))
+        env = dict(self.env, **message.get("env", {}))
+        work = Work("eval", "map", "", [stage], env, message.get("hidden", ()))
         item = {"key": message["key"], "id": "", "inputs": message["inputs"], "by_name": True}
 
         def run() -> Message:
             try:
-                stderr = Evaluation(Workplaces(self.storage), work, item, self.groups).send_to(
-                    self.wire
-                )
+                Evaluation(Workplaces(self.storage), work, item, self.groups).send_to(self.wire)
             except KeyFailed as failure:
                 return dict(failure.event, event="failed", key=message["key"])
-            return {"event": "ended", "status": 0, "stderr": stderr}
+            return {"event": "ended", "status": 0}
 
         self._beside(run)
 
     def op_exec(self, message: Message) -> None:
         """Run a command on the node itself, and send what it prints as it does."""
-        self._beside(lambda: self._execute(message["command"], message["timeout_s"]))
+        self.inflow = Inflow() if message.get("stdin") else None
+        env = dict(self.env, **message.get("env", {}), WORKFLOWS_ROOT=self.storage.root)
+        command, timeout_s, inflow = message["command"], message["timeout_s"], self.inflow
+        self._beside(lambda: self._execute(command, env, timeout_s, inflow))
+
+    def op_input(self, message: Message) -> None:
+        """Take some of what the command reads."""
+        data = self.wire.recv_bytes(message["size"])
+        if self.inflow is not None:
+            self.inflow.add(data)
 
     def _beside(self, run: Callable[[], Message]) -> None:
         """Run beside the session's own thread: pings must be answered meanwhile."""
@@ -236,19 +260,22 @@ class VerbOperations:
 
         threading.Thread(target=tell, daemon=True).start()
 
-    def _execute(self, command: str, timeout_s: float) -> Message:
+    def _execute(
+        self, command: str, env: "dict[str, str]", timeout_s: float, inflow: "Optional[Inflow]"
+    ) -> Message:
         scratch = self.storage.scratch()
         try:
             process = subprocess.Popen(
                 [*BASH, command],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL if inflow is None else subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd=scratch,
-                env=dict(self.env, WORKFLOWS_ROOT=self.storage.root),
+                env=env,
                 start_new_session=True,
             )
             self.groups.add(process.pid)
+            self.wire.send({"event": "began"})
             over = threading.Event()
 
             def end() -> None:
@@ -265,6 +292,7 @@ class VerbOperations:
             ]
             for reader in readers:
                 reader.start()
+            self._feed(process, inflow)
             for reader in readers:
                 reader.join()
             status = process.wait()
@@ -274,6 +302,15 @@ class VerbOperations:
             return {"event": "ended", "status": status, "why": why}
         finally:
             remove(scratch)
+
+    def _feed(self, process: "subprocess.Popen[bytes]", inflow: "Optional[Inflow]") -> None:
+        if inflow is None or process.stdin is None:
+            return
+
+        def taken(count: int) -> None:
+            self.wire.send({"event": "took", "count": count})
+
+        threading.Thread(target=inflow.feed, args=(process.stdin, taken), daemon=True).start()
 
     def _forward(self, fd: int, pipe: "Optional[IO[bytes]]") -> None:
         if pipe is None:
@@ -315,34 +352,64 @@ class VerbOperations:
         )
 
 
-def check_fleet(storage: Storage, fleet: "Optional[list[str]]", *, join: bool = False) -> None:
+def check_fleet(storage: Storage, message: Message, *, join: bool = False) -> None:
     """Check that the keys here belong to the fleet of whoever asks; `fleet` names its nodes.
 
-    With another number or order of nodes a key's name would lead to another node.
+    With another number or order of nodes a key's name would lead to another node. What no verb has
+    made is placed otherwise, and belongs to no fleet.
 
     Raises:
         Refusal: they belong to another.
     """
+    fleet = message.get("fleet")
     if fleet is None:
         return
-    mine = digest_of(fleet)
-    nodes = os.path.dirname(storage.root)
-    path = os.path.join(storage.root, "fleet")
+    mine, nodes = digest_of(fleet), os.path.dirname(storage.root)
+    steps: set[str] = set()
+    other = ""
     for name in sorted(os.listdir(nodes)):
-        with contextlib.suppress(OSError):
-            with open(os.path.join(nodes, name, "fleet"), encoding="utf-8") as file:
-                other, _, shown = file.read().rstrip("\n").partition(" ")
-            if other != mine:
-                raise Refusal(
-                    f"the keys in {nodes} belong to a fleet of {shown}, this one is"
-                    f" {len(fleet)} nodes: {', '.join(fleet[:4])}; use that --fleet, or remove"
-                    f" {nodes}"
-                )
-            if os.path.join(nodes, name) == storage.root:
-                return
+        root = os.path.join(nodes, name)
+        digest, _, shown = _fleet_of(root).partition(" ")
+        if digest == mine and root == storage.root and not steps:
+            return
+        if digest not in ("", mine) and (named := ReadStorage(root).named_steps()):
+            steps.update(named)
+            other = shown
+    if steps:
+        raise Refusal(_belonging(nodes, sorted(steps), other, message))
     if join:
         tmp = os.path.join(storage.scratch(), "fleet")
         with open(tmp, "w", encoding="utf-8") as file:
-            file.write(f"{mine} {len(fleet)} nodes: {', '.join(fleet[:4])}\n")
-        os.rename(tmp, path)
+            names = ", ".join(fleet[:4])
+            file.write(f"{mine} {len(fleet)} nodes: {names}\n{message.get('spec', '')}\n")
+        os.rename(tmp, os.path.join(storage.root, "fleet"))
         remove(os.path.dirname(tmp))
+
+
+def _fleet_of(root: str) -> str:
+    """Return the note of the fleet that a slot's keys belong to: its digest, names and spec."""
+    try:
+        with open(os.path.join(root, "fleet"), encoding="utf-8") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _belonging(nodes: str, steps: "list[str]", other: str, message: Message) -> str:
+    """Say that keys belong to another fleet, and how they are moved to this one."""
+    fleet, spec = message["fleet"], message.get("spec") or "NEW"
+    names, was = [*other.split("\n"), ""][:2]
+    if not was:  # earlier versions did not write it down
+        was = f"local:{names.split()[0]}" if ": node 0" in names else "OLD"
+    text = (
+        f"the keys in {nodes} belong to a fleet of {names}, this one is {len(fleet)} nodes:"
+        f" {', '.join(fleet[:4])}; use that one, --fleet {was}, or move what verbs have made to"
+        " this one:"
+    )
+    lines, last = [text], []
+    for step in steps:
+        here, there = shlex.quote(f"moved/{step}"), shlex.quote(f"fleet://{step}/")
+        lines.append(f"  workflows cp -r {there} {here} --fleet {was}")
+        lines.append(f"  workflows rm -r {shlex.quote(step + '/')} --fleet {was}")
+        last.append(f"  workflows cp -r {here} {there} --fleet {spec}")
+    return "\n".join([*lines, *last])

@@ -13,13 +13,13 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
 from workflows import laws
 from workflows.keys import digest_of
 from workflows.node.causes import likely_cause
-from workflows.node.environment import of_source
+from workflows.node.environment import of_source, without, without_end
 from workflows.node.files import checksum, remove
 from workflows.node.ledger import Record, carried
 from workflows.node.meter import Meter
@@ -55,6 +55,7 @@ class Work(NamedTuple):
     spec: str
     stages: list[Stage]
     env: dict[str, str]
+    hidden: Sequence[str] = ()  # values of `env` that must not be kept
 
 
 class KeyFailed(Exception):
@@ -63,6 +64,11 @@ class KeyFailed(Exception):
     def __init__(self, why: str, step: str, status: int = 0, stderr: str = "") -> None:
         super().__init__(why)
         self.event: dict[str, Any] = {"why": why, "step": step, "status": status, "stderr": stderr}
+
+    def hide(self, hidden: Sequence[str]) -> None:
+        """Take values out of what is said that must not be kept."""
+        said = without(self.event["why"].encode("utf-8", "surrogateescape"), hidden)
+        self.event["why"] = said.decode("utf-8", "surrogateescape")
 
 
 class InputGone(KeyFailed):
@@ -397,11 +403,15 @@ class KeyRun:
         return self.place.at("names" if self.work.mode == "to_n" else "out")
 
     def _stderr(self, number: int) -> str:
+        longest = max((4 * len(value) for value in self.work.hidden), default=0)
         with open(self.place.stderr(number), "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            file.seek(max(0, size - STDERR_KEPT))
-            said = file.read().decode("utf-8", "backslashreplace")
-            return scrubbed(said)
+            file.seek(max(0, size - STDERR_KEPT - longest))
+            said = file.read()
+            if len(said) < size:  # it may begin within a value
+                said = without_end(said, self.work.hidden)
+            said = without(said, self.work.hidden)[-STDERR_KEPT:]
+            return scrubbed(said.decode("utf-8", "backslashreplace"))
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """What ``workflows fleet`` does on the nodes by hand: exec, put, get, ssh, rsync."""
 
 import argparse
+import difflib
 import os
 import shlex
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from collections.abc import Callable, Sequence
 from workflows.config import settings
 from workflows.ec2 import sessions
 from workflows.ec2.api import Instance, label_of
+from workflows.ec2.config import described
 from workflows.ec2_fleet import Ec2Fleet
 from workflows.errors import UsageError
 from workflows.messages import say
@@ -18,8 +20,20 @@ _LOST = 3
 
 
 def load(arguments: argparse.Namespace) -> Ec2Fleet:
-    """Return the fleet that the command line names."""
-    return Ec2Fleet.load(arguments.name, arguments.region, say=say)
+    """Return the fleet that the command line names.
+
+    Raises:
+        UsageError: nothing describes it, nothing of it is there, and one of nearly that name is.
+    """
+    fleet = Ec2Fleet.load(arguments.name, arguments.region, say=say)
+    if not fleet.is_described:
+        near = difflib.get_close_matches(fleet.spec.name, described(), 1)
+        if near and not fleet.instances():
+            raise UsageError(
+                f"nothing describes a fleet {fleet.spec.name}, and none of its nodes is in"
+                f" {fleet.spec.region}; did you mean {near[0]!r}?"
+            )
+    return fleet
 
 
 def chosen(found: Sequence[Instance], on: str) -> list[Instance]:

@@ -24,6 +24,8 @@ def run(arguments: argparse.Namespace) -> int:
         value: object = arguments.fleet if field.name == "fleet" else getattr(chosen, field.name)
         if field.name == "source":
             value = shown(chosen.source)  # it may hold a password, and this is for a terminal
+        if isinstance(value, tuple):
+            value = ", ".join(value)
         print(f"{key} = {str(value).lower() if isinstance(value, bool) else value}")
     print(f"# the nodes of {arguments.fleet}; a key's name leads to one of them")
     for node in fleet.nodes:

@@ -1,12 +1,13 @@
 """``workflows eval KEY CMD``: a command over one key, where it is; prints what it prints."""
 
 import argparse
+import os
 import sys
 
 from workflows import fleetkeys
-from workflows.config import settings
-from workflows.errors import WorkflowsError
-from workflows.verbs.onfleet import add_fleet, command, seconds
+from workflows.config import passed, settings
+from workflows.errors import credentials_hint
+from workflows.verbs.onfleet import add_fleet, command, exit_status, say, seconds
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -20,8 +21,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what the command prints, to the byte; return 1 if it fails."""
+    """Print what the command prints, to the byte; return what it exits with."""
     name = fleetkeys.parse_key(arguments.key)
+    variables, hidden = passed(settings(), os.environ)
     with fleetkeys.opened(arguments.fleet) as fleet:
         found, _ = fleetkeys.find(fleet, name)
         message = {
@@ -30,14 +32,18 @@ def run(arguments: argparse.Namespace) -> int:
             "inputs": [[found.ledger, found.identity, name.rest]],
             "command": arguments.command,
             "timeout_s": arguments.timeout,
+            "env": variables,
+            "hidden": hidden,
         }
         for event, data in fleet.channel(found.slot).stream(message, "ended", "failed"):
             if data:
-                sys.stdout.buffer.write(data)
+                (sys.stdout if event["fd"] == 1 else sys.stderr).buffer.write(data)
                 continue
             sys.stdout.buffer.flush()
-            sys.stderr.write(event["stderr"])
+            sys.stderr.buffer.flush()
             if event["event"] == "failed":
-                node = fleet.nodes[found.slot].name
-                raise WorkflowsError(f"{name} on {node}: {event['why']}")
+                say(f"{name} on {fleet.nodes[found.slot].name}: {event['why']}")
+                for hint in credentials_hint(event["stderr"]):
+                    say(hint)
+                return exit_status(event["status"], event["why"])
     return 0

@@ -5,12 +5,13 @@ import contextlib
 import dataclasses
 import datetime as dt
 import json
+import shlex
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from workflows import messages
+from workflows import fleetkeys, messages
 from workflows.config import duration_s
 from workflows.ec2 import accounts, doctor, policy, prices, shown, sweep
 from workflows.ec2.api import LEAVING, Aws, Instance, instances
@@ -107,12 +108,43 @@ def _tell_plan(text: str) -> None:
 
 def _resize(arguments: argparse.Namespace) -> int:
     fleet = _fleet(arguments)
+    if arguments.nodes != fleet.size(fleet.instances()):
+        _refuse_named(arguments)
     fleet.spec = fleet.spec.resized(arguments.nodes)
     _tell_plan(str(fleet.plan()))
     _confirm(arguments, "go on")
     _print_nodes(fleet, fleet.up())
     say(f"write nodes: {arguments.nodes} into the fleet's file, or the next up undoes this")
     return 0
+
+
+def _refuse_named(arguments: argparse.Namespace) -> None:
+    """Refuse to resize a fleet whose keys are found by name: the names would lead elsewhere.
+
+    Raises:
+        UsageError: names the steps, and says how they are moved.
+    """
+    spec = f"ec2:{arguments.name}"
+    try:
+        with fleetkeys.opened(spec) as opened:
+            steps = fleetkeys.named_steps(opened)
+    except UsageError:
+        return  # it has no nodes
+    if not steps:
+        return
+    text = (
+        f"keys of {', '.join(steps)} were made by verbs, and are placed by name over the nodes that"
+        " there are; after a resize they would not be found. Bring them here, remove them there,"
+        " resize, then bring them back:"
+    )
+    lines = [text]
+    for step in steps:
+        here, there = shlex.quote(f"moved/{step}"), shlex.quote(f"fleet://{step}/")
+        lines += [
+            f"  workflows cp -r {there} {here} --fleet {spec}",
+            f"  workflows rm -r {shlex.quote(step + '/')} --fleet {spec}",
+        ]
+    raise UsageError("\n".join(lines))
 
 
 def _replace(arguments: argparse.Namespace) -> int:

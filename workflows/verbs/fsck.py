@@ -4,6 +4,9 @@ import argparse
 
 from workflows import run as runs
 from workflows.config import settings
+from workflows.errors import UsageError, did_you_mean
+from workflows.fleet import Fleet
+from workflows.keys import PIECES
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -13,8 +16,14 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what is damaged; it is forgotten, so that the next run makes it again."""
+    """Print what is damaged; it is forgotten, so that the next run makes it again.
+
+    Raises:
+        UsageError: a step is named that no node has.
+    """
     fleet = runs.fleet(arguments.fleet)
+    if arguments.steps:
+        arguments.steps = _ledgers(fleet, arguments.steps)
 
     def check(slot: int) -> list[dict[str, object]]:
         message = {"op": "check", "steps": arguments.steps}
@@ -35,3 +44,20 @@ def run(arguments: argparse.Namespace) -> int:
     again = ", to be made again" if bad > lost else ""
     print(f"{checked} keys read, {bad} damaged{again}")
     return 1 if bad else 0
+
+
+def _ledgers(fleet: Fleet, wanted: list[str]) -> list[str]:
+    """Return the ledgers of the steps that are named: a 1:n step's files have one of their own."""
+    there: set[str] = set()
+    message = {"op": "ledgers"}
+    for answer in fleet.each(
+        range(len(fleet)), lambda slot: fleet.channel(slot).one(message, "ledgers")
+    ).values():
+        there.update(answer["steps"])
+    steps = {ledger.removesuffix(PIECES) for ledger in there}
+    for name in wanted:
+        if name not in there | steps:
+            raise UsageError(
+                f"no node of {fleet.spec} has a step {name!r}{did_you_mean(name, steps)}"
+            )
+    return sorted(ledger for ledger in there if {ledger, ledger.removesuffix(PIECES)} & {*wanted})

@@ -51,7 +51,9 @@ def run_map(kind: str, arguments: argparse.Namespace) -> int:
     with contextlib.closing(lock):
         if not lock.one({"op": "lock", "name": target}, "locked")["ours"]:
             raise WorkflowsError(f"another map writes to {target} now; wait for it, then try again")
-        return _run_step(_step(kind, source, target, arguments))
+        step = _step(kind, source, target, arguments)
+        fleetkeys.join(fleet)
+        return _run_step(step)
 
 
 def _step(kind: str, source: str, target: str, arguments: argparse.Namespace) -> "Adhoc":

@@ -6,11 +6,29 @@ from collections.abc import Callable, Iterable
 
 from workflows import fleetkeys
 from workflows.config import settings
-from workflows.errors import NodeLost, UsageError, WorkflowsError
+from workflows.errors import OWN_FAILURE, NodeLost, UsageError, WorkflowsError
 from workflows.fleet import Fleet
 from workflows.fleetkeys import Name
 from workflows.hosts import Host, Hosts, read_hosts
 from workflows.store import Store, open_store
+
+_TIMED_OUT = 124  # as timeout(1) has it
+_SIGNALLED = 128
+
+
+def exit_status(status: int, why: str = "") -> int:
+    """Return what a verb exits with whose command ended so; of a signal, what a shell would.
+
+    >>> exit_status(3), exit_status(-9), exit_status(-9, "timeout: ran longer than 1 s")
+    (3, 137, 124)
+    >>> exit_status(0, "its input is not here")
+    255
+    """
+    if why.startswith("timeout"):
+        return _TIMED_OUT
+    if status < 0:
+        return _SIGNALLED - status
+    return status or (OWN_FAILURE if why else 0)
 
 
 def add_fleet(parser: argparse.ArgumentParser) -> None:

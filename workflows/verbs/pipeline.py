@@ -4,11 +4,11 @@ import argparse
 import importlib
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from workflows.config import settings
-from workflows.errors import UsageError
+from workflows.errors import UsageError, did_you_mean
 from workflows.runlog import Line, read_lines
 from workflows.steps import Step
 
@@ -40,7 +40,8 @@ def step_from(arguments: argparse.Namespace) -> Step:
         with CmdlineParser.global_instance(words) as parser:
             task = parser.get_task_obj()
     except SystemExit as error:
-        raise UsageError(f"luigi does not understand: {shlex.join(words)}") from error
+        meant = _meant(arguments.task, arguments.parameters)
+        raise UsageError(f"luigi does not understand: {shlex.join(words)}{meant}") from error
     except Exception as error:
         raise UsageError(f"{error}; for example: {_EXAMPLE}") from error
     if not isinstance(task, Step):
@@ -50,11 +51,24 @@ def step_from(arguments: argparse.Namespace) -> Step:
     return task
 
 
+def _meant(task: str, words: Iterable[str]) -> str:
+    """Return which parameters of a task were meant by those that it does not have."""
+    from luigi.task_register import Register
+
+    kind = Register.get_task_cls(task)
+    known = {f"--{name.replace('_', '-')}" for name, _ in kind.get_params()}
+    given = [word.partition("=")[0] for word in words if word.startswith("--")]
+    wrong = [word for word in given if word not in known]
+    return "".join(f"\n  {task} has no {word}{did_you_mean(word, known)}" for word in wrong)
+
+
 def _import(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise UsageError(f"cannot import {module}: {error}; is it on PYTHONPATH?") from error
+    except Exception as error:  # a user's module may raise anything
+        raise UsageError(f"cannot import {module}: {type(error).__name__}: {error}") from error
 
 
 def run_logs() -> Iterator[str]:
@@ -77,22 +91,47 @@ def last_line(what: str, **wanted: str) -> Line | None:
     return None
 
 
-def step_of_last_run(name: str) -> Step:
-    """Return a step with the parameters that it last ran with.
+def plan_on_record(name: str) -> Line:
+    """Return what the last run that had a step wrote down of the pipeline that it is in.
 
     Raises:
         UsageError: no run on record had such a step.
     """
     for path in run_logs():
-        planned = {line["step"]: line for _, line in read_lines(path) if line["what"] == "planned"}
-        # A pipe is planned by its last step: the others are found upstream of it.
-        for line in [planned[name]] if name in planned else planned.values():
-            kind = getattr(_import(line["module"]), line["task"])
-            if name == line["step"] or name in _names_up_to(kind):
-                step: Step = kind.from_str_params(line["params"])
-                return next(before for before in step.lineage if before.name == name)
-    raise UsageError(f"no run here had a step {name}; the steps are the tasks luigi shows")
+        lines = [line for _, line in read_lines(path)]
+        planned = {line["step"]: line for line in lines if line["what"] == "planned"}
+        # A pipe is planned by its last step, and what comes after a barrier may not be planned at
+        # all: the others are found upstream of what was planned, or asked for.
+        asked = [line for line in lines if line["what"] == "asked"]
+        for line in [planned[name]] if name in planned else [*planned.values(), *asked]:
+            if name == line.get("step") or name in line.get("order", ()):
+                nodes = next((one["nodes"] for one in lines if "nodes" in one), 1)
+                return {"nodes": nodes, **line}
+    raise UsageError(f"no run here had a step {name!r}{did_you_mean(name, steps_on_record())}")
 
 
-def _names_up_to(kind: type[Step] | None) -> list[str]:
-    return [] if kind is None else [kind.__name__, *_names_up_to(kind.upstream)]
+def step_on_record(name: str, line: Line) -> Step:
+    """Return a step with the parameters that it last ran with; only its own module is imported.
+
+    Raises:
+        UsageError: its module cannot be imported, or has no such task or step any more.
+    """
+    kind = getattr(_import(line["module"]), line["task"], None)
+    if kind is None:
+        raise UsageError(f"{line['module']} has no task {line['task']} any more")
+    step: Step = kind.from_str_params(line["params"])
+    for before in step.lineage:
+        if before.name == name:
+            return before.whole
+    raise UsageError(f"{line['task']} has no step {name} before it any more")
+
+
+def steps_on_record() -> dict[str, str]:
+    """Return the names of the steps that runs here had, each with the module of its pipeline."""
+    found: dict[str, str] = {}
+    for path in run_logs():
+        for _, line in read_lines(path):
+            if line["what"] in ("planned", "asked"):
+                for name in line.get("order", ()):
+                    found.setdefault(name, line["module"])
+    return found

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from workflows import run as runs
 from workflows.errors import NodeLost
 from workflows.lineage import Key
 from workflows.runlog import aligned
@@ -19,6 +20,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print one line a step; run nothing."""
+    runs.look_only()
     last = step_from(arguments).whole
     listed = last.listed
     size = sum(key.size or 0 for key in listed.keys)

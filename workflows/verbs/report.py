@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from workflows.config import settings
-from workflows.errors import UsageError
+from workflows.errors import UsageError, did_you_mean
 from workflows.runlog import Totals, aligned, phase_table, read_lines
 from workflows.verbs.pipeline import run_logs
 
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         paths = [path for path in paths if os.path.basename(os.path.dirname(path)) == arguments.run]
     found = [(path, totals) for path in paths if (totals := _totals(path)).steps]
     if not found:
-        raise UsageError(f"no such run in {settings().state}/runs")
+        raise _missing(arguments.run)
     if arguments.compare:
         print(_compared(found[:_COMPARED]))
         return 0
@@ -53,6 +53,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.keys:
         print(f"\n{_keys(os.path.dirname(path), totals)}")
     return 0
+
+
+def _missing(name: str | None) -> UsageError:
+    """Return what to say where there is no such run, or none at all."""
+    where = f"{settings().state}/runs"
+    if not name:
+        return UsageError(f"no run is on record in {where}")
+    return UsageError(f"no run {name!r} in {where}{did_you_mean(name, map(_name, run_logs()))}")
 
 
 def _totals(path: str) -> Totals:

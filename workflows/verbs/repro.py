@@ -7,14 +7,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 
+from workflows import run as runs
 from workflows import s3
-from workflows.errors import KeysFailed, UsageError, WorkflowsError
+from workflows.config import passed, settings
+from workflows.errors import KeysFailed, UsageError, WorkflowsError, did_you_mean
 from workflows.lineage import Input, Key
 from workflows.node.environment import environment, of_source
 from workflows.node.work import BASH
 from workflows.steps import Step
-from workflows.verbs.pipeline import step_of_last_run
+from workflows.verbs.pipeline import plan_on_record, step_on_record
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +29,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command with this terminal as its stdout and stderr; return its exit status."""
-    step = step_of_last_run(arguments.step).whole
+    line = plan_on_record(arguments.step)
+    runs.look_only(gone=line["nodes"])
+    step = step_on_record(arguments.step, line)
     key = find(step, arguments.key)
     folder = tempfile.mkdtemp(prefix="workflows-repro-")
     again = os.path.join(folder, "again.sh")
@@ -75,41 +80,92 @@ def find(step: Step, name: str) -> Key:
     for key in keys:
         if key.name == name:
             return key
-    raise UsageError(f"{step.name} has no key {name!r}; it has {len(keys)}, such as {keys[0].name}")
+    known = did_you_mean(name, [key.name for key in keys])
+    raise UsageError(f"{step.name} has no key {name!r}{known}")
 
 
 def _write_input(step: Step, key: Key, path: str) -> None:
-    """Write what the command reads on stdin; what its nodes no longer have is made again, here."""
+    """Write what the command reads on stdin; what its nodes no longer have is brought or remade."""
     if key.source is not None:
         text = s3.signed(key.source.url) + "\n"
     elif step.mode == "from_n":
         parts = []
         for number, given in enumerate(key.inputs):
             parts.append(f"{path}.{number:06d}")
-            _save(step, given, key.slot, parts[-1])
+            _bring(step, given, key.slot, parts[-1])
         text = "".join(part + "\n" for part in parts)
     else:
-        given = key.inputs[0]
-        try:
-            _save(step, given, key.slot, path)
-        except WorkflowsError:
-            before = step.before
-            if before is None or before.mode != "map":
-                raise
-            _make(before, find(before, given.name), path)
+        _bring(step, key.inputs[0], key.slot, path)
         return
     with open(path, "wb") as file:
         file.write(text.encode("utf-8", "surrogateescape"))
 
 
+def _bring(step: Step, given: Input, slot: int, path: str) -> None:
+    """Write an input: as its node has it, else from its checkpoint, else made again here.
+
+    Raises:
+        WorkflowsError: there is no other way to have it.
+    """
+    try:
+        return _save(step, given, slot, path)
+    except WorkflowsError as error:
+        before, why = step.before, str(error)
+        if before is None:  # a key that was put by hand
+            raise
+    name = f"{before.name}/{given.name}"
+    if before.durable and _from_checkpoint(before, given, path):
+        _say(f"{name} is read from {before.checkpointed.path}, as {why}")
+        return None
+    _say(f"{name} is made again here, as {why}")
+    if before.mode == "to_n":
+        return _make_piece(before, given, path)
+    return _make(before, find(before, given.name), path)
+
+
 def _save(step: Step, given: Input, slot: int, path: str) -> None:
+    """Write an input as its node has it.
+
+    Raises:
+        WorkflowsError: the node is lost, or has it no longer, or it is damaged.
+    """
+    node, channel = step.nodes.nodes[slot].name, step.nodes.channel(slot)
+    message = {"op": "records", "step": given.step, "ids": [given.identity]}
+    records = channel.one(message, "records")["records"]
+    if not records:
+        raise WorkflowsError(f"{node} does not have it")
+    value = 0
     with open(path, "wb") as file:
-        for chunk in step.nodes.channel(slot).read(given.step, given.identity, given.name):
-            file.write(chunk)
+        for data in channel.read(given.step, given.identity, given.name):
+            value = zlib.crc32(data, value)
+            file.write(data)
+    if f"{value:08x}" != records[0]["crc"]:
+        raise WorkflowsError(f"{node}: its bytes have changed")
+
+
+def _from_checkpoint(step: Step, given: Input, path: str) -> bool:
+    """Write an output as the checkpoint of its step has it; tell whether there is one."""
+    manifest = step.checkpointed.manifest() or {"parts": []}
+    if all(part["id"] != given.identity for part in manifest["parts"]):
+        return False
+    data = step.checkpointed.one(given.identity)
+    with open(path, "wb") as file:
+        file.write(data)
+    return True
+
+
+def _make_piece(step: Step, given: Input, path: str) -> None:
+    """Make one file of a 1:n step again, with all others of its key."""
+    maker, _, part = given.name.rpartition("/")
+    _make(step, find(step, maker), path)
+    made = os.path.join(path + ".cwd", part)
+    if not os.path.isfile(made):
+        raise WorkflowsError(f"{step.name} of {maker} makes no {part} now")
+    os.replace(made, path)
 
 
 def _make(step: Step, key: Key, path: str) -> None:
-    """Make an output of an earlier step again, without publishing it: a fused run keeps none."""
+    """Make an output of an earlier step again, without publishing it."""
     stdin = path + ".in"
     _write_input(step, key, stdin)
     cwd = path + ".cwd"
@@ -126,6 +182,10 @@ def _make(step: Step, key: Key, path: str) -> None:
     if done.returncode:
         event = {"step": step.name, "key": key.name, "why": f"exited {done.returncode}"}
         raise KeysFailed("this machine", 0, [event])
+
+
+def _say(text: str) -> None:
+    print(f"workflows: {text}", file=sys.stderr)
 
 
 def _ship(step: Step, cwd: str) -> None:
@@ -146,5 +206,6 @@ def _environment(step: Step, key: Key, cwd: str, metrics: str) -> dict[str, str]
         WORKFLOWS_KEY=key.name,
         WORKFLOWS_STEP=step.name,
         WORKFLOWS_METRICS=metrics,
+        **passed(settings(), os.environ)[0],
         **of_source(*(source.size, source.etag) if source is not None else (None, "")),
     )

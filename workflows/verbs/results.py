@@ -6,15 +6,18 @@ import sys
 
 from workflows import run as runs
 from workflows.config import settings
-from workflows.errors import UsageError
+from workflows.errors import UsageError, did_you_mean
 from workflows.results import left_out, show, write_to
+from workflows.store import Store
 from workflows.targets import CheckpointTarget
-from workflows.verbs.pipeline import last_line
+from workflows.verbs.pipeline import last_line, steps_on_record
+
+_USUAL = "MergeCounts"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("task", nargs="?", default="MergeCounts", help="whose result (MergeCounts)")
+    parser.add_argument("task", nargs="?", default=_USUAL, help="whose result (MergeCounts)")
     parser.add_argument("--top", type=int, metavar="N", help="only the first N rows")
     parser.add_argument(
         "--to", metavar="FILE", help="write it into FILE, all of it if FILE ends in .tgz"
@@ -48,9 +51,15 @@ def last_result(task: str) -> CheckpointTarget:
     store = runs.store(settings().checkpoint)
     done = [item for item in store.list(task) if item.name.endswith("/_SUCCESS")]
     if not done:
-        raise UsageError(
-            f"{task} has no result in {store.url} yet; make it with:"
-            f" luigi --module workflows.tasks {task}"
-        )
+        raise UsageError(_without_result(task, store))
     newest = max(done, key=lambda item: item.modified)
     return CheckpointTarget(store, task, newest.name.split("/")[1])
+
+
+def _without_result(task: str, store: Store) -> str:
+    """Say that a task has no result, and which task was meant, or how to make it."""
+    text = f"{task} has no result in {store.url} yet"
+    known = {_USUAL: "workflows.tasks", **steps_on_record()}
+    if task not in known:
+        return text + did_you_mean(task, known)
+    return f"{text}; make it with: luigi --module {known[task]} {task}"

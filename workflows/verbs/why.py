@@ -9,6 +9,7 @@ from workflows.errors import UsageError
 from workflows.node import urls
 from workflows.runlog import aligned
 from workflows.s3 import SCHEME
+from workflows.s3store import S3Store
 from workflows.targets import CheckpointTarget
 
 _SHOWN = 20
@@ -17,11 +18,15 @@ _SHOWN = 20
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("url", metavar="URL", help="a result, its _SUCCESS, or their folder")
+    parser.add_argument(
+        "--read", action="store_true", help="read the objects, and compare their checksums"
+    )
     parser.add_argument("--all", action="store_true", help="every input, however many")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what is known of the object; return 1 if it is not what was committed."""
+    runs.look_only()
     target, name = find(arguments.url)
     manifest = target.manifest() or {}
     parts = manifest["parts"]
@@ -36,10 +41,21 @@ def run(arguments: argparse.Namespace) -> int:
     _print_inputs(manifest, chosen, shown)
     _print_objects(chosen, shown)
     gone = target.damaged()
-    print(f"objects    {len(parts) - len(gone)} of {len(parts)} are there, as listed just now")
+    how = _compared(target, parts)
+    if arguments.read and not gone:
+        gone = target.spoilt()
+        how = "their bytes were read, and compared with the checksums"
+    print(f"objects    {len(parts) - len(gone)} of {len(parts)} are there; {how}")
     for text in gone[:shown]:
         print(f"  {text}")
     return 1 if gone else 0
+
+
+def _compared(target: CheckpointTarget, parts: list[dict[str, Any]]) -> str:
+    """Say what of the objects was compared with what was committed."""
+    has_etags = isinstance(target.store, S3Store) and all("etag" in part for part in parts)
+    what = "sizes and ETags" if has_etags else "sizes"
+    return f"their {what} were compared, not their bytes (to read these: --read)"
 
 
 def find(url: str) -> tuple[CheckpointTarget, str]:
