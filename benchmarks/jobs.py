@@ -15,7 +15,7 @@ from typing import NamedTuple
 from benchmarks import data, measure
 from benchmarks.measure import Took
 from workflows import tasks
-from workflows.fleet import open_fleet
+from workflows.fleets.fleet import open_fleet
 from workflows.node.work import BASH
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

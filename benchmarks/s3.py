@@ -21,10 +21,11 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks import data, measure, table
-from workflows import s3, uploads
-from workflows.fleet import open_fleet
-from workflows.lineage import Key
-from workflows.s3store import S3Store
+from workflows.fleets.fleet import open_fleet
+from workflows.planning.lineage import Key
+from workflows.running import uploads
+from workflows.storage import s3
+from workflows.storage.s3store import S3Store
 from workflows.targets import CheckpointTarget
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests"))

@@ -19,9 +19,9 @@ from typing import Any, cast
 
 from benchmarks import table
 from benchmarks.jobs import NODES, ROOT
-from workflows import shuffle
-from workflows.fleet import Fleet, open_fleet
-from workflows.lineage import Piece, pieces_of
+from workflows.fleets.fleet import Fleet, open_fleet
+from workflows.planning.lineage import Piece, pieces_of
+from workflows.running import shuffle
 
 sys.path.append(str(ROOT / "tests"))
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import data, measure, table
 from benchmarks.jobs import NODES, ROOT
-from workflows.fleet import open_fleet
+from workflows.fleets.fleet import open_fleet
 from workflows.node.work import BASH
 
 sys.path.append(str(ROOT / "tests"))
@@ -87,9 +87,9 @@ def overhead(work: pathlib.Path, keys: int) -> dict[str, list[measure.Took]]:
 
 def sessions(work: pathlib.Path) -> dict[str, float]:
     """Return the seconds that a task waits for its session, through the hub and with a login."""
-    from workflows.hosts import read_hosts
-    from workflows.transports import shell
-    from workflows.transports.ssh import connect
+    from workflows.fleets import shell
+    from workflows.fleets.hosts import read_hosts
+    from workflows.fleets.ssh import connect
 
     hosts = Hosts(work / "sessions")
     try:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from workflows.channel import Channel
-from workflows.transports.local import LocalNode
+from workflows.fleets.channel import Channel
+from workflows.fleets.local import LocalNode
 
 if TYPE_CHECKING:
     from conftest import Place

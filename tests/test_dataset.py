@@ -11,12 +11,12 @@ import pytest
 from rough_server import BODY, serving
 from signed_urls import SignedObjects
 
-from workflows import dataset, source, sourceweb
 from workflows.config import settings
-from workflows.dataset import load, place
 from workflows.errors import KeyNameError, SourceError, UsageError
-from workflows.source import SourceKey, list_source
-from workflows.store import DirectoryStore
+from workflows.planning import dataset, source, sourceweb
+from workflows.planning.dataset import load, place
+from workflows.planning.source import SourceKey, list_source
+from workflows.storage.store import DirectoryStore
 
 
 def keys_of(sizes: list[int], name: str = "month-{:03d}.csv") -> list[SourceKey]:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from workflows.deadline import forecast
-from workflows.runlog import Totals, append
+from workflows.reporting.deadline import forecast
+from workflows.reporting.runlog import Totals, append
 
 if TYPE_CHECKING:
     import pathlib

@@ -19,7 +19,7 @@ import workflows
 from workflows import errors
 from workflows.cli import VERBS
 from workflows.config import Settings
-from workflows.definition import Definition
+from workflows.planning.definition import Definition
 from workflows.steps import MapFromN, MapToN, Step
 
 if TYPE_CHECKING:
@@ -129,7 +129,10 @@ def test_everything_that_a_step_may_state_is_described() -> None:
 def test_every_variable_that_a_command_gets_is_described() -> None:
     code = "".join(
         path.read_text(encoding="utf-8")
-        for path in [ROOT / "workflows/execution.py", *(ROOT / "workflows/node").glob("*.py")]
+        for path in [
+            ROOT / "workflows/running/execution.py",
+            *(ROOT / "workflows/node").glob("*.py"),
+        ]
     )
     given = set(re.findall(r"\bWORKFLOWS_[A-Z]+\b", code)) - {"WORKFLOWS_RUNTIME"}
 

@@ -19,12 +19,12 @@ from ec2cloud import Request, error_body, wait_for
 from test_ec2_ops import PAST, late, left
 from test_run_pipeline import Clone, clone, plain_environment
 
-from workflows import messages
 from workflows.ec2 import ground, lease, loginkey, teardown
 from workflows.ec2.api import EXPIRES, Aws
 from workflows.ec2.teardown import leftovers
 from workflows.ec2_fleet import Ec2Fleet
 from workflows.errors import FleetError
+from workflows.reporting import messages
 
 if TYPE_CHECKING:
     from ec2fleets import Ec2

@@ -18,7 +18,7 @@ from workflows.ec2 import sessions
 from workflows.ec2.api import Aws, instances, set_tags
 from workflows.ec2.sessions import host_of
 from workflows.errors import FleetError, NodeLost, NodeRefused
-from workflows.transports.ssh import connect
+from workflows.fleets.ssh import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from workflows.channel import Channel
 from workflows.errors import NodeLost, WorkflowsError
+from workflows.fleets.channel import Channel
 from workflows.node.senders import Senders
 from workflows.node.server import Runtime, Session
 from workflows.node.slots import Slots

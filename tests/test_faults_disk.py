@@ -11,12 +11,12 @@ from collections.abc import Callable
 import pytest
 from faults import Trial, fill, resize, runtime, shipping, small_disk
 
-from workflows.channel import Channel
 from workflows.errors import CheckpointError, WorkflowsError
-from workflows.keys import file_digest
+from workflows.fleets.channel import Channel
+from workflows.node.keys import file_digest
 from workflows.node.ledger import Ledger
 from workflows.node.storage import Storage
-from workflows.store import DirectoryStore
+from workflows.storage.store import DirectoryStore
 
 COPY = """
 from workflows.steps import Map

@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 from workflows.errors import ConfigError, UsageError
-from workflows.hosts import Hosts, from_json, read_hosts, to_json
+from workflows.fleets.hosts import Hosts, from_json, read_hosts, to_json
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti"
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 from paramiko import SSHException
 
-from workflows.hosts import Host, to_json
+from workflows.fleets.hosts import Host, to_json
+from workflows.fleets.remote import Remote, Session
 from workflows.node.wire import SOON_S, Wire
-from workflows.transports.remote import Remote, Session
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -27,7 +27,7 @@ STEP = "from workflows.steps import Map\nclass First(Map):\n    command = 'xargs
 # Begins a hub, or not; prints the hub, if there is one, once it waits for what it is told.
 BEGIN = """
 import sys
-from workflows.transports import hubprocess
+from workflows.fleets import hubprocess
 hubprocess.begin(sys.argv[1:])
 for hub in hubprocess._begun:
     print(hub.process.pid, hub.module)
@@ -35,7 +35,7 @@ for hub in hubprocess._begun:
 # What is loaded by a hub that was begun, and by one that was told; it reaches nothing.
 LOADED = """
 import os, sys
-from workflows.transports import hub
+from workflows.fleets import hub
 read = os.read
 def told(fd, size):
     print("paramiko" in sys.modules, "invoke" in sys.modules, flush=True)
@@ -49,7 +49,7 @@ HEALTH = "from workflows.cli import main; sys.exit(main(['health', '--fleet', sy
 # A hub that is told its hosts, while nobody reads what it says.
 UNHEARD = """
 import os, sys
-from workflows.transports import hub
+from workflows.fleets import hub
 file = os.memfd_create("hosts")
 os.write(file, sys.stdin.buffer.read())
 sys.argv[1:] = [str(file), sys.argv[1]]
@@ -73,9 +73,9 @@ def begun(folder: pathlib.Path, *arguments: str, cfg: str = "") -> str:
 @pytest.mark.parametrize(
     ("arguments", "cfg", "module"),
     [
-        (["eval", "--fleet", "ssh:hosts.yaml"], "", "workflows.transports.hub"),
+        (["eval", "--fleet", "ssh:hosts.yaml"], "", "workflows.fleets.hub"),
         (["eval", "--fleet=ec2:taxi"], "", "workflows.ec2.hub"),
-        (["health"], "[fleet]\nspec = ssh:hosts.yaml\n", "workflows.transports.hub"),
+        (["health"], "[fleet]\nspec = ssh:hosts.yaml\n", "workflows.fleets.hub"),
         (["eval", "--fleet", "local:2"], "[fleet]\nspec = ssh:hosts.yaml\n", ""),
         (["health"], "", ""),
         (["health"], "[fleet]\nspeck = ssh:hosts.yaml\n", ""),
@@ -105,7 +105,7 @@ def test_a_hub_that_is_killed_before_it_is_told_anything_is_replaced(
     place.module(
         "import os, signal\n"
         + STEP
-        + "from workflows.transports import hubprocess\n"
+        + "from workflows.fleets import hubprocess\n"
         + "(hub,) = hubprocess._begun\n"
         + "os.kill(hub.process.pid, signal.SIGKILL)\n"
     )

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from workflows.errors import KeyNameError
-from workflows.keys import (
+from workflows.node.keys import (
     check_name,
     digest_of,
     group_name,
@@ -126,7 +126,7 @@ def test_names_without_a_prefix_are_spread_over_all_slots() -> None:
 
 
 def test_another_process_places_a_name_on_the_same_slot() -> None:
-    code = "import sys; from workflows.keys import node_for; print(node_for(sys.argv[1], 97))"
+    code = "import sys; from workflows.node.keys import node_for; print(node_for(sys.argv[1], 97))"
     name = "trips/\udcff é.csv"
 
     done = subprocess.run(

@@ -24,8 +24,8 @@ from workflows.node.curl import Curl, Transfer
 from workflows.node.processes import Groups
 from workflows.node.signatures import Signatures
 from workflows.node.storage import Storage
-from workflows.s3store import S3Store
-from workflows.uploads import _etag, _signed, source_of
+from workflows.running.uploads import _etag, _signed, source_of
+from workflows.storage.s3store import S3Store
 
 MIB = 1 << 20
 BODY = os.urandom(4 * MIB + 12_345)
@@ -319,7 +319,7 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 def opened(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Store]:
-    from workflows import s3
+    from workflows.storage import s3
 
     for name, value in environ.items():
         monkeypatch.setenv(name, value)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from workflows.laws import broken, parse, parse_metrics
+from workflows.node.laws import broken, parse, parse_metrics
 
 if TYPE_CHECKING:
     from conftest import Place

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from workflows.lineage import Key, pieces_of, shards_of, slot_shards
+from workflows.planning.lineage import Key, pieces_of, shards_of, slot_shards
 
 
 def manifest(**sizes: int) -> dict[str, Any]:

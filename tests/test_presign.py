@@ -9,7 +9,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from workflows import presign
+from workflows.storage import presign
 
 KEYS = ["a", "a b/100%+é.csv", "~/'q\"&=?#*(1)", "//double/./..", "e\u0301", "x" * 900]
 

@@ -6,9 +6,9 @@ from typing import Any
 import botocore.exceptions
 import pytest
 
-from workflows import remedies, s3
 from workflows.config import settings
 from workflows.errors import CheckpointError
+from workflows.storage import remedies, s3
 
 PLACE = s3.Place("bucket", "key")
 

@@ -4,7 +4,7 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from workflows.runlog import Totals
+from workflows.reporting.runlog import Totals
 
 if TYPE_CHECKING:
     import pathlib

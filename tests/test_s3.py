@@ -16,8 +16,8 @@ from s3_servers import READER, STEPS, Weed, client_of, environ_of, started
 
 from workflows.config import settings
 from workflows.errors import CheckpointError
-from workflows.s3 import TRIES
-from workflows.s3store import S3Store
+from workflows.storage.s3 import TRIES
+from workflows.storage.s3store import S3Store
 from workflows.targets import CheckpointTarget
 
 if TYPE_CHECKING:
@@ -506,7 +506,7 @@ def test_one_listing_says_whether_thousands_of_objects_are_complete(
     target = CheckpointTarget(store, "S", "i")
     target.commit(parts, {"attempt": "S/i/data/a"})
     calls: list[str] = []
-    from workflows import s3
+    from workflows.storage import s3
 
     s3.client(name).meta.events.register(
         "before-call.s3", lambda model, **_: calls.append(model.name)
@@ -521,7 +521,7 @@ def test_one_listing_says_whether_thousands_of_objects_are_complete(
 def test_of_many_objects_those_that_s3_is_too_busy_to_delete_are_deleted_again(
     bucket: Bucket, store: S3Store, weed: Weed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workflows import s3store
+    from workflows.storage import s3store
 
     monkeypatch.setattr(s3store, "wait", lambda _: None)
     names = [f"S/{n}" for n in range(5)]
@@ -552,7 +552,7 @@ def test_of_many_objects_those_that_s3_is_too_busy_to_delete_are_deleted_again(
 def test_the_first_url_of_a_bucket_that_nothing_was_heard_of_is_signed_for_its_region(
     bucket: Bucket, store: S3Store, weed: Weed, monkeypatch: pytest.MonkeyPatch, is_denied: bool
 ) -> None:
-    from workflows import s3
+    from workflows.storage import s3
 
     monkeypatch.setattr(s3, "_regions", {})
     weed.strict.bucket(bucket.name).region = "eu-north-1"

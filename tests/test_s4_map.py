@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from workflows.fleetkeys import parse_pattern
+from workflows.verbs.fleetkeys import parse_pattern
 
 if TYPE_CHECKING:
     from conftest import Keys

@@ -8,7 +8,7 @@ import pytest
 from faults import runtime, shipping
 
 from workflows.errors import WorkflowsError
-from workflows.keys import file_digest
+from workflows.node.keys import file_digest
 
 if TYPE_CHECKING:
     from conftest import Place

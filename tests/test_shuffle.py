@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from workflows import shuffle
 from workflows.errors import NodeRefused
-from workflows.fleet import open_fleet
-from workflows.lineage import Input, Key, Piece
+from workflows.fleets.fleet import open_fleet
+from workflows.planning.lineage import Input, Key, Piece
+from workflows.running import shuffle
 
 if TYPE_CHECKING:
     from conftest import Place

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
+from workflows.fleets.credential import make_credential
 from workflows.node.bring import bring
 from workflows.node.files import checksum
 from workflows.node.https import BROKEN, Credential, Gone, Listener, Source, target_of
 from workflows.node.senders import Senders
 from workflows.node.shuffle import Shuffle
 from workflows.node.storage import Storage
-from workflows.transports.credential import make_credential
 
 ADDRESS = "127.0.0.9"
 DATA = os.urandom(3 << 20)

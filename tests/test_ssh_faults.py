@@ -231,9 +231,7 @@ def test_nothing_runs_on_when_the_driver_is_killed(scene: Scene) -> None:
 
 def test_a_hub_that_is_killed_is_replaced(scene: Scene) -> None:
     (hub,) = [
-        pid
-        for pid in descendants(scene.run.process.pid)
-        if b"workflows.transports.hub" in cmdline(pid)
+        pid for pid in descendants(scene.run.process.pid) if b"workflows.fleets.hub" in cmdline(pid)
     ]
     os.kill(hub, signal.SIGKILL)
 

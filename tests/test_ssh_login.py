@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from workflows.errors import NodeLost, NodeRefused
-from workflows.fleet import Fleet, open_fleet
+from workflows.fleets.fleet import Fleet, open_fleet
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -196,7 +196,7 @@ def test_no_secret_and_no_key_is_in_any_command_line(hosts: "Hosts", opened: Ope
         except OSError:
             continue
         assert private not in line
-        assert "workflows.transports.hub" not in line or hosts.nodes[0].address not in line
+        assert "workflows.fleets.hub" not in line or hosts.nodes[0].address not in line
 
 
 # -- shells ----------------------------------------------------------------------------------------

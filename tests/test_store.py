@@ -16,12 +16,12 @@ from s3_servers import client_of, environ_of
 
 from workflows.config import settings
 from workflows.errors import CheckpointError, UsageError
-from workflows.s3store import S3Store
-from workflows.store import DirectoryStore, Store, open_store
+from workflows.storage.s3store import S3Store
+from workflows.storage.store import DirectoryStore, Store, open_store
 
 RACER = """
 import sys
-from workflows.store import DirectoryStore
+from workflows.storage.store import DirectoryStore
 
 store = DirectoryStore(sys.argv[1])
 print("ready", flush=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from workflows.errors import NodeLost
-from workflows.fleet import open_fleet
+from workflows.fleets.fleet import open_fleet
 from workflows.node.incoming import NewFile
 
 if TYPE_CHECKING:

@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from workflows.channel import Channel
-from workflows.keys import digest_of, file_digest
+from workflows.fleets.channel import Channel
+from workflows.fleets.local import LocalNode
 from workflows.node.environment import environment
 from workflows.node.files import checksum, remove
+from workflows.node.keys import digest_of, file_digest
 from workflows.node.processes import Groups
 from workflows.node.storage import Storage
 from workflows.node.work import KeyFailed, KeyRun, Stage, Work
 from workflows.node.workplace import Workplaces
-from workflows.transports.local import LocalNode
 
 Event = dict[str, Any]
 

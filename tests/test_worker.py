@@ -238,7 +238,7 @@ def test_a_runtime_that_dies_between_two_tasks_costs_no_try(place: "Place") -> N
 
 HELD = """
 import multiprocessing, os, queue, signal, struct, sys, time
-from workflows.taskthreads import Results
+from workflows.luigi_seam.taskthreads import Results
 
 others = multiprocessing.Queue()
 

@@ -15,10 +15,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from workflows import messages
 from workflows.errors import OWN_FAILURE, FleetError, NodeLost, UsageError, WorkflowsError
-from workflows.stdio import OutputLost, discard, guard
-from workflows.transports import hubprocess
+from workflows.fleets import hubprocess
+from workflows.reporting import messages
+from workflows.reporting.stdio import OutputLost, discard, guard
 
 _USAGE = 2
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)

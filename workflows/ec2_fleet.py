@@ -34,9 +34,9 @@ from workflows.ec2.config import Spec, find_spec, has_spec
 from workflows.ec2.launch import pinned_image
 from workflows.ec2.raising import bring_up, dismiss_leaving, is_ready, present
 from workflows.errors import FleetError, NodeLost, UsageError
-from workflows.fleet import Fleet
-from workflows.hosts import Host
-from workflows.messages import unfailing
+from workflows.fleets.fleet import Fleet
+from workflows.fleets.hosts import Host
+from workflows.reporting.messages import unfailing
 
 logger = logging.getLogger(__name__)
 # A node that EC2 takes back is replaced within minutes; whoever needs its slot waits so long.
@@ -343,8 +343,8 @@ def open_ec2(spec: str, *, slots: int, log: str) -> Fleet:
     Raises:
         UsageError: it has no nodes.
     """
-    from workflows.transports.hubprocess import HUBS
-    from workflows.transports.sshnode import Hub, SshNode
+    from workflows.fleets.hubprocess import HUBS
+    from workflows.fleets.sshnode import Hub, SshNode
 
     name = spec.removeprefix("ec2:")
     fleet = Ec2Fleet.load(name)

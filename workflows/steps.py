@@ -21,29 +21,22 @@ from typing import Any, ClassVar
 import luigi
 from luigi.task_register import Register
 
-from workflows import early
+from workflows.luigi_seam import early
 
 early.begin(sys.argv)
 
-from workflows import (
-    barriers,
-    checkpoints,
-    commandline,
-    execution,
-    gathered,
-    localscheduler,
-    results,
-    run,
-    tolerance,
-)
 from workflows.config import passed, settings
-from workflows.dataset import Dataset
-from workflows.definition import Definition
 from workflows.errors import UsageError, WorkflowsError
-from workflows.fleet import Fleet
-from workflows.gather import Basename, Gather, Prefix, are_all_alone
-from workflows.keys import PIECES, digest_of
-from workflows.lineage import (
+from workflows.fleets.fleet import Fleet
+from workflows.luigi_seam import commandline, localscheduler
+from workflows.luigi_seam.install import install
+from workflows.luigi_seam.taskthreads import run_on_threads
+from workflows.node.keys import PIECES, digest_of
+from workflows.planning import tolerance
+from workflows.planning.dataset import Dataset
+from workflows.planning.definition import Definition
+from workflows.planning.gather import Basename, Gather, Prefix, are_all_alone
+from workflows.planning.lineage import (
     Key,
     Piece,
     Shard,
@@ -54,10 +47,9 @@ from workflows.lineage import (
     slot_shards,
     source_keys,
 )
-from workflows.luigi_seam.install import install
+from workflows.running import barriers, checkpoints, execution, gathered, results, run
+from workflows.running.taskreport import log_path
 from workflows.targets import CheckpointTarget, NodeTarget
-from workflows.taskreport import log_path
-from workflows.taskthreads import run_on_threads
 
 __all__ = ["Basename", "Map", "MapFromN", "MapToN", "Prefix", "Step"]
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import luigi
 
-from workflows.channel import is_in_task
 from workflows.errors import CheckpointError, NodeLost, WorkflowsError
-from workflows.fleet import Fleet
-from workflows.lineage import Key
+from workflows.fleets.channel import is_in_task
+from workflows.fleets.fleet import Fleet
 from workflows.node.packers import UNPACKERS
-from workflows.store import Store
+from workflows.planning.lineage import Key
+from workflows.storage.store import Store
 
 _ASKED_AGAIN = 5
 _BELIEVED_S = 2.0

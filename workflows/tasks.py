@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import luigi
 
-from workflows import results
 from workflows.fetch import Fetch
+from workflows.running import results
 from workflows.steps import Map, MapFromN, MapToN
 
 __all__ = ["Fetch", "GroupCount", "MergeCounts", "Select", "Shuffle"]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from workflows.errors import UsageError
+from workflows.planning.tolerance import allowed
 from workflows.steps import Map
-from workflows.tolerance import allowed
 
 if TYPE_CHECKING:
     from conftest import Done, Place

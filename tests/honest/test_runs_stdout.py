@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from workflows import replacing
 from workflows.errors import UsageError
+from workflows.storage import replacing
 
 if TYPE_CHECKING:
     from conftest import Place

@@ -15,7 +15,7 @@ from conftest import Place
 
 from workflows.config import settings
 from workflows.errors import KeyNameError, SourceError, UsageError
-from workflows.source import list_source, look_at
+from workflows.planning.source import list_source, look_at
 
 NOBODY = 65534
 

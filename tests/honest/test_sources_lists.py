@@ -10,9 +10,9 @@ import shlex
 import pytest
 from rough_server import serving
 
-from workflows import sourceweb
 from workflows.errors import SourceError, UsageError, WorkflowsError
-from workflows.source import list_source
+from workflows.planning import sourceweb
+from workflows.planning.source import list_source
 
 # To read a FIFO would be to wait for a writer for ever.
 pytestmark = pytest.mark.timeout(60)

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workflows.errors import UsageError, WorkflowsError
-from workflows.source import look_at
-from workflows.sourcekeys import plain
+from workflows.planning.source import look_at
+from workflows.planning.sourcekeys import plain
 
 _BYTES = [byte for byte in range(1, 256) if byte != ord("/")]
 # Mostly what has a meaning to somebody: blanks, newlines, escapes, quotes, halves of UTF-8.

@@ -8,10 +8,10 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from workflows import s3
 from workflows.config import settings
 from workflows.errors import KeyNameError, SourceError, UsageError
-from workflows.source import list_source, look_at
+from workflows.planning.source import list_source, look_at
+from workflows.storage import s3
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

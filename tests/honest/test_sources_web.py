@@ -15,15 +15,15 @@ import pytest
 from conftest import Place
 from scriptnode import Node
 
-from workflows import sourceweb
-from workflows.dataset import load
 from workflows.errors import SourceError, UsageError
 from workflows.node.signatures import Signatures
 from workflows.node.urls import expires, scrubbed, shown, unsigned
 from workflows.node.work import KeyFailed
-from workflows.source import conceal, list_source, look_at
-from workflows.sourcekeys import SourceKey
-from workflows.store import DirectoryStore
+from workflows.planning import sourceweb
+from workflows.planning.dataset import load
+from workflows.planning.source import conceal, list_source, look_at
+from workflows.planning.sourcekeys import SourceKey
+from workflows.storage.store import DirectoryStore
 
 LARGE = 64 << 20
 PASSWORD, TOKEN = "pa55word", "t0ken"

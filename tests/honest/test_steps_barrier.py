@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from faults import runtime
 
-from workflows.keys import digest_of
+from workflows.node.keys import digest_of
 
 if TYPE_CHECKING:
     from conftest import Done, Keys, Place

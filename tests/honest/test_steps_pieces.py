@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from faults import asked, runtime
 
-from workflows.channel import Channel
+from workflows.fleets.channel import Channel
 
 if TYPE_CHECKING:
     from conftest import Done, Keys, Place

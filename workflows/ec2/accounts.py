@@ -10,7 +10,7 @@ from workflows.config import settings
 from workflows.ec2.api import GROUP, REACHED, READY, Aws, Instance, instances
 from workflows.ec2.config import Spec
 from workflows.ec2.prices import Spent, spent
-from workflows.runlog import COST, Phase, append, cover, phase_table, read_lines
+from workflows.reporting.runlog import COST, Phase, append, cover, phase_table, read_lines
 
 _ALL = ("pending", "running", "shutting-down", "terminated", "stopping", "stopped")
 PHASES = ("provisioning", "bootstrap", "compute", "idle", "teardown")

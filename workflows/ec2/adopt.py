@@ -27,7 +27,7 @@ from workflows.ec2.config import Spec
 from workflows.ec2.launch import Say
 from workflows.ec2.sessions import RENEW, each, host_of, name_of, renewing
 from workflows.errors import NodeLost, NodeRefused, Rejected
-from workflows.transports.ssh import Connection, connect_watched
+from workflows.fleets.ssh import Connection, connect_watched
 
 _LOOK_S = 3.0
 _ABSENCES = 2

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from workflows.ec2.config import Spec
 from workflows.ec2.sessions import OnLine, streamed
 from workflows.errors import NodeLost, NodeRefused, UsageError
-from workflows.hosts import Host, Limits
-from workflows.transports.ssh import Connection
+from workflows.fleets.hosts import Host, Limits
+from workflows.fleets.ssh import Connection
 
 _KEPT_LINES = 15
 # Package managers are busy for a while after a first boot: they are waited for, not fought.

@@ -14,7 +14,7 @@ from typing import Any
 
 from workflows.config import duration_s
 from workflows.errors import ConfigError, UsageError
-from workflows.hosts import Limits, Login
+from workflows.fleets.hosts import Limits, Login
 
 STRATEGIES = ("price-capacity-optimized", "capacity-optimized", "diversified", "lowest-price")
 # Public parameters of Systems Manager; {arch} is as each vendor spells it.

@@ -1,7 +1,7 @@
 """The hub of a run on an EC2 fleet; it is told the fleet's name and the run's log too."""
 
 from workflows.ec2.lease import keep
-from workflows.transports import hub
+from workflows.fleets import hub
 
 
 def start() -> None:

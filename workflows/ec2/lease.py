@@ -19,9 +19,9 @@ from workflows.ec2.config import Spec, find_spec, has_spec
 from workflows.ec2.raising import bring_up, dismiss_leaving, present
 from workflows.ec2.sessions import RENEW, host_of, name_of
 from workflows.errors import NodeLost, WorkflowsError
-from workflows.messages import unfailing
-from workflows.runlog import append
-from workflows.transports.remote import Remote
+from workflows.fleets.remote import Remote
+from workflows.reporting.messages import unfailing
+from workflows.reporting.runlog import append
 
 BEAT_S = 3.0
 BEAT = f"{RENEW}; cat .workflows/notice 2>/dev/null"

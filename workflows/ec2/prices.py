@@ -9,7 +9,7 @@ from typing import Any
 from workflows.ec2.api import ACCESS, Aws, Instance
 from workflows.ec2.config import Spec
 from workflows.errors import FleetError, NoCapacity
-from workflows.runlog import aligned
+from workflows.reporting.runlog import aligned
 
 # Only us-east-1 answers for the prices of all regions.
 _PRICING_REGION = "us-east-1"

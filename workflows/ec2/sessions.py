@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from workflows.ec2.api import ACCESS, HOST_KEY, Instance
 from workflows.ec2.config import Spec
 from workflows.errors import NodeLost, NodeRefused, UsageError, WorkflowsError
-from workflows.hosts import Host
-from workflows.transports.ssh import BROKEN, Connection, connect_watched
+from workflows.fleets.hosts import Host
+from workflows.fleets.ssh import BROKEN, Connection, connect_watched
 
 _AT_ONCE = 32
 RENEW = "touch .workflows/lease"

@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Sequence
 
 from workflows.ec2.api import EXPIRES, HOST_KEY, LEAVING, READY, Instance
-from workflows.runlog import aligned
+from workflows.reporting.runlog import aligned
 
 
 def state_of(one: Instance) -> str:

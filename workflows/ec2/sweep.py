@@ -12,7 +12,7 @@ from workflows.ec2.config import Spec
 from workflows.ec2.launch import Say
 from workflows.ec2.teardown import leftovers, tear_down, terminate_all
 from workflows.errors import FleetError, UsageError
-from workflows.messages import unfailing
+from workflows.reporting.messages import unfailing
 
 _AT_ONCE = 8
 NO_TIME = "no time of expiry"

@@ -12,8 +12,8 @@ import luigi.execution_summary
 from luigi.task_status import DISABLED
 from luigi.worker import Worker
 
-from workflows import run
-from workflows.runlog import read_lines
+from workflows.reporting.runlog import read_lines
+from workflows.running import run
 
 _NAMED, _LONG = 3, 200
 _leave: Any = Worker.__exit__

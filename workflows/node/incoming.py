@@ -6,8 +6,8 @@ import time
 import zlib
 from typing import IO, Optional
 
-from workflows.keys import digest_of
 from workflows.node.files import remove
+from workflows.node.keys import digest_of
 from workflows.node.ledger import Record
 from workflows.node.storage import Storage
 from workflows.node.work import KeyFailed

@@ -48,8 +48,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
-from workflows.keys import file_digest
 from workflows.node.files import remove
+from workflows.node.keys import file_digest
 from workflows.node.looking import LookingOperations
 from workflows.node.processes import Groups
 from workflows.node.senders import Senders

@@ -16,8 +16,8 @@ import os
 import threading
 from typing import Any, Optional
 
-from workflows.keys import PIECES
 from workflows.node.files import checksum, remove
+from workflows.node.keys import PIECES
 from workflows.node.ledger import Ledger, Record
 
 

@@ -37,11 +37,11 @@ import threading
 import time
 from typing import IO, Any, Callable, Optional
 
-from workflows.keys import PIECES, digest_of
 from workflows.node import leftovers
 from workflows.node.files import remove
 from workflows.node.incoming import Arriving, NewFile, NewKey
 from workflows.node.inflow import Inflow
+from workflows.node.keys import PIECES, digest_of
 from workflows.node.processes import Groups, kill_group
 from workflows.node.storage import ReadStorage, Storage
 from workflows.node.wire import Wire

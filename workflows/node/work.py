@@ -16,11 +16,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
-from workflows import laws
-from workflows.keys import digest_of
+from workflows.node import laws
 from workflows.node.causes import likely_cause
 from workflows.node.environment import of_source, without, without_end
 from workflows.node.files import checksum, remove
+from workflows.node.keys import digest_of
 from workflows.node.ledger import Record, carried
 from workflows.node.meter import Meter
 from workflows.node.pieces import NoPiece, taken

@@ -12,8 +12,8 @@ from workflows.ec2.api import Instance, label_of
 from workflows.ec2.config import described
 from workflows.ec2_fleet import Ec2Fleet
 from workflows.errors import UsageError
-from workflows.messages import say
-from workflows.transports.openssh import NODE, write_config
+from workflows.fleets.openssh import NODE, write_config
+from workflows.reporting.messages import say
 
 FAILED = 1
 _LOST = 3

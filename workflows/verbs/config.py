@@ -3,8 +3,8 @@
 import argparse
 
 from workflows.config import Settings, settings
-from workflows.fleets import open_any
 from workflows.node.urls import shown
+from workflows.planning.opening import open_any
 from workflows.verbs.onfleet import add_fleet
 
 

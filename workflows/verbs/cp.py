@@ -8,12 +8,13 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO
 
-from workflows import fleetkeys, s3
 from workflows.errors import SourceError, UsageError, WorkflowsError
-from workflows.fleet import Fleet
-from workflows.fleetkeys import Name, is_on_fleet
-from workflows.keys import check_name, node_for
-from workflows.s3store import S3Store
+from workflows.fleets.fleet import Fleet
+from workflows.node.keys import check_name, node_for
+from workflows.storage import s3
+from workflows.storage.s3store import S3Store
+from workflows.verbs import fleetkeys
+from workflows.verbs.fleetkeys import Name, is_on_fleet
 from workflows.verbs.onfleet import add_fleet, one_key, say
 
 _CHUNK = 1 << 20

@@ -17,14 +17,15 @@ from typing import Any, NamedTuple
 import luigi
 
 from workflows.errors import WorkflowsError
-from workflows.keys import PIECES
-from workflows.lineage import Key
-from workflows.runlog import Line, read_lines
+from workflows.node.keys import PIECES
+from workflows.planning.lineage import Key
+from workflows.reporting.runlog import Line, read_lines
 from workflows.steps import MapToN, Step
 from workflows.verbs.pipeline import run_logs
 
 _NO_PART = ("shard", "dataset", "fleet", "fuse")
-_TYPED = "workflows.adhoc"  # their keys are removed by name alone: `workflows rm`
+# Runs of verbs, under their present and their former module; their keys are removed by name alone.
+_TYPED = ("workflows.verbs.adhoc", "workflows.adhoc")
 
 
 class Pipeline(NamedTuple):
@@ -75,7 +76,7 @@ def recorded() -> list[Pipeline]:
         # Runs of earlier versions wrote down only what they planned.
         asked = [line for line in lines if line["what"] == "asked"]
         for line in asked or [line for line in lines if line["what"] == "planned"]:
-            if line["module"] != _TYPED:
+            if line["module"] not in _TYPED:
                 one = _pipeline(line, os.path.dirname(path))
                 found.setdefault((one.module, one.task, *sorted(one.params.items())), one)
     return list(found.values())

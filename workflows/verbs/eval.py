@@ -4,9 +4,9 @@ import argparse
 import os
 import sys
 
-from workflows import fleetkeys
 from workflows.config import passed, settings
 from workflows.errors import credentials_hint
+from workflows.verbs import fleetkeys
 from workflows.verbs.onfleet import add_fleet, command, exit_status, say, seconds
 
 

@@ -6,11 +6,10 @@ import sys
 import threading
 from typing import Any
 
-from workflows import fleetkeys
 from workflows.config import passed, settings
 from workflows.errors import OWN_FAILURE, NodeLost, UsageError, WorkflowsError
-from workflows.fleet import Fleet
-from workflows.verbs import inflow
+from workflows.fleets.fleet import Fleet
+from workflows.verbs import fleetkeys, inflow
 from workflows.verbs.onfleet import add_nodes, command, exit_status, say, seconds
 
 

@@ -11,16 +11,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from workflows import fleetkeys, messages
 from workflows.config import duration_s
 from workflows.ec2 import accounts, doctor, policy, prices, shown, sweep
 from workflows.ec2.api import LEAVING, Aws, Instance, instances
 from workflows.ec2.sample import SAMPLE
 from workflows.ec2_fleet import Ec2Fleet
 from workflows.errors import FleetError, UsageError
-from workflows.messages import say, show
-from workflows.runlog import aligned
-from workflows.verbs import byhand
+from workflows.reporting import messages
+from workflows.reporting.messages import say, show
+from workflows.reporting.runlog import aligned
+from workflows.verbs import byhand, fleetkeys
 from workflows.verbs.byhand import FAILED
 
 

@@ -2,11 +2,11 @@
 
 import argparse
 
-from workflows import run as runs
 from workflows.config import settings
 from workflows.errors import UsageError, did_you_mean
-from workflows.fleet import Fleet
-from workflows.keys import PIECES
+from workflows.fleets.fleet import Fleet
+from workflows.node.keys import PIECES
+from workflows.running import run as runs
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -9,9 +9,9 @@ Results that were committed are never removed.
 import argparse
 import sys
 
-from workflows import run as runs
 from workflows.config import settings
 from workflows.errors import UsageError, WorkflowsError
+from workflows.running import run as runs
 from workflows.steps import Step
 from workflows.verbs import stale
 from workflows.verbs.current import Pipeline, Referred, days_old, recorded

@@ -5,9 +5,9 @@ import contextlib
 import os
 import shlex
 
-from workflows import fleetkeys
 from workflows.errors import UsageError, WorkflowsError
-from workflows.fleet import Fleet
+from workflows.fleets.fleet import Fleet
+from workflows.verbs import fleetkeys
 from workflows.verbs.onfleet import add_nodes, on_each
 
 

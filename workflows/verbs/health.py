@@ -4,9 +4,9 @@ import argparse
 import time
 from typing import Any
 
-from workflows import fleetkeys
 from workflows.errors import NodeLost, WorkflowsError
-from workflows.fleet import Fleet
+from workflows.fleets.fleet import Fleet
+from workflows.verbs import fleetkeys
 from workflows.verbs.onfleet import add_fleet, exit_code
 
 _SKEW_S = 5.0

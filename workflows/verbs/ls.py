@@ -4,8 +4,8 @@ import argparse
 import sys
 import time
 
-from workflows import fleetkeys
-from workflows.fleetkeys import Found, Name
+from workflows.verbs import fleetkeys
+from workflows.verbs.fleetkeys import Found, Name
 from workflows.verbs.onfleet import add_fleet, exit_code, say
 
 

@@ -6,15 +6,16 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from workflows import fleetkeys, fleets
-from workflows.channel import Channel
 from workflows.config import settings
 from workflows.errors import WorkflowsError
-from workflows.keys import node_for
+from workflows.fleets.channel import Channel
+from workflows.node.keys import node_for
+from workflows.planning import opening
+from workflows.verbs import fleetkeys
 from workflows.verbs.onfleet import add_fleet, command, say, seconds
 
 if TYPE_CHECKING:
-    from workflows.adhoc import Adhoc
+    from workflows.verbs.adhoc import Adhoc
 
 
 def add_map(parser: argparse.ArgumentParser) -> None:
@@ -42,8 +43,8 @@ def run_map(kind: str, arguments: argparse.Namespace) -> int:
     fleetkeys.parse_pattern(source)
     made = fleetkeys.parse_folder(target)
     if "luigi" not in sys.modules:
-        fleets.begin(arguments.fleet)
-    from workflows import run
+        opening.begin(arguments.fleet)
+    from workflows.running import run
 
     fleet = run.fleet(arguments.fleet)
     # Its session is the lock's alone, kept until the map has ended: a run closes and opens others.
@@ -62,7 +63,7 @@ def _step(kind: str, source: str, target: str, arguments: argparse.Namespace) ->
     Raises:
         UsageError: nothing is to be read, or what is there is not to be replaced.
     """
-    from workflows import adhoc
+    from workflows.verbs import adhoc
 
     step: Adhoc = getattr(adhoc, kind)(
         source=source,
@@ -83,7 +84,7 @@ def _run_step(step: "Adhoc") -> int:
     import luigi
     from luigi.execution_summary import LuigiStatusCode
 
-    from workflows import run
+    from workflows.running import run
 
     config = luigi.configuration.get_config()
     # The command's own handler prints; Luigi would add another, and every line would come twice.

@@ -4,13 +4,13 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable
 
-from workflows import fleetkeys
 from workflows.config import settings
 from workflows.errors import OWN_FAILURE, NodeLost, UsageError, WorkflowsError
-from workflows.fleet import Fleet
-from workflows.fleetkeys import Name
-from workflows.hosts import Host, Hosts, read_hosts
-from workflows.store import Store, open_store
+from workflows.fleets.fleet import Fleet
+from workflows.fleets.hosts import Host, Hosts, read_hosts
+from workflows.storage.store import Store, open_store
+from workflows.verbs import fleetkeys
+from workflows.verbs.fleetkeys import Name
 
 _TIMED_OUT = 124  # as timeout(1) has it
 _SIGNALLED = 128
@@ -75,7 +75,7 @@ def store_at(url: str) -> Store:
     """
     if "://" not in url:
         return open_store(url)
-    from workflows import run
+    from workflows.running import run
 
     return run.store(url)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from workflows.config import settings
 from workflows.errors import UsageError, did_you_mean
-from workflows.runlog import Line, read_lines
+from workflows.reporting.runlog import Line, read_lines
 from workflows.steps import Step
 
 _EXAMPLE = "workflows plan MergeCounts --source samples/taxi"

@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from workflows import run as runs
 from workflows.errors import NodeLost
-from workflows.lineage import Key
-from workflows.runlog import aligned
+from workflows.planning.lineage import Key
+from workflows.reporting.runlog import aligned
+from workflows.running import run as runs
 from workflows.steps import Step
 from workflows.verbs.pipeline import add_pipeline, step_from
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from workflows.errors import UsageError, WorkflowsError
-from workflows.fleet import Fleet
+from workflows.fleets.fleet import Fleet
 from workflows.verbs.onfleet import add_nodes, on_each
 
 _CHUNK = 1 << 20

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from workflows.config import settings
 from workflows.errors import UsageError, did_you_mean
-from workflows.runlog import Totals, aligned, phase_table, read_lines
+from workflows.reporting.runlog import Totals, aligned, phase_table, read_lines
 from workflows.verbs.pipeline import run_logs
 
 _DONE = re.compile(r"\d\d:\d\d:\d\d (.*) done: \d+ bytes, ([\d.]+) s")

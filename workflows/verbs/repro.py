@@ -9,14 +9,14 @@ import sys
 import tempfile
 import zlib
 
-from workflows import run as runs
-from workflows import s3
 from workflows.config import passed, settings
 from workflows.errors import KeysFailed, UsageError, WorkflowsError, did_you_mean
-from workflows.lineage import Input, Key
 from workflows.node.environment import environment, of_source
 from workflows.node.work import BASH
+from workflows.planning.lineage import Input, Key
+from workflows.running import run as runs
 from workflows.steps import Step
+from workflows.storage import s3
 from workflows.verbs.pipeline import plan_on_record, step_on_record
 
 

@@ -4,11 +4,11 @@ import argparse
 import os
 import sys
 
-from workflows import run as runs
 from workflows.config import settings
 from workflows.errors import UsageError, did_you_mean
-from workflows.results import left_out, show, write_to
-from workflows.store import Store
+from workflows.running import run as runs
+from workflows.running.results import left_out, show, write_to
+from workflows.storage.store import Store
 from workflows.targets import CheckpointTarget
 from workflows.verbs.pipeline import last_line, steps_on_record
 

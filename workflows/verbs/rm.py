@@ -2,11 +2,11 @@
 
 import argparse
 
-from workflows import fleetkeys, incomplete
 from workflows.config import settings
 from workflows.errors import UsageError
-from workflows.fleet import Fleet
-from workflows.fleetkeys import Name
+from workflows.fleets.fleet import Fleet
+from workflows.verbs import fleetkeys, incomplete
+from workflows.verbs.fleetkeys import Name
 from workflows.verbs.onfleet import add_fleet, one_key, say, store_at
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from workflows.config import settings
 from workflows.errors import NodeLost, NodeRefused, UsageError
-from workflows.hosts import Host
-from workflows.transports.openssh import NODE, write_config
+from workflows.fleets.hosts import Host
+from workflows.fleets.openssh import NODE, write_config
 from workflows.verbs.onfleet import add_fleet, say, static_hosts
 
 _SSH_FAILED = 255  # or the command's own
@@ -58,7 +58,7 @@ def _run(words: Sequence[str]) -> int:
 
 def _explain(name: str, host: Host) -> None:
     """Say what to do where ssh's own advice does not help: it knows of no hosts.yaml."""
-    from workflows.transports.ssh import connect
+    from workflows.fleets.ssh import connect
 
     try:
         connect(name, host).close()

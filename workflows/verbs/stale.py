@@ -9,10 +9,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from workflows.config import settings
-from workflows.fleet import Fleet
-from workflows.runlog import aligned
-from workflows.s3store import S3Store
-from workflows.store import Store, Stored
+from workflows.fleets.fleet import Fleet
+from workflows.reporting.runlog import aligned
+from workflows.storage.s3store import S3Store
+from workflows.storage.store import Store, Stored
 from workflows.targets import CheckpointTarget
 from workflows.verbs.current import Pipeline, Referred, started
 

@@ -2,9 +2,9 @@
 
 import argparse
 
-from workflows import fleetkeys
 from workflows.errors import NodeLost, WorkflowsError
-from workflows.runlog import aligned
+from workflows.reporting.runlog import aligned
+from workflows.verbs import fleetkeys
 from workflows.verbs.health import asked
 from workflows.verbs.onfleet import add_fleet, exit_code, say
 

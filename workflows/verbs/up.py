@@ -10,8 +10,8 @@ import time
 
 from workflows.ec2.bootstrap import Recipe, check_limits, host_recipe, make_ready
 from workflows.errors import NodeLost, NodeRefused, WorkflowsError
-from workflows.hosts import Host
-from workflows.transports.ssh import Connection, connect_watched
+from workflows.fleets.hosts import Host
+from workflows.fleets.ssh import Connection, connect_watched
 from workflows.verbs.onfleet import add_fleet, exit_code, say, static_fleet
 
 _AT_ONCE = 64

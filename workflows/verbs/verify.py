@@ -15,11 +15,11 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from workflows import s3
 from workflows.errors import SourceError, UsageError
 from workflows.node.urls import scheme_of, shown
-from workflows.source import SourceKey, list_source
-from workflows.sourceweb import open_url
+from workflows.planning.source import SourceKey, list_source
+from workflows.planning.sourceweb import open_url
+from workflows.storage import s3
 from workflows.verbs.results import last_result
 
 PARQUET = ".parquet"

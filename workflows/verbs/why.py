@@ -4,12 +4,12 @@ import argparse
 import time
 from typing import Any
 
-from workflows import run as runs
 from workflows.errors import UsageError
 from workflows.node import urls
-from workflows.runlog import aligned
-from workflows.s3 import SCHEME
-from workflows.s3store import S3Store
+from workflows.reporting.runlog import aligned
+from workflows.running import run as runs
+from workflows.storage.s3 import SCHEME
+from workflows.storage.s3store import S3Store
 from workflows.targets import CheckpointTarget
 
 _SHOWN = 20

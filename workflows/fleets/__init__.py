@@ -1,0 +1,1 @@
+"""Fleets of nodes, and the transports that reach them."""

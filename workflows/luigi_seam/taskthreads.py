@@ -1,0 +1,170 @@
+"""Tasks of steps run on threads: all they do is wait for their node, and a process costs 9 ms.
+
+Luigi starts a process for each task, and would run tasks in its own only one after the other. Here
+its worker is given a thread that looks like such a process. Tasks that are no steps are left as
+Luigi has them. See docs/adr/0013.
+"""
+
+import collections
+import contextvars
+import multiprocessing
+import queue
+import threading
+import time
+from typing import Any
+
+import luigi
+from luigi.worker import TaskProcess, Worker
+
+from workflows.fleets.channel import Conversations
+
+# For tasks that are no steps Luigi forks; from 3.14 on Python's default would be to start afresh.
+if multiprocessing.get_start_method(allow_none=True) is None:
+    multiprocessing.set_start_method("fork")
+
+_END_S = 5.0
+_LOOK_S = 0.05
+_HEARD_S = 0.2  # after it all has been read that a process said before it died
+_patience_until = [-_END_S]
+
+
+class TaskThread:
+    """A running task, as Luigi's worker sees one: the part of `TaskProcess` that it uses."""
+
+    exitcode = 0  # a thread does not die without a word
+
+    def __init__(self, process: TaskProcess) -> None:
+        self._process, self._results = process, process.result_queue
+        process.result_queue = self
+        self.task, self.status_reporter = process.task, process.status_reporter
+        self.worker_timeout, self.timeout_time = process.worker_timeout, process.timeout_time
+        self.use_multiprocessing = process.use_multiprocessing  # or it runs before Luigi goes on
+        self._conversations = Conversations()
+        run = contextvars.copy_context().run
+        self._thread = threading.Thread(target=run, args=(self._run,), daemon=True)
+
+    def start(self) -> None:
+        """Run the task, without waiting for its end."""
+        self._thread.start()
+
+    def run(self) -> None:
+        """Run the task to its end."""
+        contextvars.copy_context().run(self._run)
+
+    def is_alive(self) -> bool:
+        """Tell whether it has yet to end."""
+        return self._thread.is_alive()
+
+    def terminate(self) -> None:
+        """Let it go no further: its conversations end, and with them what it runs on its node."""
+        self._conversations.interrupt()
+        # Those of a run are terminated one after the other, and end side by side.
+        now = time.monotonic()
+        if now > _patience_until[0] + _END_S:
+            _patience_until[0] = now + _END_S
+        self._thread.join(max(0.0, _patience_until[0] - now))
+
+    def put(self, result: Any) -> None:
+        """Take what came of it for the worker, who asks no more of a task that it terminated."""
+        if not self._conversations.is_over:
+            self._results.put_here(result)
+
+    def _run(self) -> None:
+        with self._conversations:
+            try:
+                self._process.run()
+            except BaseException as error:
+                was_ended = self._conversations.is_over or not threading.main_thread().is_alive()
+                if not self.use_multiprocessing:
+                    raise
+                if not isinstance(error, KeyboardInterrupt) and not was_ended:
+                    raise
+                # Terminated, or the process ends: Luigi knows that, and the one who did it too.
+
+
+class Results:
+    """What came of tasks: of threads without a way around, of processes by Luigi's own queue.
+
+    That is a pipe, and a thread that writes to it: 0.2 ms of CPU a task.
+    """
+
+    def __init__(self, others: Any) -> None:
+        self.others = others
+        self._all: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.put_here = self._all.put
+        self._verdicts: collections.deque[tuple[float, Any]] = collections.deque()
+        self._judged: set[str] = set()
+        self._reader: threading.Thread | None = None
+        self._is_closed = False
+
+    def put(self, verdict: Any) -> None:
+        """Take the worker's word that a task is dead, once; what it said itself comes first."""
+        if verdict[0] not in self._judged:
+            self._judged.add(verdict[0])
+            self._verdicts.append((time.monotonic() + _HEARD_S, verdict))
+
+    def get(self, timeout: float) -> Any:
+        """Return the next result.
+
+        Raises:
+            queue.Empty: there is none for `timeout` seconds.
+        """
+        if self._verdicts and time.monotonic() >= self._verdicts[0][0]:
+            return self._verdicts.popleft()[1]
+        result = self._all.get(timeout=timeout)
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    def begin(self, task_id: str) -> None:
+        """Know that a task runs, for the first time or again."""
+        self._judged.discard(task_id)
+
+    def read_others(self) -> None:
+        """Take in what comes of processes, from now on."""
+        if self._reader is None:
+            self._reader = threading.Thread(target=self._read, daemon=True)
+            self._reader.start()
+
+    def _read(self) -> None:
+        while not self._is_closed:
+            try:
+                self.put_here(self.others.get(timeout=_LOOK_S))
+            except queue.Empty:
+                continue
+            except Exception as error:  # noqa: BLE001 - what is no result is for the worker to see
+                self.put_here(error)
+
+    def close(self) -> None:
+        """Take in nothing any more."""
+        self._is_closed = True
+        if self._reader is not None:
+            self._reader.join(_END_S)
+            if self._reader.is_alive():
+                return  # it waits for the rest of what a process said that was killed meanwhile
+        self.others.close()
+
+
+def run_on_threads(kind: type[luigi.Task]) -> None:
+    """Let Luigi run tasks of a kind on threads."""
+    start_as_luigi_does = Worker._create_task_process
+
+    def create(worker: Worker, task: luigi.Task) -> Any:
+        results: Any = worker._task_result_queue
+        if not isinstance(results, Results):
+            results = worker.__dict__["_task_result_queue"] = Results(results)
+        results.begin(task.task_id)
+        process = start_as_luigi_does(worker, task)  # type: ignore[no-untyped-call]
+        if not isinstance(task, kind):
+            process.result_queue = results.others
+            results.read_others()
+            return process
+        known = len(worker._scheduled_tasks)
+        if known != worker.__dict__.get("_known"):  # seldom: to look at all takes as long as a task
+            worker.__dict__["_known"] = known
+            if all(isinstance(scheduled, kind) for scheduled in worker._scheduled_tasks.values()):
+                # With more it would ask after each task for one that no node has room for.
+                worker.worker_processes = min(worker.worker_processes, task.most_at_once)  # type: ignore[attr-defined]
+        return TaskThread(process)
+
+    Worker._create_task_process = create  # type: ignore[method-assign]

@@ -1,0 +1,1 @@
+"""The log of a run, and what a person sees of it."""

@@ -1,0 +1,1 @@
+"""What a task does when Luigi runs it: execute keys, move pieces, commit checkpoints, report."""

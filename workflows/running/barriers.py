@@ -1,0 +1,184 @@
+"""The barrier behind a 1:n step: write down what all keys made, then move it to its owners."""
+
+import json
+import posixpath
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from workflows.errors import CheckpointError, KeysFailed, WorkflowsError
+from workflows.planning import tolerance
+from workflows.planning.lineage import Piece, pieces_of, proof_of
+from workflows.running import run, shuffle
+from workflows.running.accounts import check_totals, records_of, summed, warn_of_nothing
+from workflows.running.taskreport import tell
+
+if TYPE_CHECKING:
+    from workflows.steps import MapToN
+
+Event = dict[str, Any]
+
+
+def _manifest_name(step: "MapToN") -> str:
+    return f"barriers/{step.name}/{step.identity}.json"
+
+
+def read_manifest(step: "MapToN") -> dict[str, Any] | None:
+    """Return what all keys of a 1:n step made, or None if some have yet to.
+
+    Raises:
+        CheckpointError: it was written down, but that is damaged.
+    """
+    known = tolerance.known(step)
+    if "manifest" not in known:
+        text = run.store(step.checkpoint).read(_manifest_name(step))
+        if text is None:
+            return None
+        try:
+            known["manifest"] = json.loads(text)
+        except ValueError as error:
+            path = run.store(step.checkpoint).locate(_manifest_name(step))
+            raise CheckpointError(f"{path} is damaged; remove it and run the pipeline") from error
+    found: dict[str, Any] = known["manifest"]
+    return found
+
+
+def deliver(step: "MapToN") -> None:
+    """Write down what all keys of a 1:n step made, then bring each piece to the node that owns it.
+
+    Raises:
+        KeysFailed: a piece could not be brought, or is not what its maker said.
+        WorkflowsError: a key was made again, and made something else.
+        LawBroken: the pieces do not add up.
+        NodeLost: a node was lost meanwhile; what is delivered stays delivered.
+        NodeRefused: a node cannot reach another, which is there.
+    """
+    manifest = read_manifest(step)
+    if manifest is not None:
+        _compare(step, manifest)
+    else:
+        manifest = _describe(step)
+        _compare(step, manifest)
+        text = json.dumps(manifest, separators=(",", ":")).encode("ascii")
+        run.store(step.checkpoint).create(_manifest_name(step), [text])
+        manifest = read_manifest(step) or manifest
+    # Not the manifest's slots: it may be of a fleet of another size, or of nodes long gone.
+    made_on = {key.identity: key.slot for key in step.keys() or []}
+    by_slot: dict[int, list[Piece]] = {}
+    pieces = pieces_of(manifest, step.name, len(step.nodes), balanced=step.balanced)
+    for piece in pieces:
+        by_slot.setdefault(piece.key.slot, []).append(piece)
+
+    outcomes = shuffle.move(step, by_slot, made_on)
+    run.listings(step.fleet).forget()
+    made = {piece.key.identity: piece for piece in pieces}
+    for slot, events in outcomes.items():
+        failed = [_of_maker(e, made[e["id"]]) for e in events if e["event"] == "failed"]
+        if failed:
+            for event in failed:
+                if event.get("differs"):
+                    raise _not_deterministic(step, event["key"])
+            _blame(step, manifest, {event["id"] for event in failed}, made_on)
+            raise KeysFailed(step.nodes.nodes[slot].name, len(events) - len(failed), failed)
+    count = sum(map(len, by_slot.values()))
+    sizes = [sum(piece.size for piece in by_slot.get(node.slot, ())) for node in step.nodes.nodes]
+    log = {"pieces": count, "bytes": sum(sizes), "skew": round(skew(sizes), 3)}
+    run.log().add(what="delivered", step=step.name, **log)
+    tell(step, f"{count} pieces delivered to the nodes that own their names")
+
+
+def _compare(step: "MapToN", manifest: dict[str, Any]) -> None:
+    """Ask every node whether it has other files of the keys whose files are to be delivered.
+
+    Files that a key makes the second time may belong to other nodes than those it made first.
+
+    Raises:
+        WorkflowsError: one has: a key was made again, and made something else.
+    """
+    proofs = {identity: proof_of(parts) for _, identity, _, parts in manifest["keys"]}
+
+    def ask(slot: int) -> list[str]:
+        message = {"op": "others", "step": step.ledger, "proofs": proofs}
+        makers: list[str] = step.nodes.channel(slot).one(message, "others")["makers"]
+        return makers
+
+    others = step.nodes.each(range(len(step.nodes)), ask)
+    differing = {identity for makers in others.values() for identity in makers}
+    for name, identity, *_ in manifest["keys"]:
+        if identity in differing:
+            raise _not_deterministic(step, name)
+
+
+def _of_maker(event: Event, piece: Piece) -> Event:
+    """Return the event that a piece could not be brought, as one of the key that made it."""
+    maker, part = piece.maker, posixpath.basename(piece.key.name)
+    why = f"its file {part}: {event['why']}"
+    return {**event, "step": maker.step, "key": maker.name, "id": maker.identity, "why": why}
+
+
+def _blame(
+    step: "MapToN", manifest: dict[str, Any], makers: set[str], made_on: dict[str, int]
+) -> None:
+    """Find out whether what some keys made is still there, and still what was written down.
+
+    Raises:
+        KeysFailed: it is missing or damaged: those keys are forgotten, so that they are made again.
+        WorkflowsError: it was made again, and is something else.
+    """
+    by_slot: dict[int, list[str]] = {}
+    for identity in sorted(makers):
+        by_slot.setdefault(made_on[identity], []).append(identity)
+
+    def check(slot: int) -> list[Event]:
+        message = {"op": "check", "steps": [step.name], "ids": by_slot[slot]}
+        return [e for e in step.nodes.channel(slot).ask(message, "checked") if e["event"] == "bad"]
+
+    for slot, bad in step.nodes.each(by_slot, check).items():
+        if bad:
+            raise KeysFailed(step.nodes.nodes[slot].name, len(by_slot[slot]) - len(bad), bad)
+    keys = [key for key in step.keys() or [] if key.identity in makers]
+    records = records_of(step, keys)
+    written = {identity: pieces for _, identity, _, pieces in manifest["keys"]}
+    for key in keys:
+        if sorted(records[key.identity]["pieces"]) != sorted(written[key.identity]):
+            raise _not_deterministic(step, key.name)
+
+
+def _not_deterministic(step: "MapToN", key: str) -> WorkflowsError:
+    path = run.store(step.checkpoint).locate(_manifest_name(step))
+    return WorkflowsError(
+        f"{step.name} of {key} is not deterministic: the files that it made are not those that were"
+        f" delivered before, or written down in {path}, and some of those may be merged already; a"
+        f" 1:n command must not use randomness or the clock. To make all of it again: remove that"
+        f" file, if it is there, then workflows rm -r {step.name}"
+    )
+
+
+def skew(sizes: Sequence[int]) -> float:
+    """Return the bytes of the fullest slot, of the mean: 1 is even.
+
+    >>> skew([30, 10, 20])
+    1.5
+    """
+    return max(sizes) * len(sizes) / sum(sizes) if any(sizes) else 1.0
+
+
+def _describe(step: "MapToN") -> dict[str, Any]:
+    """Gather from the nodes what every key made; check what must hold of the whole step."""
+    keys = tolerance.without_failed(step, step.keys() or [])
+    records = records_of(step, keys)
+    totals = summed(record.get("totals", {}) for record in records.values())
+    manifest: dict[str, Any] = {
+        "step": step.name,
+        "identity": step.identity,
+        "totals": totals,
+        "keys": [
+            [key.name, key.identity, key.slot, records[key.identity]["pieces"]] for key in keys
+        ],
+    }
+    if left_out := tolerance.left_out(step):
+        manifest["left_out"] = left_out
+    check_totals(step, totals)
+    if not step.by_name:  # a typed one's keys are taken once by their names, whatever is in them
+        manifest["v"] = 2
+    manifest["warnings"] = warn_of_nothing(step, records)
+    return manifest

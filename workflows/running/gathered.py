@@ -1,0 +1,62 @@
+"""Whether an n:1 step gathers anything, and whether a result was gathered by the rule it states."""
+
+import posixpath
+from typing import TYPE_CHECKING
+
+from workflows.errors import UsageError
+from workflows.running import run
+
+if TYPE_CHECKING:
+    from workflows.steps import MapFromN, Step
+
+_NAMED = 3
+
+
+def refuse_lone(step: "MapFromN", before: "Step", names: list[str]) -> None:
+    """Refuse to make one output of each key, or warn where those of other runs may meet.
+
+    One key alone may have made all files of a 1:n step: then there was nothing to meet.
+
+    Raises:
+        UsageError: keys of these names never meet.
+    """
+    nearest = before
+    while nearest.mode == "map" and nearest.before is not None:
+        nearest = nearest.before
+    is_made = nearest.mode == "to_n"
+    if is_made and len({posixpath.dirname(name) for name in names}) < 2:
+        return
+    shown = ", ".join(sorted(names)[:_NAMED]) + (", ..." if names[_NAMED:] else "")
+    lone = (
+        f"{step.name} brings no keys together: each of the {len(names)} keys of {before.name} has"
+        f" a basename of its own ({shown}), and would make an output of its own."
+    )
+    if is_made:
+        run.logger.warning(
+            f"{lone} {nearest.name} decides what meets: it must give the files of several keys the"
+            f" same name. If that may be, state gather = Basename() in {step.name}"
+        )
+        return
+    raise UsageError(
+        f"{lone} To bring all of them together, put a 1:n step before it: a MapToN with command ="
+        f" 'cat > all; echo all'. To join those of one numeric prefix, as of 2018_01.csv and"
+        f" 2018_02.csv: gather = Prefix(). If that may be: gather = Basename(). Both are in"
+        f" workflows.steps"
+    )
+
+
+def refuse_joined(step: "MapFromN") -> None:
+    """Refuse a result whose keys were joined by prefix, if the step does not say so.
+
+    Raises:
+        UsageError: versions before `Prefix` made it.
+    """
+    if step.gather.identity:
+        return
+    for part in (step.checkpointed.manifest() or {"parts": []})["parts"]:
+        if len({step.gather.group(name) for _, name, _ in part.get("inputs", ())}) > 1:
+            raise UsageError(
+                f"{part['key']} in {step.checkpointed.path} was made by an earlier version, which"
+                f" joined keys of one numeric prefix; write gather = Prefix() in {step.name} to go"
+                f" on with that, or remove that folder"
+            )

@@ -1,0 +1,1 @@
+"""Where durable data is: directories and S3."""
