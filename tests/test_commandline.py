@@ -1,21 +1,12 @@
 """What a run does besides its work, at its start and at its end."""
 
 import json
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from conftest import Place
 
-PARSERS = """
-import atexit
-from luigi.cmdline_parser import CmdlineParser
-
-make, made = CmdlineParser._build_parser, []
-CmdlineParser._build_parser = staticmethod(lambda *a, **k: made.append(1) or make(*a, **k))
-atexit.register(lambda: print("parsers", len(made)))
-
+COPY = """
 from workflows.steps import Map
 
 
@@ -61,11 +52,11 @@ Waiting.upstream = Copy
 TWICE = """
 import luigi
 import mine
-from workflows import run
+from workflows.running import lifecycle
 
 given = {"source": "source", "pattern": "*", "fleet": "local:1"}
 luigi.build([mine.Waiting(**given)], local_scheduler=True)
-run.close()
+lifecycle.close()
 
 
 class Copy(mine.Map):
@@ -74,48 +65,11 @@ class Copy(mine.Map):
 
 luigi.build([Copy(**given)], local_scheduler=True)
 """
-LATER = """
-import luigi
-from luigi.cmdline_parser import CmdlineParser
-import workflows.tasks
-
-
-def value(name, *words):
-    with CmdlineParser.global_instance(["MergeCounts", *words]) as parser:
-        return getattr(parser.known_args, name)
-
-
-assert value("pattern", "--pattern", "*a") == "*a"
-assert value("pattern", "--pattern", "*b") == "*b"
-assert value("pattern") is None  # what one line said is not known to the next
-
-
-class Later(luigi.Task):
-    said = luigi.Parameter(default="")
-
-
-assert value("Later_said", "--Later-said", "it") == "it"
-"""
-
-
-def test_a_run_makes_few_parsers(place: "Place") -> None:
-    place.key("one", b"text\n")
-    place.module(PARSERS)
-
-    done = place.luigi("Copy")
-
-    assert done.code == 0, done
-    # With one more, made before the module was there to count it. By itself Luigi makes eight.
-    assert "parsers 2\n" in done.out
-
-
-def test_parsers_that_are_used_again_know_each_line_and_each_task(place: "Place") -> None:
-    subprocess.run([sys.executable, "-c", LATER], check=True, env=place.environ, cwd=place.path)
 
 
 def test_what_a_module_has_yet_to_write_is_written_at_the_end(place: "Place") -> None:
     place.key("one", b"text\n")
-    place.module(PARSERS + UNWRITTEN)
+    place.module(COPY + UNWRITTEN)
 
     assert place.luigi("Copy").code == 0
 
@@ -124,7 +78,7 @@ def test_what_a_module_has_yet_to_write_is_written_at_the_end(place: "Place") ->
 
 def test_what_was_planned_is_known_though_nothing_ran(place: "Place") -> None:
     place.key("one", b"text\n")
-    place.module(PARSERS + WAITING)
+    place.module(COPY + WAITING)
 
     assert place.luigi("Waiting").code != 0
 
@@ -133,7 +87,7 @@ def test_what_was_planned_is_known_though_nothing_ran(place: "Place") -> None:
 
 def test_each_run_of_a_process_has_a_plan_of_its_own(place: "Place") -> None:
     place.key("one", b"text\n")
-    place.module(PARSERS + WAITING)
+    place.module(COPY + WAITING)
     (place.path / "twice.py").write_text(TWICE)
 
     done = place.run("python", "twice.py")
@@ -153,7 +107,7 @@ def planned(place: "Place") -> list[tuple[str, int]]:
 def test_the_log_of_a_run_says_once_what_is_planned_before_anything_ran(place: "Place") -> None:
     for number in range(20):
         place.key(f"{number}_key", b"text\n")
-    place.module(PARSERS)
+    place.module(COPY)
 
     assert place.luigi("Copy").code == 0
 

@@ -20,7 +20,9 @@ from workflows import errors
 from workflows.cli import VERBS
 from workflows.config import Settings
 from workflows.planning.definition import Definition
-from workflows.steps import MapFromN, MapToN, Step
+from workflows.planning.from_n import PlanFromN
+from workflows.planning.plan import Plan
+from workflows.planning.to_n import PlanToN
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -116,7 +118,7 @@ def test_every_exit_code_of_luigi_cfg_is_described() -> None:
 
 
 def test_everything_that_a_step_may_state_is_described() -> None:
-    kinds = (Definition, Step, MapFromN, MapToN)
+    kinds = (Definition, Plan, PlanFromN, PlanToN)
     stated = {name for kind in kinds for name in inspect.get_annotations(kind)}
     stated -= {"mode", "by_name"}  # what the kinds of steps differ in, and what typed ones have
     stated |= {"command", "pip"}  # properties, which a step may state as attributes

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 from faults import Run, Trial, is_stopped, kill, until
 
-from workflows.luigi_seam.taskthreads import TaskThread
+from workflows.luigi_seam.worker import TaskThread
 from workflows.node.ledger import Ledger
 
 KEYS, PIECES = 4, 3
@@ -192,7 +192,7 @@ def test_what_goes_wrong_in_a_task_is_not_told_once_it_was_ended(
         task = TaskThread(process)
         task.start()
         if is_ended:
-            monkeypatch.setattr("workflows.luigi_seam.taskthreads._END_S", 0.0)
+            monkeypatch.setattr("workflows.luigi_seam.worker._END_S", 0.0)
             task.terminate()
         go_on.set()
         task._thread.join()

@@ -106,6 +106,7 @@ def test_a_hub_that_is_killed_before_it_is_told_anything_is_replaced(
         "import os, signal\n"
         + STEP
         + "from workflows.fleets import hubprocess\n"
+        + f"hubprocess.begin(['--fleet', {hosts.spec!r}])\n"
         + "(hub,) = hubprocess._begun\n"
         + "os.kill(hub.process.pid, signal.SIGKILL)\n"
     )

@@ -1,6 +1,5 @@
 """Luigi's worker and scheduler, as steps change them."""
 
-import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -8,28 +7,6 @@ import pytest
 if TYPE_CHECKING:
     from conftest import Place
 
-COUNTED = """
-import atexit
-from luigi.scheduler import Scheduler
-
-said = {"counted": 0, "pruned": 0, "asked": 0}
-
-
-def count(name, word):
-    method = getattr(Scheduler, name)
-
-    def counting(self, *args, **kwargs):
-        said[word] += 1
-        return method(self, *args, **kwargs)
-
-    setattr(Scheduler, name, counting)
-
-
-count("count_pending", "counted")
-count("_prune_tasks", "pruned")
-count("get_work", "asked")
-atexit.register(lambda: print("said", json.dumps(said)))
-"""
 STEPS = """
 import json, os, pathlib, time
 import luigi
@@ -130,23 +107,6 @@ class Copy(Copy):
 """
 
 
-def test_a_scheduler_in_a_run_s_process_does_not_count_what_is_pending_for_each_task(
-    place: "Place",
-) -> None:
-    for number in range(30):
-        place.key(f"{number}_key", b"text\n")
-    place.module(STEPS + COUNTED)
-
-    done = place.luigi("Copy")
-
-    assert done.code == 0, done
-    (line,) = [line for line in done.out.splitlines() if line.startswith("said ")]
-    said = json.loads(line.removeprefix("said "))
-    assert said["asked"] > 30
-    assert said["counted"] < said["asked"] - 30, "for those alone who got no task"
-    assert said["pruned"] < said["asked"] - 30
-
-
 @pytest.mark.parametrize(("delay", "keeps_alive"), [("0", "false"), ("0.5", "true")])
 def test_a_failed_task_is_tried_again_after_its_delay(
     place: "Place", delay: str, keeps_alive: str
@@ -238,7 +198,7 @@ def test_a_runtime_that_dies_between_two_tasks_costs_no_try(place: "Place") -> N
 
 HELD = """
 import multiprocessing, os, queue, signal, struct, sys, time
-from workflows.luigi_seam.taskthreads import Results
+from workflows.luigi_seam.worker import Results
 
 others = multiprocessing.Queue()
 

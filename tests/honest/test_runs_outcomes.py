@@ -111,8 +111,8 @@ def test_a_program_that_builds_twice_is_not_told_again_what_went_wrong_before(
     place.module(written("Outside()"))
     place.key("a", b"one\n")
     program = (
-        "import luigi, mine; from workflows import run\n"
-        "luigi.build([mine.All()]); run.close()\n"
+        "import luigi, mine; from workflows.running import lifecycle\n"
+        "luigi.build([mine.All()]); lifecycle.close()\n"
         "open('no such file', 'w').close()\n"
         "print(luigi.build([mine.All()]))\n"
     )

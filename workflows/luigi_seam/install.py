@@ -20,6 +20,7 @@ import luigi.worker
 from workflows.config import settings
 from workflows.luigi_seam.outcomes import watch_outcomes
 from workflows.luigi_seam.retries import retry_lost
+from workflows.reporting.stdio import guard
 
 # The reasons are in luigi.cfg, which has the same values.
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -71,6 +72,7 @@ def install() -> None:
     if _installed:
         return
     _installed.append(True)
+    guard()
     for section, values in DEFAULTS.items():
         for name, value in values.items():
             _default(section, name, value)

@@ -12,8 +12,9 @@ import luigi.execution_summary
 from luigi.task_status import DISABLED
 from luigi.worker import Worker
 
+from workflows.planning import context
 from workflows.reporting.runlog import read_lines
-from workflows.running import run
+from workflows.running import lifecycle
 
 _NAMED, _LONG = 3, 200
 _leave: Any = Worker.__exit__
@@ -25,8 +26,8 @@ def watch_outcomes() -> None:
 
 
 def _exit(worker: Any, kind: Any, value: Any, trace: Any) -> Any:
-    if kind is None and run.is_watched():
-        run.note_unfinished(list(unfinished(worker)))
+    if kind is None and lifecycle.is_watched():
+        lifecycle.note_unfinished(list(unfinished(worker)))
     return _leave(worker, kind, value, trace)
 
 
@@ -55,7 +56,7 @@ def unfinished(worker: Any) -> Iterator[str]:
 def _why(task: Any) -> str:
     whys = [
         line["why"]
-        for _, line in read_lines(run.log().path)
+        for _, line in read_lines(context.log().path)
         if line["what"] == "failed" and line.get("task") == task.task_id
     ]
     return f": {whys[-1]}" if whys else ""

@@ -1,14 +1,7 @@
 """Opening a fleet of any kind by its spec."""
 
-import atexit
-import contextlib
-import os
-
 from workflows.config import settings
-from workflows.errors import WorkflowsError
 from workflows.fleets.fleet import Fleet, open_fleet
-
-_begun: dict[str, Fleet] = {}
 
 
 def open_any(spec: str, log: str = "") -> Fleet:
@@ -19,10 +12,6 @@ def open_any(spec: str, log: str = "") -> Fleet:
     Raises:
         UsageError: there is no such fleet, or it has no nodes.
     """
-    begun = _begun.pop(spec, None)
-    end_begun()  # others were not meant
-    if begun is not None:
-        return begun
     chosen = settings()
     if spec.startswith("ec2:"):
         from workflows.ec2_fleet import open_ec2
@@ -43,26 +32,3 @@ def open_to_look(spec: str) -> Fleet:
     return open_fleet(
         spec, state=chosen.state, slots=chosen.slots, silence_s=chosen.silence_s, look=True
     )
-
-
-def begin(spec: str) -> None:
-    """Start a fleet's nodes before what will use them is loaded: both take as long.
-
-    What is wrong with it is told to whoever opens it then. An EC2 fleet's hub is all that is begun
-    early, as the fleet needs the log of its run.
-    """
-    if spec.startswith("ec2:") or spec in _begun:
-        return
-    with contextlib.suppress(WorkflowsError, OSError):
-        _begun[spec] = opened = open_any(spec)
-        opened.start()
-
-
-@atexit.register
-def end_begun() -> None:
-    """End the nodes that were begun and that nobody has opened."""
-    while _begun:
-        _begun.popitem()[1].close()
-
-
-os.register_at_fork(after_in_child=_begun.clear)  # they are those of the process before it

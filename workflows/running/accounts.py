@@ -1,21 +1,19 @@
 """The counts of a step's keys, gathered from the nodes, and what must hold of them together."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workflows.errors import LawBroken, WorkflowsError
 from workflows.node import laws
+from workflows.planning import context
 from workflows.planning.lineage import Key
-from workflows.running import run
-
-if TYPE_CHECKING:
-    from workflows.steps import Step
+from workflows.planning.plan import Plan
 
 Event = dict[str, Any]
 _NAMED = 3
 
 
-def records_of(step: "Step", keys: list[Key]) -> dict[str, Event]:
+def records_of(step: Plan, keys: list[Key]) -> dict[str, Event]:
     """Return identity -> ledger record of keys that are all done.
 
     Raises:
@@ -49,7 +47,7 @@ def summed(many: Iterable[dict[str, int]]) -> dict[str, int]:
     return totals
 
 
-def check_totals(step: "Step", totals: dict[str, int]) -> None:
+def check_totals(step: Plan, totals: dict[str, int]) -> None:
     """Check the laws of the whole step; `totals` holds ``Step.metric`` of all steps so far."""
     own = {
         name.partition(".")[2]: n for name, n in totals.items() if name.startswith(step.name + ".")
@@ -64,7 +62,7 @@ def check_totals(step: "Step", totals: dict[str, int]) -> None:
             )
 
 
-def warn_of_nothing(step: "Step", records: dict[str, Event]) -> list[str]:
+def warn_of_nothing(step: Plan, records: dict[str, Event]) -> list[str]:
     """Warn of a step that made nothing, or empty outputs of inputs that were not; return the words.
 
     A step that states `allow_empty` is let be.
@@ -77,12 +75,12 @@ def warn_of_nothing(step: "Step", records: dict[str, Event]) -> list[str]:
     sentence = f"{step.name} {why}"
     if not step.by_name:  # a typed map states nothing
         sentence += f". If that may be, state allow_empty = True in {step.name}"
-    run.log().add(what="warned", step=step.name, why=sentence)
-    run.logger.warning("%s", sentence)
+    context.log().add(what="warned", step=step.name, why=sentence)
+    context.logger.warning("%s", sentence)
     return [sentence]
 
 
-def _made_nothing(step: "Step", records: dict[str, Event]) -> str:
+def _made_nothing(step: Plan, records: dict[str, Event]) -> str:
     keys = [key for key in step.keys() or [] if key.identity in records]
     if step.mode == "to_n":
         is_nothing = not any(record["pieces"] for record in records.values())

@@ -3,46 +3,20 @@
 import json
 import posixpath
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from workflows.errors import CheckpointError, KeysFailed, WorkflowsError
-from workflows.planning import tolerance
+from workflows.errors import KeysFailed, WorkflowsError
+from workflows.planning import context, tolerance
 from workflows.planning.lineage import Piece, pieces_of, proof_of
-from workflows.running import run, shuffle
+from workflows.planning.to_n import PlanToN
+from workflows.running import shuffle
 from workflows.running.accounts import check_totals, records_of, summed, warn_of_nothing
 from workflows.running.taskreport import tell
-
-if TYPE_CHECKING:
-    from workflows.steps import MapToN
 
 Event = dict[str, Any]
 
 
-def _manifest_name(step: "MapToN") -> str:
-    return f"barriers/{step.name}/{step.identity}.json"
-
-
-def read_manifest(step: "MapToN") -> dict[str, Any] | None:
-    """Return what all keys of a 1:n step made, or None if some have yet to.
-
-    Raises:
-        CheckpointError: it was written down, but that is damaged.
-    """
-    known = tolerance.known(step)
-    if "manifest" not in known:
-        text = run.store(step.checkpoint).read(_manifest_name(step))
-        if text is None:
-            return None
-        try:
-            known["manifest"] = json.loads(text)
-        except ValueError as error:
-            path = run.store(step.checkpoint).locate(_manifest_name(step))
-            raise CheckpointError(f"{path} is damaged; remove it and run the pipeline") from error
-    found: dict[str, Any] = known["manifest"]
-    return found
-
-
-def deliver(step: "MapToN") -> None:
+def deliver(step: PlanToN) -> None:
     """Write down what all keys of a 1:n step made, then bring each piece to the node that owns it.
 
     Raises:
@@ -52,15 +26,15 @@ def deliver(step: "MapToN") -> None:
         NodeLost: a node was lost meanwhile; what is delivered stays delivered.
         NodeRefused: a node cannot reach another, which is there.
     """
-    manifest = read_manifest(step)
+    manifest = step.manifest()
     if manifest is not None:
         _compare(step, manifest)
     else:
         manifest = _describe(step)
         _compare(step, manifest)
         text = json.dumps(manifest, separators=(",", ":")).encode("ascii")
-        run.store(step.checkpoint).create(_manifest_name(step), [text])
-        manifest = read_manifest(step) or manifest
+        context.store(step.checkpoint).create(step.manifest_name, [text])
+        manifest = step.manifest() or manifest
     # Not the manifest's slots: it may be of a fleet of another size, or of nodes long gone.
     made_on = {key.identity: key.slot for key in step.keys() or []}
     by_slot: dict[int, list[Piece]] = {}
@@ -69,7 +43,7 @@ def deliver(step: "MapToN") -> None:
         by_slot.setdefault(piece.key.slot, []).append(piece)
 
     outcomes = shuffle.move(step, by_slot, made_on)
-    run.listings(step.fleet).forget()
+    context.listings(step.fleet).forget()
     made = {piece.key.identity: piece for piece in pieces}
     for slot, events in outcomes.items():
         failed = [_of_maker(e, made[e["id"]]) for e in events if e["event"] == "failed"]
@@ -82,11 +56,11 @@ def deliver(step: "MapToN") -> None:
     count = sum(map(len, by_slot.values()))
     sizes = [sum(piece.size for piece in by_slot.get(node.slot, ())) for node in step.nodes.nodes]
     log = {"pieces": count, "bytes": sum(sizes), "skew": round(skew(sizes), 3)}
-    run.log().add(what="delivered", step=step.name, **log)
+    context.log().add(what="delivered", step=step.name, **log)
     tell(step, f"{count} pieces delivered to the nodes that own their names")
 
 
-def _compare(step: "MapToN", manifest: dict[str, Any]) -> None:
+def _compare(step: PlanToN, manifest: dict[str, Any]) -> None:
     """Ask every node whether it has other files of the keys whose files are to be delivered.
 
     Files that a key makes the second time may belong to other nodes than those it made first.
@@ -116,7 +90,7 @@ def _of_maker(event: Event, piece: Piece) -> Event:
 
 
 def _blame(
-    step: "MapToN", manifest: dict[str, Any], makers: set[str], made_on: dict[str, int]
+    step: PlanToN, manifest: dict[str, Any], makers: set[str], made_on: dict[str, int]
 ) -> None:
     """Find out whether what some keys made is still there, and still what was written down.
 
@@ -143,8 +117,8 @@ def _blame(
             raise _not_deterministic(step, key.name)
 
 
-def _not_deterministic(step: "MapToN", key: str) -> WorkflowsError:
-    path = run.store(step.checkpoint).locate(_manifest_name(step))
+def _not_deterministic(step: PlanToN, key: str) -> WorkflowsError:
+    path = step.manifest_path
     return WorkflowsError(
         f"{step.name} of {key} is not deterministic: the files that it made are not those that were"
         f" delivered before, or written down in {path}, and some of those may be merged already; a"
@@ -162,9 +136,9 @@ def skew(sizes: Sequence[int]) -> float:
     return max(sizes) * len(sizes) / sum(sizes) if any(sizes) else 1.0
 
 
-def _describe(step: "MapToN") -> dict[str, Any]:
+def _describe(step: PlanToN) -> dict[str, Any]:
     """Gather from the nodes what every key made; check what must hold of the whole step."""
-    keys = tolerance.without_failed(step, step.keys() or [])
+    keys = step.without_failed(step.keys() or [])
     records = records_of(step, keys)
     totals = summed(record.get("totals", {}) for record in records.values())
     manifest: dict[str, Any] = {
@@ -175,7 +149,7 @@ def _describe(step: "MapToN") -> dict[str, Any]:
             [key.name, key.identity, key.slot, records[key.identity]["pieces"]] for key in keys
         ],
     }
-    if left_out := tolerance.left_out(step):
+    if left_out := tolerance.left_out([one.whole.task_id for one in step.lineage]):
         manifest["left_out"] = left_out
     check_totals(step, totals)
     if not step.by_name:  # a typed one's keys are taken once by their names, whatever is in them

@@ -2,29 +2,27 @@
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workflows.errors import CheckpointError, WorkflowsError
 from workflows.fleets.channel import Channel
-from workflows.planning import tolerance
+from workflows.planning import context, tolerance
 from workflows.planning.lineage import Key
-from workflows.running import run, uploads
+from workflows.planning.plan import Plan
+from workflows.planning.to_n import PlanToN
+from workflows.running import uploads
 from workflows.running.accounts import check_totals, records_of, summed, warn_of_nothing
-from workflows.running.barriers import read_manifest
 from workflows.running.taskreport import tell
 from workflows.storage.s3store import S3Store
 from workflows.storage.store import Store
 from workflows.targets import stream_checked
-
-if TYPE_CHECKING:
-    from workflows.steps import Step
 
 Event = dict[str, Any]
 # Bytes: S3 takes keys up to 1,024, and file systems (SeaweedFS too) names up to 255, with a suffix.
 _LONGEST_NAME, _LONGEST_KEY = 240, 600
 
 
-def commit(step: "Step") -> None:
+def commit(step: Plan) -> None:
     """Copy all outputs of a step to the store and commit them, if every law holds.
 
     Raises:
@@ -35,7 +33,7 @@ def commit(step: "Step") -> None:
     target = step.checkpointed
     if target.exists():
         return  # another run was first: then the keys may be on none of this one's nodes
-    keys = tolerance.without_failed(step, step.keys() or [])
+    keys = step.without_failed(step.keys() or [])
     records = records_of(step, keys)
     totals = _all_totals(step, records)
     check_totals(step, totals)
@@ -53,7 +51,7 @@ def commit(step: "Step") -> None:
 
 
 def _store(
-    step: "Step", keys: list[Key], records: dict[str, Event], attempt: str
+    step: Plan, keys: list[Key], records: dict[str, Event], attempt: str
 ) -> list[dict[str, Any]]:
     """Copy outputs to the store, under names of this attempt; return the manifest's parts."""
     store = step.checkpointed.store
@@ -95,24 +93,24 @@ def _object_name(key: Key) -> str:
     return key.name if plain and is_short and key.name.isprintable() else f"={key.identity}"
 
 
-def _all_totals(step: "Step", records: dict[str, Event]) -> dict[str, int]:
+def _all_totals(step: Plan, records: dict[str, Event]) -> dict[str, int]:
     """Sum what the keys counted, and what was counted before the last barrier."""
     totals = summed(record.get("totals", {}) for record in records.values())
     for before in step.lineage[:-1]:
-        if before.mode == "to_n":
-            manifest = read_manifest(before)  # type: ignore[arg-type]
+        if isinstance(before, PlanToN):
+            manifest = before.manifest()
             totals.update(manifest["totals"] if manifest else {})
     return totals
 
 
-def _about(step: "Step", totals: dict[str, int], attempt: str, started: float) -> dict[str, Any]:
+def _about(step: Plan, totals: dict[str, int], attempt: str, started: float) -> dict[str, Any]:
     """Return what a checkpoint says of how it was made."""
-    listed, left_out = step.listed, tolerance.left_out(step)
+    listed, left_out = step.listed, tolerance.left_out([one.whole.task_id for one in step.lineage])
     return {
         **({"left_out": left_out} if left_out else {}),
         "identity": step.identity,
         "attempt": attempt,
-        "run": run.log().name,
+        "run": context.log().name,
         "params": step.to_str_params(only_significant=True),
         "seconds": round(time.time() - started, 3),
         "totals": totals,
@@ -135,7 +133,7 @@ def _about(step: "Step", totals: dict[str, int], attempt: str, started: float) -
     }
 
 
-def parts_for(step: "Step", missing: list[Key]) -> list[Event]:
+def parts_for(step: Plan, missing: list[Key]) -> list[Event]:
     """Return what a node needs to know to bring keys of a durable step back from its checkpoint.
 
     Raises:
@@ -163,7 +161,7 @@ def parts_for(step: "Step", missing: list[Key]) -> list[Event]:
     ]
 
 
-def restored(step: "Step", missing: list[Key], channel: Channel) -> Iterator[Event]:
+def restored(step: Plan, missing: list[Key], channel: Channel) -> Iterator[Event]:
     """Let a node bring keys of a durable step back from its checkpoint; yield its events.
 
     What S3 refuses for its age is signed anew, and what came damaged is brought again, once; of

@@ -3,21 +3,19 @@
 import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workflows.config import passed, settings
 from workflows.errors import KeysFailed, NodeLost, NodeRefused, WorkflowsError
 from workflows.fleets.channel import Channel, conversations
 from workflows.luigi_seam import console
 from workflows.node.urls import scheme_of
-from workflows.planning import tolerance
+from workflows.planning import context, tolerance
 from workflows.planning.lineage import Key, Shard
-from workflows.running import checkpoints, run
+from workflows.planning.plan import Plan
+from workflows.running import checkpoints, lifecycle
 from workflows.running.taskreport import TaskReport, failed_before, remember_failure
 from workflows.storage import s3
-
-if TYPE_CHECKING:
-    from workflows.steps import Step
 
 Event = dict[str, Any]
 # How programs say, in the end of a command's stderr, that they took a URL for a path.
@@ -29,7 +27,7 @@ _USE_FETCH = (
 )
 
 
-def plan(step: "Step", missing: Iterable[Key]) -> None:
+def plan(step: Plan, missing: Iterable[Key]) -> None:
     """Note in the run's log how many keys a step has to run, as the scheduler finds them."""
 
     def about() -> dict[str, Any]:
@@ -41,11 +39,11 @@ def plan(step: "Step", missing: Iterable[Key]) -> None:
             "nodes": len(step.nodes),
         }
 
-    if run.is_driver():
-        run.log().plan(step.name, (key.identity for key in missing), about)
+    if lifecycle.is_driver():
+        context.log().plan(step.name, (key.identity for key in missing), about)
 
 
-def run_shard(step: "Step") -> "list[Step]":
+def run_shard(step: Plan) -> list[Plan]:
     """Run the missing keys of a shard on their node; a lost node is tried again.
 
     Luigi tries a failed task again after a while. Commands that failed in this run would fail
@@ -58,7 +56,7 @@ def run_shard(step: "Step") -> "list[Step]":
         KeysFailed: some keys failed, after all others were done.
         NodeLost: the node was lost more often than is retried.
     """
-    run.log().tell_plan()
+    context.log().tell_plan()
     shard = step.this_shard()
     if failure := failed_before(step):
         console.mute(str(failure))
@@ -68,7 +66,7 @@ def run_shard(step: "Step") -> "list[Step]":
         retried(step, lambda: _run_here(step, shard, report, bereft), report.write)
         if bereft:
             report.write(bereft[0]["why"])
-            run.listings(step.fleet).lose(shard.slot)
+            context.listings(step.fleet).lose(shard.slot)
             absent = _absent(step)
             if absent:
                 return absent
@@ -77,31 +75,44 @@ def run_shard(step: "Step") -> "list[Step]":
             failures = _hinted(step, failures)
             name = step.nodes.nodes[shard.slot].name
             failure = KeysFailed(name, report.tally.done, failures)
-            if tolerance.take(step, failures):
-                run.logger.warning("%s\n  tolerated: %s", failure, _limit(step))
+            if _may_go_on(step, failures):
+                context.logger.warning("%s\n  tolerated: %s", failure, _limit(step))
                 return []
             if step.is_tolerant:
-                run.logger.error("more bad keys than are tolerated: %s", _limit(step))
+                context.logger.error("more bad keys than are tolerated: %s", _limit(step))
             remember_failure(step, failure)
             raise failure
     return []
 
 
-def _limit(step: "Step") -> str:
+def _may_go_on(step: Plan, failures: list[Event]) -> bool:
+    """Tell whether the run goes on without the keys that failed.
+
+    Not if a key failed in an earlier step of the same pipe, or if its input is gone.
+    """
+    if not step.is_tolerant or any(
+        event["step"] != step.name or event.get("input_gone") for event in failures
+    ):
+        return False
+    limit = tolerance.allowed(step.max_failed, len(step.keys() or []))
+    return tolerance.take(step.whole.task_id, limit, failures)
+
+
+def _limit(step: Plan) -> str:
     keys = len(step.keys() or [])
     limit = tolerance.allowed(step.max_failed, keys)
     return f"max_failed = {step.max_failed} of {step.name} is {limit} of {keys} keys"
 
 
-def _leave_out(step: "Step") -> None:
+def _leave_out(step: Plan) -> None:
     """Go on without the keys that failed, as many as may; say so at the end of the run."""
-    failures = tolerance.decide(step)
+    failures = tolerance.decide(step.whole.task_id)
     if failures:
         keys = [[event["key"], event["why"]] for event in failures]
-        run.log().add(what="left_out", step=step.name, keys=keys, limit=_limit(step))
+        context.log().add(what="left_out", step=step.name, keys=keys, limit=_limit(step))
 
 
-def _hinted(step: "Step", failures: list[Event]) -> list[Event]:
+def _hinted(step: Plan, failures: list[Event]) -> list[Event]:
     """Add a hint where a first step's own command took a URL for a path."""
     first = step.chain()[0]
     if first.before is not None or _SHIPPED_FETCH in first.shipped:
@@ -116,7 +127,7 @@ def _hinted(step: "Step", failures: list[Event]) -> list[Event]:
     return [dict(one, hint=_USE_FETCH) if took_for_path(one) else one for one in failures]
 
 
-def run_whole(step: "Step") -> "list[Step]":
+def run_whole(step: Plan, finish: Callable[[], None]) -> list[Plan]:
     """Finish a step whose shards are all done; return those that have to run again first.
 
     Raises:
@@ -124,26 +135,26 @@ def run_whole(step: "Step") -> "list[Step]":
     """
     _leave_out(step)
     try:
-        retried(step, step.finish)
+        retried(step, finish)
     except NodeLost:
         raise
     except WorkflowsError as error:
         for node in step.nodes.nodes:
-            run.listings(step.fleet).lose(node.slot)
+            context.listings(step.fleet).lose(node.slot)
         absent = _absent(step)
         if not absent:
             raise
-        run.logger.warning("%s: %s; making it again", step.name, error)
+        context.logger.warning("%s: %s; making it again", step.name, error)
         return absent
     return []
 
 
-def _absent(step: "Step") -> "list[Step]":
+def _absent(step: Plan) -> list[Plan]:
     return [required for required in step.requires() if not required.complete()]
 
 
 def retried(
-    step: "Step", work: Callable[[], None], note: Callable[[str], None] = lambda _: None
+    step: Plan, work: Callable[[], None], note: Callable[[str], None] = lambda _: None
 ) -> None:
     """Do `work`; if a node is lost meanwhile, revive it and do what is left of it again.
 
@@ -156,21 +167,21 @@ def retried(
         try:
             if slot is not None:
                 step.nodes.revive(slot)
-                run.listings(step.fleet).lose(slot)
+                context.listings(step.fleet).lose(slot)
             return work()
         except NodeLost as lost:
             conversations().go_on()
             note(str(lost))
             next_step = "trying again" if attempt < retries else "giving up"
-            run.logger.warning("%s; %s %s: %s", lost, step.name, step.shard, next_step)
+            context.logger.warning("%s; %s %s: %s", lost, step.name, step.shard, next_step)
             if attempt == retries:
-                run.log().add(what="lost", node=lost.node)
+                context.log().add(what="lost", node=lost.node)
                 raise
             slot = step.nodes.slot_of(lost.node)
     return None
 
 
-def _run_here(step: "Step", shard: Shard, report: TaskReport, bereft: list[Event]) -> None:
+def _run_here(step: Plan, shard: Shard, report: TaskReport, bereft: list[Event]) -> None:
     """Run what is missing; a runtime that died before it said a word is replaced without ado."""
     report.is_heard = False
     try:
@@ -179,19 +190,19 @@ def _run_here(step: "Step", shard: Shard, report: TaskReport, bereft: list[Event
         if report.is_heard:
             raise
     step.nodes.revive(shard.slot, wait=False)
-    run.listings(step.fleet).lose(shard.slot)  # its disk may be another
+    context.listings(step.fleet).lose(shard.slot)  # its disk may be another
     return _run_once(step, shard, report, bereft)
 
 
-def _run_once(step: "Step", shard: Shard, report: TaskReport, bereft: list[Event]) -> None:
+def _run_once(step: Plan, shard: Shard, report: TaskReport, bereft: list[Event]) -> None:
     """Run what is missing; put the events of keys whose input is gone into `bereft`."""
     bereft.clear()
-    listings = run.listings(step.fleet)
+    listings = context.listings(step.fleet)
     listings.forget()
     mark, done = listings.mark(shard.slot), {}
     # A node passes over what is done by itself. It is asked before only if more depends on it.
     find = listings.missing if step.is_restorable or len(step.chain()) > 1 else listings.unheard
-    missing = tolerance.without_failed(step, find(shard.slot, step.name, shard.keys))
+    missing = step.without_failed(find(shard.slot, step.name, shard.keys))
     report.expect(len(missing))
     if missing and step.is_restorable:
         for event in checkpoints.restored(step, missing, step.nodes.channel(shard.slot)):
@@ -211,7 +222,7 @@ def _run_once(step: "Step", shard: Shard, report: TaskReport, bereft: list[Event
     listings.forget()
 
 
-def _require(channel: Channel, stages: "list[Step]") -> None:
+def _require(channel: Channel, stages: list[Plan]) -> None:
     """Refuse a node that would miss a Python package, or what compresses, before anything runs.
 
     Raises:
@@ -237,9 +248,7 @@ def _require(channel: Channel, stages: "list[Step]") -> None:
         )
 
 
-def _by_start(
-    step: "Step", missing: list[Key]
-) -> "Iterator[tuple[list[Step], list[tuple[Key, Key]]]]":
+def _by_start(step: Plan, missing: list[Key]) -> Iterator[tuple[list[Plan], list[tuple[Key, Key]]]]:
     """Yield (stages to run, keys with what they start from): from the nearest output there is."""
     chain = step.chain()
     by_name = {key.name: key for key in missing}
@@ -255,24 +264,24 @@ def _by_start(
             yield chain[start:], [(by_name[key.name], key) for key in first]
 
 
-def _ready(before: "Step", keys: list[Key]) -> set[str]:
+def _ready(before: Plan, keys: list[Key]) -> set[str]:
     """Return the names of the keys whose input is done already."""
     wanted = {key.name: key for key in before.keys() or []}
     chosen = [wanted[key.name] for key in keys]
     if not chosen:
         return set()
-    missing = run.listings(before.fleet).missing(chosen[0].slot, before.name, chosen)
+    missing = context.listings(before.fleet).missing(chosen[0].slot, before.name, chosen)
     return {key.name for key in chosen} - {key.name for key in missing}
 
 
-def _work(stages: "list[Step]") -> dict[str, Any]:
+def _work(stages: list[Plan]) -> dict[str, Any]:
     last = stages[-1]
     variables, hidden = passed(settings(), os.environ)
     return {
         "step": last.name,
         "mode": last.mode,
         "spec": last.spec,
-        "env": {**variables, "WORKFLOWS_RUN": run.log().name},
+        "env": {**variables, "WORKFLOWS_RUN": context.log().name},
         **({"hidden": hidden} if hidden else {}),
         "retries": settings().retries,
         "stages": [
@@ -288,7 +297,7 @@ def _work(stages: "list[Step]") -> dict[str, Any]:
     }
 
 
-def _item(step: "Step", key: Key, first: Key) -> dict[str, Any]:
+def _item(step: Plan, key: Key, first: Key) -> dict[str, Any]:
     """Return what a node needs to know of one key: its name and identity, and where it starts."""
     item: dict[str, Any] = {"key": key.name, "id": key.identity, "inputs": first.inputs}
     if step.by_name:

@@ -6,20 +6,18 @@ as it takes (node/https.py), and fetch from each other; docs/adr/0007 says why.
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workflows.errors import NodeRefused
 from workflows.fleets.fleet import Fleet
 from workflows.planning.lineage import Piece
-
-if TYPE_CHECKING:
-    from workflows.steps import MapToN
+from workflows.planning.to_n import PlanToN
 
 Event = dict[str, Any]
 Pieces = Mapping[int, Sequence[Piece]]
 
 
-def move(step: "MapToN", by_slot: Pieces, made_on: Mapping[str, int]) -> dict[int, list[Event]]:
+def move(step: PlanToN, by_slot: Pieces, made_on: Mapping[str, int]) -> dict[int, list[Event]]:
     """Bring each piece to its slot; return what came of them, by slot.
 
     `made_on` is the slot of each maker's identity.
@@ -57,7 +55,7 @@ def move(step: "MapToN", by_slot: Pieces, made_on: Mapping[str, int]) -> dict[in
     return outcomes
 
 
-def _item(step: "MapToN", piece: Piece) -> Event:
+def _item(step: PlanToN, piece: Piece) -> Event:
     return {
         "key": piece.key.name,
         "id": piece.key.identity,
@@ -109,7 +107,7 @@ def _open(
 
 
 def _fetched_items(
-    step: "MapToN", pieces: Sequence[Piece], made_on: Mapping[str, int], slot: int, slots: int
+    step: PlanToN, pieces: Sequence[Piece], made_on: Mapping[str, int], slot: int, slots: int
 ) -> list[Event]:
     """Return what a node is told to fetch: every node begins with another sender."""
     items = []

@@ -11,32 +11,32 @@ from typing import IO, TYPE_CHECKING, Any
 
 from workflows.config import settings
 from workflows.errors import KeysFailed, describe_failure
+from workflows.planning import context
 from workflows.planning.lineage import Shard
+from workflows.planning.plan import Plan
 from workflows.reporting.runlog import Tally, appending
-from workflows.running import run
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from workflows.steps import Step
 
 Event = dict[str, Any]
 _STATUS_EVERY_S = 1.0
 _NAMED = 3  # failing keys that a status message names
 
 
-def log_path(step: "Step", label: str) -> str:
+def log_path(step: Plan, label: str) -> str:
     """Return the path of the log of the task that is one shard of a step."""
-    return run.log().task_log(step.name, label)
+    return context.log().task_log(step.name, label)
 
 
-def remember_failure(step: "Step", error: KeysFailed) -> None:
+def remember_failure(step: Plan, error: KeysFailed) -> None:
     """Note for the rest of the run that a shard's commands failed."""
     with contextlib.suppress(OSError), open(_failure_path(step), "w", encoding="ascii") as file:
         json.dump(error.args, file)
 
 
-def failed_before(step: "Step") -> KeysFailed | None:
+def failed_before(step: Plan) -> KeysFailed | None:
     """Return how a shard's commands failed earlier in this run, or None if they did not."""
     try:
         with open(_failure_path(step), encoding="ascii") as file:
@@ -45,11 +45,11 @@ def failed_before(step: "Step") -> KeysFailed | None:
         return None
 
 
-def _failure_path(step: "Step") -> str:
+def _failure_path(step: Plan) -> str:
     return log_path(step, step.shard) + ".failed"
 
 
-def tell(step: "Step", message: str, percentage: int = 100) -> None:
+def tell(step: Plan, message: str, percentage: int = 100) -> None:
     """Show in the visualizer how far a task is."""
     # The visualizer puts the message into its page as HTML, and a key may have any name.
     _say(step.set_status_message, html.escape(message, quote=False))
@@ -66,13 +66,13 @@ def _say(method: Any, value: Any) -> None:
 class TaskReport:
     """One task's report, from its start to its end; a context manager."""
 
-    def __init__(self, step: "Step", shard: Shard) -> None:
+    def __init__(self, step: Plan, shard: Shard) -> None:
         self.step, self.shard = step, shard
         self.total = 0
         self.failures: list[Event] = []
         self.is_heard = False  # whether the node has said anything
         node = step.nodes.nodes[shard.slot].name
-        self.tally = Tally(run.log(), step.name, shard.slot, node)
+        self.tally = Tally(context.log(), step.name, shard.slot, node)
         self._path = log_path(step, shard.label)
         self._log: IO[bytes] | None = None
         self._shown = 0.0
@@ -83,7 +83,7 @@ class TaskReport:
         with contextlib.suppress(OSError):
             self._log = appending(self._path)
         if base := settings().log_url:  # not file://, which browsers do not open from a page
-            path = os.path.relpath(self._path, run.log().runs)
+            path = os.path.relpath(self._path, context.log().runs)
             url = f"{base.rstrip('/')}/{urllib.parse.quote(path)}"
             _say(self.step.set_tracking_url, url)
         return self
@@ -95,7 +95,7 @@ class TaskReport:
             self._log.close()
         if len(self.shard.keys) > 1:
             took = time.monotonic() - self.tally.started
-            run.logger.info(
+            context.logger.info(
                 "%s %s: %d keys, %.1f MB, %.1f s",
                 *(self.step.name, self.shard.label, self.tally.done, self.tally.bytes / 1e6, took),
             )

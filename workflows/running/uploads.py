@@ -2,15 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workflows.config import settings
 from workflows.errors import CheckpointError
 from workflows.planning.lineage import Key
+from workflows.planning.plan import Plan
 from workflows.storage.s3store import S3Store
-
-if TYPE_CHECKING:
-    from workflows.steps import Step
 
 Event = dict[str, Any]
 _MB = 1 << 20  # S3 takes no part below 5 MiB but the last
@@ -22,7 +20,7 @@ STALE = ("ExpiredToken", "RequestExpired", "TokenRefreshRequired", "AccessDenied
 
 
 def send(
-    step: "Step", store: S3Store, keys: Sequence[Key], parts: list[dict[str, Any]]
+    step: Plan, store: S3Store, keys: Sequence[Key], parts: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Let each node send its own keys; return the manifest's parts with what arrived.
 
@@ -51,7 +49,7 @@ def _completed(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def _round(  # noqa: PLR0913 - what one round of sending needs
-    step: "Step",
+    step: Plan,
     store: S3Store,
     parts: list[dict[str, Any]],
     slots: dict[str, int],
@@ -86,7 +84,7 @@ def _round(  # noqa: PLR0913 - what one round of sending needs
 
 
 def _pushed(
-    step: "Step",
+    step: Plan,
     store: S3Store,
     slot: int,
     parts: list[dict[str, Any]],

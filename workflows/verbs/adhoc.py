@@ -20,10 +20,11 @@ from workflows.config import settings
 from workflows.errors import UsageError
 from workflows.fleets.fleet import Fleet
 from workflows.node.keys import digest_of, group_name, group_of, identity_of
+from workflows.planning import context
 from workflows.planning.dataset import Dataset
 from workflows.planning.lineage import Input, Key
+from workflows.planning.plan import Plan
 from workflows.planning.source import SourceKey
-from workflows.running import run
 from workflows.steps import Map, MapFromN, MapToN, Step
 from workflows.verbs import fleetkeys, incomplete
 from workflows.verbs.fleetkeys import Found, Name
@@ -42,6 +43,7 @@ class Adhoc(Step):
     )
 
     by_name = True
+    _is_noted = False
     verb: ClassVar[str]
 
     @property
@@ -83,13 +85,12 @@ class Adhoc(Step):
     def kept(self) -> list[Found]:
         """Return the keys that are kept although another command made them; after `keys`."""
         self.keys()
-        found: list[Found] = self.whole.__dict__.get("_kept", [])
-        return found
+        return self.whole._others
 
-    def requires(self) -> list[Step]:
+    def requires(self) -> list[Plan]:
         """Note what the map is to make before any of it is made; return the shards."""
-        if not self.shard and not self.__dict__.get("_is_noted"):
-            self.__dict__["_is_noted"] = True
+        if not self.shard and not self._is_noted:
+            self._is_noted = True
             incomplete.write(self.nodes, self._note())
         return super().requires()
 
@@ -109,6 +110,10 @@ class Adhoc(Step):
         wanted = [key.name for key in self.keys() or []]
         fleet = self.fleet if self.fleet != settings().fleet else ""
         return incomplete.Note(self.verb, self.source, self.target, self.bash, fleet, wanted)
+
+    @functools.cached_property
+    def _others(self) -> list[Found]:
+        return []
 
     def _find_keys(self) -> list[Key]:
         planned = self._planned(self._inputs[1])
@@ -131,7 +136,7 @@ class Adhoc(Step):
                 f"{self.target} is complete already, by another command;"
                 f" to make it anew: workflows rm -r {self.target}"
             )
-        self.__dict__["_kept"] = list(others.values())
+        self._others[:] = others.values()
         return [
             key._replace(identity=others[key].identity) if key in others else key for key in planned
         ]
@@ -216,7 +221,7 @@ def _inputs(fleet: str, source: str, own: str) -> tuple[Dataset, list[tuple[str,
         UsageError: there is nothing, or a map that makes it has not ended; but that noted as `own`.
     """
     pattern = fleetkeys.parse_pattern(source)
-    nodes = run.fleet(fleet)
+    nodes = context.fleet(fleet)
     incomplete.refuse(nodes, pattern, functools.partial(_records, nodes), own)
     found = []
     for one in fleetkeys.every_key(nodes, pattern.step):

@@ -6,7 +6,7 @@ from workflows.config import settings
 from workflows.errors import UsageError, did_you_mean
 from workflows.fleets.fleet import Fleet
 from workflows.node.keys import PIECES
-from workflows.running import run as runs
+from workflows.planning import context
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UsageError: a step is named that no node has.
     """
-    fleet = runs.fleet(arguments.fleet)
+    fleet = context.fleet(arguments.fleet)
     if arguments.steps:
         arguments.steps = _ledgers(fleet, arguments.steps)
 

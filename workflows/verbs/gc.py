@@ -11,7 +11,7 @@ import sys
 
 from workflows.config import settings
 from workflows.errors import UsageError, WorkflowsError
-from workflows.running import run as runs
+from workflows.planning import context
 from workflows.steps import Step
 from workflows.verbs import stale
 from workflows.verbs.current import Pipeline, Referred, days_old, recorded
@@ -67,13 +67,13 @@ def run(arguments: argparse.Namespace) -> int:
             f"no run is on record in {settings().state}/runs, so nothing would be kept;"
             " name the pipeline to keep: workflows gc MergeCounts --source rides"
         )
-    fleet = runs.fleet(spec)
+    fleet = context.fleet(spec)
     found = [*stale.outputs(fleet, kept, all_steps=arguments.all_steps)]
     if not arguments.only:  # of others it may be said only by one who knows them all
         found += stale.shipped(fleet, kept, arguments.age)
         found += stale.records(pipelines, arguments.days)
     for url, steps in kept.places.items():
-        store = runs.store(url)
+        store = context.store(url)
         found += stale.attempts(store, None if arguments.all_steps else steps, arguments.age)
         if not arguments.only:
             found += stale.listings(store, steps, kept, arguments.days)

@@ -10,7 +10,6 @@ from workflows.config import settings
 from workflows.errors import WorkflowsError
 from workflows.fleets.channel import Channel
 from workflows.node.keys import node_for
-from workflows.planning import opening
 from workflows.verbs import fleetkeys
 from workflows.verbs.onfleet import add_fleet, command, say, seconds
 
@@ -42,11 +41,9 @@ def run_map(kind: str, arguments: argparse.Namespace) -> int:
     source, target = fleetkeys.bare(arguments.source), fleetkeys.bare(arguments.target)
     fleetkeys.parse_pattern(source)
     made = fleetkeys.parse_folder(target)
-    if "luigi" not in sys.modules:
-        opening.begin(arguments.fleet)
-    from workflows.running import run
+    from workflows.planning import context
 
-    fleet = run.fleet(arguments.fleet)
+    fleet = context.fleet(arguments.fleet)
     # Its session is the lock's alone, kept until the map has ended: a run closes and opens others.
     lock = Channel(fleet.nodes[node_for(made.step, len(fleet))])
     with contextlib.closing(lock):
@@ -84,7 +81,8 @@ def _run_step(step: "Adhoc") -> int:
     import luigi
     from luigi.execution_summary import LuigiStatusCode
 
-    from workflows.running import run
+    from workflows.planning import context
+    from workflows.running import lifecycle
 
     config = luigi.configuration.get_config()
     # The command's own handler prints; Luigi would add another, and every line would come twice.
@@ -100,7 +98,7 @@ def _run_step(step: "Adhoc") -> int:
         return 130
     done = (LuigiStatusCode.SUCCESS, LuigiStatusCode.SUCCESS_WITH_RETRY)
     # Asked here, not only believed: at exit, where a run sums up, no threads can be started.
-    run.listings(step.fleet).forget()
+    context.listings(step.fleet).forget()
     if step.complete() and result.status in done:
         return 0
-    return 3 if run.lost_nodes() else 1
+    return 3 if lifecycle.lost_nodes() else 1

@@ -75,9 +75,9 @@ def store_at(url: str) -> Store:
     """
     if "://" not in url:
         return open_store(url)
-    from workflows.running import run
+    from workflows.planning import context
 
-    return run.store(url)
+    return context.store(url)
 
 
 def say(text: str) -> None:

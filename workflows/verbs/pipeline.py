@@ -110,7 +110,7 @@ def plan_on_record(name: str) -> Line:
     raise UsageError(f"no run here had a step {name!r}{did_you_mean(name, steps_on_record())}")
 
 
-def step_on_record(name: str, line: Line) -> Step:
+def step_on_record(name: str, line: Line) -> Plan:
     """Return a step with the parameters that it last ran with; only its own module is imported.
 
     Raises:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from workflows.errors import NodeLost
+from workflows.planning import context
 from workflows.planning.lineage import Key
+from workflows.planning.plan import Plan
 from workflows.reporting.runlog import aligned
-from workflows.running import run as runs
-from workflows.steps import Step
 from workflows.verbs.pipeline import add_pipeline, step_from
 
 
@@ -20,7 +20,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print one line a step; run nothing."""
-    runs.look_only()
+    context.look_only()
     last = step_from(arguments).whole
     listed = last.listed
     size = sum(key.size or 0 for key in listed.keys)
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def needed(last: Step) -> dict[Step, list[Key] | None]:
+def needed(last: Plan) -> dict[Plan, list[Key] | None]:
     """Return the steps that have work, the first one first, with the keys that Luigi would run.
 
     What nobody needs is not run: an output that is missing matters only if something is to be made
@@ -46,7 +46,7 @@ def needed(last: Step) -> dict[Step, list[Key] | None]:
     """
     steps = {step.name: step for step in last.lineage}
     found: dict[str, dict[str, Key] | None] = {}
-    stack: list[Step] = [last]
+    stack: list[Plan] = [last]
     seen = set()
     while stack:
         task = stack.pop()
@@ -58,7 +58,7 @@ def needed(last: Step) -> dict[Step, list[Key] | None]:
             _add_missing(found, task)
         elif task.durable or task.mode == "to_n":
             found.setdefault(task.name, {})  # it has work of its own, once its keys are done
-    ordered: dict[Step, list[Key] | None] = {}
+    ordered: dict[Plan, list[Key] | None] = {}
     for name, step in steps.items():
         if name in found:
             keys = found[name]
@@ -66,17 +66,17 @@ def needed(last: Step) -> dict[Step, list[Key] | None]:
     return ordered
 
 
-def _add_missing(found: dict[str, dict[str, Key] | None], shard: Step) -> None:
+def _add_missing(found: dict[str, dict[str, Key] | None], shard: Plan) -> None:
     if shard.keys() is None:
         found[shard.name] = None
         return
     keys = found.setdefault(shard.name, {})
     if keys is not None:
-        missing = shard.output().missing()  # type: ignore[union-attr]
+        missing = shard.output().missing()
         keys.update({key.identity: key for key in missing})
 
 
-def _row(step: Step, missing: list[Key] | None) -> tuple[str, ...]:
+def _row(step: Plan, missing: list[Key] | None) -> tuple[str, ...]:
     if missing is None or step.keys() is None:
         before = step.before
         return step.name, "?", "?", f"known after {before.name}" if before else "", ""
@@ -103,7 +103,7 @@ def _spread(counts: Mapping[str, int]) -> str:
     return f"{each} on each of {len(counts)} nodes"
 
 
-def _history(step: Step, slot: int) -> list[dict[str, Any]] | None:
+def _history(step: Plan, slot: int) -> list[dict[str, Any]] | None:
     """Return every ledger line of a step on a node, or None if it cannot be reached."""
     try:
         message = {"op": "history", "step": step.name}
@@ -113,7 +113,7 @@ def _history(step: Step, slot: int) -> list[dict[str, Any]] | None:
     return records
 
 
-def reason(step: Step, key: Key, history: list[dict[str, Any]] | None) -> str:
+def reason(step: Plan, key: Key, history: list[dict[str, Any]] | None) -> str:
     """Say why a key would run, from what its node remembers of that name."""
     if history is None:
         return "lost node"
@@ -127,7 +127,7 @@ def reason(step: Step, key: Key, history: list[dict[str, Any]] | None) -> str:
     return "changed command"
 
 
-def _where(step: Step) -> str:
+def _where(step: Plan) -> str:
     if step.durable:
         return f"{step.checkpointed.path} is there"
     return f"all keys of {step.name} are on their nodes"

@@ -13,9 +13,9 @@ from workflows.config import passed, settings
 from workflows.errors import KeysFailed, UsageError, WorkflowsError, did_you_mean
 from workflows.node.environment import environment, of_source
 from workflows.node.work import BASH
+from workflows.planning import context
 from workflows.planning.lineage import Input, Key
-from workflows.running import run as runs
-from workflows.steps import Step
+from workflows.planning.plan import Plan
 from workflows.storage import s3
 from workflows.verbs.pipeline import plan_on_record, step_on_record
 
@@ -30,7 +30,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command with this terminal as its stdout and stderr; return its exit status."""
     line = plan_on_record(arguments.step)
-    runs.look_only(gone=line["nodes"])
+    context.look_only(gone=line["nodes"])
     step = step_on_record(arguments.step, line)
     key = find(step, arguments.key)
     folder = tempfile.mkdtemp(prefix="workflows-repro-")
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write_again(path: str, step: Step, environment: dict[str, str]) -> None:
+def _write_again(path: str, step: Plan, environment: dict[str, str]) -> None:
     """Write a script that runs the command in its directory, with what it finds there."""
     here = os.path.dirname(path)
     own = {name: value for name, value in environment.items() if os.environ.get(name) != value}
@@ -68,7 +68,7 @@ def _write_again(path: str, step: Step, environment: dict[str, str]) -> None:
         file.write(f"exec {shlex.join([*BASH, step.command])} < {stdin}\n")
 
 
-def find(step: Step, name: str) -> Key:
+def find(step: Plan, name: str) -> Key:
     """Return the key of a step by its name.
 
     Raises:
@@ -84,7 +84,7 @@ def find(step: Step, name: str) -> Key:
     raise UsageError(f"{step.name} has no key {name!r}{known}")
 
 
-def _write_input(step: Step, key: Key, path: str) -> None:
+def _write_input(step: Plan, key: Key, path: str) -> None:
     """Write what the command reads on stdin; what its nodes no longer have is brought or remade."""
     if key.source is not None:
         text = s3.signed(key.source.url) + "\n"
@@ -101,7 +101,7 @@ def _write_input(step: Step, key: Key, path: str) -> None:
         file.write(text.encode("utf-8", "surrogateescape"))
 
 
-def _bring(step: Step, given: Input, slot: int, path: str) -> None:
+def _bring(step: Plan, given: Input, slot: int, path: str) -> None:
     """Write an input: as its node has it, else from its checkpoint, else made again here.
 
     Raises:
@@ -123,7 +123,7 @@ def _bring(step: Step, given: Input, slot: int, path: str) -> None:
     return _make(before, find(before, given.name), path)
 
 
-def _save(step: Step, given: Input, slot: int, path: str) -> None:
+def _save(step: Plan, given: Input, slot: int, path: str) -> None:
     """Write an input as its node has it.
 
     Raises:
@@ -143,7 +143,7 @@ def _save(step: Step, given: Input, slot: int, path: str) -> None:
         raise WorkflowsError(f"{node}: its bytes have changed")
 
 
-def _from_checkpoint(step: Step, given: Input, path: str) -> bool:
+def _from_checkpoint(step: Plan, given: Input, path: str) -> bool:
     """Write an output as the checkpoint of its step has it; tell whether there is one."""
     manifest = step.checkpointed.manifest() or {"parts": []}
     if all(part["id"] != given.identity for part in manifest["parts"]):
@@ -154,7 +154,7 @@ def _from_checkpoint(step: Step, given: Input, path: str) -> bool:
     return True
 
 
-def _make_piece(step: Step, given: Input, path: str) -> None:
+def _make_piece(step: Plan, given: Input, path: str) -> None:
     """Make one file of a 1:n step again, with all others of its key."""
     maker, _, part = given.name.rpartition("/")
     _make(step, find(step, maker), path)
@@ -164,7 +164,7 @@ def _make_piece(step: Step, given: Input, path: str) -> None:
     os.replace(made, path)
 
 
-def _make(step: Step, key: Key, path: str) -> None:
+def _make(step: Plan, key: Key, path: str) -> None:
     """Make an output of an earlier step again, without publishing it."""
     stdin = path + ".in"
     _write_input(step, key, stdin)
@@ -188,7 +188,7 @@ def _say(text: str) -> None:
     print(f"workflows: {text}", file=sys.stderr)
 
 
-def _ship(step: Step, cwd: str) -> None:
+def _ship(step: Plan, cwd: str) -> None:
     os.mkdir(cwd)
     for name, (_, data) in step.shipped.items():
         with open(os.path.join(cwd, name), "wb") as file:
@@ -196,7 +196,7 @@ def _ship(step: Step, cwd: str) -> None:
         os.chmod(file.name, 0o755)  # noqa: S103 - scripts must be runnable
 
 
-def _environment(step: Step, key: Key, cwd: str, metrics: str) -> dict[str, str]:
+def _environment(step: Plan, key: Key, cwd: str, metrics: str) -> dict[str, str]:
     source = key.source
     return environment(
         str(key.slot),

@@ -6,7 +6,7 @@ import sys
 
 from workflows.config import settings
 from workflows.errors import UsageError, did_you_mean
-from workflows.running import run as runs
+from workflows.planning import context
 from workflows.running.results import left_out, show, write_to
 from workflows.storage.store import Store
 from workflows.targets import CheckpointTarget
@@ -45,10 +45,10 @@ def last_result(task: str) -> CheckpointTarget:
     named = os.environ.get("WORKFLOWS_CHECKPOINT")
     line = last_line("result", step=task, **({"checkpoint": named} if named else {}))
     if line is not None:
-        target = CheckpointTarget(runs.store(line["checkpoint"]), task, line["identity"])
+        target = CheckpointTarget(context.store(line["checkpoint"]), task, line["identity"])
         if target.exists():
             return target
-    store = runs.store(settings().checkpoint)
+    store = context.store(settings().checkpoint)
     done = [item for item in store.list(task) if item.name.endswith("/_SUCCESS")]
     if not done:
         raise UsageError(_without_result(task, store))

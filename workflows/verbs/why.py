@@ -6,8 +6,8 @@ from typing import Any
 
 from workflows.errors import UsageError
 from workflows.node import urls
+from workflows.planning import context
 from workflows.reporting.runlog import aligned
-from workflows.running import run as runs
 from workflows.storage.s3 import SCHEME
 from workflows.storage.s3store import S3Store
 from workflows.targets import CheckpointTarget
@@ -26,7 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what is known of the object; return 1 if it is not what was committed."""
-    runs.look_only()
+    context.look_only()
     target, name = find(arguments.url)
     manifest = target.manifest() or {}
     parts = manifest["parts"]
@@ -72,7 +72,7 @@ def find(url: str) -> tuple[CheckpointTarget, str]:
         root, folder = "/".join(parts[: end - 2]) or "/", parts[end - 2 : end]
         if len(folder) < 2 or root in (SCHEME, SCHEME[:-1], "s3:"):
             break
-        target = CheckpointTarget(runs.store(root), *folder)
+        target = CheckpointTarget(context.store(root), *folder)
         if target.exists():
             return target, "/".join(parts[end - 2 :])
     raise UsageError(f"{url} is no part of a committed checkpoint; see: workflows results")

@@ -14,17 +14,15 @@ import time
 from typing import Any
 
 import luigi
+import luigi.interface
+from luigi.interface import _WorkerSchedulerFactory
 from luigi.worker import TaskProcess, Worker
 
 from workflows.fleets.channel import Conversations
 
-# For tasks that are no steps Luigi forks; from 3.14 on Python's default would be to start afresh.
-if multiprocessing.get_start_method(allow_none=True) is None:
-    multiprocessing.set_start_method("fork")
-
 _END_S = 5.0
 _LOOK_S = 0.05
-_HEARD_S = 0.2  # after it all has been read that a process said before it died
+_HEARD_S = 2.0  # after it all has been read that a process said before it died
 _patience_until = [-_END_S]
 
 
@@ -145,26 +143,53 @@ class Results:
         self.others.close()
 
 
-def run_on_threads(kind: type[luigi.Task]) -> None:
-    """Let Luigi run tasks of a kind on threads."""
-    start_as_luigi_does = Worker._create_task_process
+class StepWorker(Worker):
+    """Luigi's worker, which runs steps on threads and every other task as Luigi does."""
 
-    def create(worker: Worker, task: luigi.Task) -> Any:
-        results: Any = worker._task_result_queue
-        if not isinstance(results, Results):
-            results = worker.__dict__["_task_result_queue"] = Results(results)
-        results.begin(task.task_id)
-        process = start_as_luigi_does(worker, task)  # type: ignore[no-untyped-call]
-        if not isinstance(task, kind):
-            process.result_queue = results.others
-            results.read_others()
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self._results = Results(self._task_result_queue)
+        self._task_result_queue: Any = self._results
+        self._known = 0  # tasks, when the number of processes was last looked at
+
+    def _create_task_process(self, task: luigi.Task) -> Any:
+        self._results.begin(task.task_id)
+        process = super()._create_task_process(task)  # type: ignore[no-untyped-call]
+        if not is_step(task):
+            process.result_queue = self._results.others
+            self._results.read_others()
             return process
-        known = len(worker._scheduled_tasks)
-        if known != worker.__dict__.get("_known"):  # seldom: to look at all takes as long as a task
-            worker.__dict__["_known"] = known
-            if all(isinstance(scheduled, kind) for scheduled in worker._scheduled_tasks.values()):
+        if len(self._scheduled_tasks) != self._known:
+            self._known = len(self._scheduled_tasks)
+            if all(is_step(scheduled) for scheduled in self._scheduled_tasks.values()):
                 # With more it would ask after each task for one that no node has room for.
-                worker.worker_processes = min(worker.worker_processes, task.most_at_once)  # type: ignore[attr-defined]
+                self.worker_processes = min(self.worker_processes, task.most_at_once)  # type: ignore[attr-defined]
         return TaskThread(process)
 
-    Worker._create_task_process = create  # type: ignore[method-assign]
+
+class StepWorkerFactory(_WorkerSchedulerFactory):
+    """Makes what a run needs, as Luigi does, but with a `StepWorker`."""
+
+    def create_worker(
+        self, scheduler: Any, worker_processes: int, assistant: bool = False
+    ) -> StepWorker:
+        """Return the worker of a run."""
+        return StepWorker(
+            scheduler=scheduler, worker_processes=worker_processes, assistant=assistant
+        )
+
+
+def is_step(task: luigi.Task) -> bool:
+    """Tell whether a task is a step: those say how many of them their nodes take at once."""
+    return hasattr(task, "most_at_once")
+
+
+def use_step_workers() -> None:
+    """Let `luigi`, `luigi.run` and `luigi.build` run steps on threads; may be called again.
+
+    Luigi has a parameter for the factory, but none of its command line.
+    """
+    luigi.interface._WorkerSchedulerFactory = StepWorkerFactory  # type: ignore[misc]
+    # For tasks that are no steps Luigi forks; from 3.14 on Python's default is to start afresh.
+    if multiprocessing.get_start_method(allow_none=True) is None:
+        multiprocessing.set_start_method("fork")

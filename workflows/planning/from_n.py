@@ -1,18 +1,41 @@
-"""Whether an n:1 step gathers anything, and whether a result was gathered by the rule it states."""
+"""What an n:1 step comes to: which keys it gathers, and what it refuses to take for a result."""
 
 import posixpath
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 from workflows.errors import UsageError
-from workflows.running import run
+from workflows.planning import context
+from workflows.planning.gather import Basename, Gather, are_all_alone
+from workflows.planning.lineage import Key, merged_keys
+from workflows.planning.plan import Plan
 
-if TYPE_CHECKING:
-    from workflows.steps import MapFromN, Step
-
+_BY_DEFAULT = Basename()
 _NAMED = 3
 
 
-def refuse_lone(step: "MapFromN", before: "Step", names: list[str]) -> None:
+class PlanFromN(Plan):
+    """An n:1 step as it is planned."""
+
+    _is_base_of_steps = True
+    mode = "from_n"
+    gather: ClassVar[Gather] = _BY_DEFAULT
+
+    def _further_spec(self) -> list[str]:
+        return [self.gather.identity] if self.gather.identity else []
+
+    def _further_identity(self) -> list[str]:
+        if self.gather.identity or not self.is_static or not self.listed.joined_by_prefix:
+            return []
+        return ["basename", self.listed.joined_by_prefix]  # or what such versions made would count
+
+    def _planned_from(self, spec: str, before: Plan, upstream: list[Key]) -> list[Key]:
+        names = [key.name for key in upstream]
+        if self.gather is _BY_DEFAULT and are_all_alone(self.gather, names):
+            refuse_lone(self, before, names)
+        return merged_keys(spec, before.ledger, upstream, self.gather)
+
+
+def refuse_lone(step: "PlanFromN", before: Plan, names: list[str]) -> None:
     """Refuse to make one output of each key, or warn where those of other runs may meet.
 
     One key alone may have made all files of a 1:n step: then there was nothing to meet.
@@ -32,7 +55,7 @@ def refuse_lone(step: "MapFromN", before: "Step", names: list[str]) -> None:
         f" a basename of its own ({shown}), and would make an output of its own."
     )
     if is_made:
-        run.logger.warning(
+        context.logger.warning(
             f"{lone} {nearest.name} decides what meets: it must give the files of several keys the"
             f" same name. If that may be, state gather = Basename() in {step.name}"
         )
@@ -45,7 +68,7 @@ def refuse_lone(step: "MapFromN", before: "Step", names: list[str]) -> None:
     )
 
 
-def refuse_joined(step: "MapFromN") -> None:
+def refuse_joined(step: "PlanFromN") -> None:
     """Refuse a result whose keys were joined by prefix, if the step does not say so.
 
     Raises:

@@ -1,15 +1,9 @@
-"""What the tasks of one process share: fleets, stores, datasets and the run's log.
-
-Tasks are threads of one process. Connections they do not share: a channel belongs to the task that
-opened it.
-"""
+"""A run of this process from its start to its end: what Luigi tells of it, and its last words."""
 
 import atexit
 import contextlib
 import functools
-import logging
 import os
-import resource
 import sys
 from typing import Any
 
@@ -20,30 +14,15 @@ from luigi.retcodes import retcode
 from luigi.task_register import Register
 
 from workflows.config import settings
-from workflows.errors import UsageError, WorkflowsError
+from workflows.errors import WorkflowsError
 from workflows.fleets.channel import is_in_task
-from workflows.fleets.fleet import Fleet, gone_fleet
 from workflows.luigi_seam import console
-from workflows.planning import tolerance
-from workflows.planning.dataset import Dataset, load
-from workflows.planning.opening import end_begun, open_any, open_to_look
+from workflows.planning import context, tolerance
 from workflows.reporting.deadline import Deadline
 from workflows.reporting.progress import Progress
-from workflows.reporting.runlog import RunLog, Totals, read_lines
-from workflows.storage.s3 import SCHEME
-from workflows.storage.s3store import S3Store
-from workflows.storage.store import Store, open_store
-from workflows.targets import Listings
+from workflows.reporting.runlog import Totals, read_lines
 
-# A child of Luigi's logger, so that its handler prints it; with a level of its own, so that a run
-# says a line a step while Luigi itself is quiet.
-logger = logging.getLogger("luigi-interface.workflows")
-logger.addFilter(console.clear_line)
-
-_fleets: list[Fleet] = []
-_OPEN_FILES = 65_536
 _driver, _exit_code = [0], [0]
-_looks_only, _gone = [False], [0]
 _root = [""]
 _read_on: set[str] = set()
 _asked: set[str] = set()
@@ -51,126 +30,13 @@ _dead: set[str] = set()
 _unfinished: list[str] = []
 
 
-@functools.cache
-def fleet(spec: str) -> Fleet:
-    """Return the fleet of this run, with its runtimes starting."""
-    opened = _opened(spec)
-    _fleets.append(opened)
-    opened.start()
-    begin()
-    return opened
-
-
-def look_only(gone: int = 0) -> None:
-    """Let this process start and write nothing: for verbs that only look. Called before all else.
-
-    With `gone`, a fleet that cannot be opened is stood for by so many nodes that are lost.
-    """
-    _looks_only[0], _gone[0] = True, gone
-
-
-def _to_look(spec: str) -> Fleet:
-    try:
-        return open_to_look(spec)
-    except (WorkflowsError, OSError) as error:
-        if not _gone[0]:
-            raise
-        return gone_fleet(spec, _gone[0], str(error))
-
-
-def _opened(spec: str) -> Fleet:
-    if _looks_only[0]:
-        return _to_look(spec)
-    opened = open_any(spec, os.path.abspath(log().path))
-    if spec.startswith("ec2:"):
-        log().add(what="fleet", spec=spec, nodes=len(opened))
-    return opened
-
-
-@functools.cache
-def listings(spec: str) -> Listings:
-    """Return what the nodes of a fleet said is done."""
-    return Listings(fleet(spec))
-
-
-@functools.cache
-def store(url: str) -> Store:
-    """Return the store at `url`."""
-    opened = S3Store(url) if url.startswith(SCHEME) else open_store(url)
-    if not _looks_only[0]:
-        opened.sweep()
-    return opened
-
-
-@functools.cache
-def dataset(source: str, pattern: str, slots: int, checkpoint: str) -> Dataset:
-    """Return the dataset of a source, listed once in this run."""
-    found = load(source, pattern, slots, store(checkpoint), keep=not _looks_only[0])
-    for note in found.notes:
-        logger.warning("%s", note)
-    size = sum(key.size or 0 for key in found.keys)
-    for opened in _fleets:
-        for sentence in _far(opened.spec, source, size, checkpoint):
-            if _is_strict():
-                raise UsageError(f"{sentence}; refused, since --strict is given")
-            logger.warning("%s", sentence)
-    if uneven := found.warning():
-        logger.warning("%s", uneven)
-    return found
-
-
-def _far(spec: str, source: str, size: int, checkpoint: str) -> list[str]:
-    """Return what is to be said of buckets in another region than an EC2 fleet."""
-    urls = (source, checkpoint)
-    in_s3 = any(url.startswith(SCHEME) for url in urls) and not settings().s3_endpoint_url
-    if not spec.startswith("ec2:") or not in_s3:
-        return []
-    from workflows.ec2 import regions
-    from workflows.ec2_fleet import Ec2Fleet
-
-    aws = Ec2Fleet.load(spec.removeprefix("ec2:")).aws
-    return regions.far(aws, source, size, checkpoint)
-
-
-def _is_strict() -> bool:
-    parser = CmdlineParser.get_instance()
-    return bool(getattr(parser.get_task_obj(), "strict", False) if parser else settings().strict)
-
-
-@functools.lru_cache(maxsize=1)
-def log() -> RunLog:
-    """Return this run's log."""
-    return RunLog(settings().state)
-
-
-@functools.lru_cache(maxsize=1)
-def begin() -> None:
-    """Prepare this process to use nodes, for a run or for a verb; called once."""
-    logger.setLevel(logging.INFO)
-    _raise_open_files()
-    path = os.environ.get("WORKFLOWS_LOG")
-    if path:
-        handler = logging.FileHandler(path)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logging.getLogger("luigi-interface").addHandler(handler)
-    atexit.register(_close_fleets, os.getpid())
-
-
-def _raise_open_files() -> None:
-    """Let this process open as many files as it may: each task in flight has two."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
 @functools.lru_cache(maxsize=1)
 def watch(root: luigi.Task) -> None:
     """Show a person how a run goes; called once, by the process that schedules."""
-    begin()
+    context.begin()
     _driver[0], _root[0] = os.getpid(), root.task_id
     console.explain_interrupts()
-    progress, deadline = Progress(log()), Deadline(log(), settings().deadline_s)
+    progress, deadline = Progress(context.log()), Deadline(context.log(), settings().deadline_s)
     progress.start()
     deadline.start()
     # Asked now: what the command line said is not known any longer at exit.
@@ -189,9 +55,9 @@ def _advise(root: luigi.Task) -> None:
     """Say so if there are fewer tasks in flight than nodes that could work."""
     spec = getattr(root, "fleet", "")
     if spec and CmdlineParser.get_instance() is not None:
-        workers, nodes = core().workers, len(fleet(spec))
+        workers, nodes = core().workers, len(context.fleet(spec))
         if workers < nodes:
-            logger.warning(
+            context.logger.warning(
                 "%d workers cannot keep %d nodes busy; add --workers %d, or write it in luigi.cfg",
                 workers,
                 nodes,
@@ -201,7 +67,7 @@ def _advise(root: luigi.Task) -> None:
 
 def fail(error: WorkflowsError) -> None:
     """Say what is wrong and let Luigi's command fail, from where Luigi swallows every error."""
-    logger.error("%s", error)
+    context.logger.error("%s", error)
     if CmdlineParser.get_instance() is not None:
         _exit_code[0] = retcode().task_failed or 1
 
@@ -253,14 +119,16 @@ def note_asked(step: Any) -> None:
         about = {"module": step.__module__, "task": step.task_family}
         order = [before.name for before in step.lineage]
         nodes = len(step.nodes)
-        log().add(what="asked", **about, params=step.to_str_params(), order=order, nodes=nodes)
+        context.log().add(
+            what="asked", **about, params=step.to_str_params(), order=order, nodes=nodes
+        )
 
 
 @luigi.Task.event_handler(luigi.Event.SUCCESS)  # type: ignore[untyped-decorator]
 def _finished(task: luigi.Task) -> None:
     """Let the driver know that all is done; its own answers may be seconds old by then."""
     if task.task_id == _root[0]:
-        log().add(what="finished", task=task.task_family)
+        context.log().add(what="finished", task=task.task_family)
 
 
 @luigi.Task.event_handler(luigi.Event.FAILURE)  # type: ignore[untyped-decorator]
@@ -268,7 +136,7 @@ def _note_failure(task: luigi.Task, error: BaseException) -> None:
     """Note what a task raised that is no step, and so has no report: its process knows it alone."""
     if _driver[0] and not hasattr(task, "shard"):
         why = f"{type(error).__name__}: {error}".partition("\n")[0][:500]
-        log().add(what="failed", step=task.task_family, task=task.task_id, why=why)
+        context.log().add(what="failed", step=task.task_family, task=task.task_id, why=why)
 
 
 @luigi.Task.event_handler(luigi.Event.TIMEOUT)  # type: ignore[untyped-decorator]
@@ -276,8 +144,8 @@ def _say_timeout(task: luigi.Task, _message: str) -> None:
     """Say what Luigi does not: a task took longer than its settings let it."""
     shard = getattr(task, "shard", "")
     why = "ended by [worker] timeout in luigi.cfg; what is done is kept"
-    log().add(what="failed", step=task.task_family, task=task.task_id, why=why)
-    logger.error("%s %s: %s", task.task_family, shard, why)
+    context.log().add(what="failed", step=task.task_family, task=task.task_id, why=why)
+    context.logger.error("%s %s: %s", task.task_family, shard, why)
 
 
 @luigi.Task.event_handler(luigi.Event.PROCESS_FAILURE)  # type: ignore[untyped-decorator]
@@ -286,38 +154,27 @@ def _say_death(task: luigi.Task, message: str) -> None:
     if task.task_id in _dead:
         return
     _dead.add(task.task_id)
-    log().add(what="failed", step=task.task_family, task=task.task_id, why=message)
-    logger.error("%s; what is done is kept", message)
+    context.log().add(what="failed", step=task.task_family, task=task.task_id, why=message)
+    context.logger.error("%s; what is done is kept", message)
 
 
 def lost_nodes() -> list[str]:
     """Return the nodes that were lost more often in this run than is retried."""
-    return [line["node"] for _, line in read_lines(log().path) if line["what"] == "lost"]
+    return [line["node"] for _, line in read_lines(context.log().path) if line["what"] == "lost"]
 
 
 def close() -> None:
     """End this process's fleets and forget all; for programs that make several runs."""
-    log().tell_plan()
     console.tell_held()
-    while _fleets:
-        _fleets.pop().close()
-    end_begun()
-    for cached in (fleet, listings, store, dataset, log, begin, watch):
-        cached.cache_clear()
+    context.close()
+    watch.cache_clear()
     Register.clear_instance_cache()  # tasks remember their keys and shards
     _driver[0], _root[0] = 0, ""
-    _looks_only[0], _gone[0] = False, 0
     _read_on.clear()
     _asked.clear()
     _dead.clear()
     _unfinished.clear()
     tolerance.forget()
-
-
-def _close_fleets(opener: int) -> None:
-    if os.getpid() == opener:
-        for opened in _fleets:
-            opened.close()
 
 
 def _end(
@@ -327,10 +184,10 @@ def _end(
         return
     console.end_interrupts()
     late = deadline.stop()
-    log().tell_plan()
+    context.log().tell_plan()
     progress.stop()
     totals = Totals()
-    totals.update(log().path)
+    totals.update(context.log().path)
     if totals.steps:
         print(totals.table(), file=sys.stderr)
         if luigid:
