@@ -9,6 +9,7 @@ from typing import Any
 
 from workflows.config import settings
 from workflows.errors import UsageError, did_you_mean
+from workflows.planning.plan import Plan
 from workflows.reporting.runlog import Line, read_lines
 from workflows.steps import Step
 
