@@ -334,11 +334,11 @@ def test_what_a_killed_up_had_asked_for_is_waited_for(
             }
         ],
     )
-    monkeypatch.setattr(teardown, "LATE_S", 3.0)
+    monkeypatch.setattr(teardown, "LATE_S", 8.0)
     looks, came = iter(range(100)), threading.Event()
 
     def launches(request: Request) -> None:
-        if request.action == "DescribeInstances" and next(looks) == 4:
+        if request.action == "DescribeInstances" and next(looks) == 2:
             late(ec2)
             came.set()
 

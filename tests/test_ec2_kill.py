@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ec2cloud import Request, wait_for
 
+from workflows.ec2 import teardown
 from workflows.ec2.api import Aws
 from workflows.ec2.teardown import leftovers
 
@@ -87,8 +88,9 @@ def test_up_that_is_killed_at_any_change_is_finished_by_the_next_up(
 
 @pytest.mark.parametrize(("action", "number"), [CHANGES[i] for i in (0, 1, 4, 5, 6, 8)])
 def test_up_that_is_killed_leaves_nothing_that_down_does_not_find(
-    ec2: "Ec2", action: str, number: int
+    ec2: "Ec2", action: str, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(teardown, "LATE_S", 2.0)
     ec2.write(nodes=1)
 
     stopped(ec2, action, number, signal.SIGKILL)

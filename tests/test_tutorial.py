@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 import yaml
-from s3_servers import Weed
+from aws import sigv4
+from s3_servers import ADMIN, Weed
 from test_run_pipeline import SCRIPT_FILES, write_fingerprint
 from transcripts import ROOT, SAMPLES, Checkout, blocks, commands, matches
 
@@ -92,6 +93,8 @@ def test_every_command_about_spot_nodes_prints_what_it_shows_and_nothing_is_left
     shown = yaml.safe_load(about)
     checkout.given["rides.yaml"] = yaml.safe_dump({**ec2.top, **shown})
     checkout.environ.update(ec2.place.more, **weed.environ)
+    key, secret = ADMIN  # one account, for S3 and EC2
+    ec2.cloud.account.keys[key] = sigv4.Credential(secret)
     client = weed.bucket("my-bucket")
     for path in MONTHS:
         client.put_object(Bucket="my-bucket", Key=f"rides/{path.name}", Body=path.read_bytes())
