@@ -1,6 +1,5 @@
 """Looking after fleets: status, resize, extend, cost, sweep, doctor, policy, down."""
 
-import dataclasses
 import datetime as dt
 import json
 import os
@@ -13,13 +12,12 @@ from ec2cloud import KEYS, Request
 
 from workflows.ec2 import agent, ground, sweep
 from workflows.ec2.accounts import phases
-from workflows.ec2.api import ACCESS, EXPIRES, Aws, Instance
+from workflows.ec2.api import EXPIRES, Aws, Instance
 from workflows.ec2.prices import Spent, integrated, spent
 from workflows.ec2.teardown import leftovers
 from workflows.errors import FleetError
 
 if TYPE_CHECKING:
-    from conftest import Done
     from ec2fleets import Ec2
 
 PAST = "2020-01-01T00:00:00Z"
@@ -332,35 +330,24 @@ def test_a_fleet_of_which_anything_has_time_left_is_not_over() -> None:
 # -- doctor, policy, cost --------------------------------------------------------------------------
 
 
-def with_spot_role(ec2: "Ec2") -> "Done":
-    """Ask the doctor about an account that has the role for spot instances."""
+def test_the_doctor_finds_all_well_on_a_good_account(ec2: "Ec2") -> None:
     import boto3
 
     session = boto3.session.Session("testing", "testing", region_name="us-east-1")
     iam = session.client("iam", endpoint_url=ec2.cloud.url)
     try:
         iam.create_role(RoleName="AWSServiceRoleForEC2Spot", AssumeRolePolicyDocument="{}")
-        return ec2.run("doctor")
+        done = ec2.run("doctor")
     finally:
         iam.delete_role(RoleName="AWSServiceRoleForEC2Spot")
 
-
-def test_the_doctor_finds_all_well_on_a_good_account(ec2: "Ec2") -> None:
-    done = with_spot_role(ec2)
-
     assert done.code == 0, done
-    assert "quotas: 4 of 64 spot vCPUs, 0 of 64 on-demand vCPUs" in done.out
-    assert "permissions: 4 calls rehearsed (DryRun), all allowed" in done.out
-    assert "private: what nodes fetch needs a NAT or endpoints" in done.out
-    made = ("Create", "Import", "Run")
-    real = [one for one in ec2.cloud.requests if one.action.startswith(made)]
-    assert [one.action for one in real if one.service == "ec2"] == []
+    assert "4 of 64 spot vCPUs" in done.out
 
 
 def test_the_doctor_names_what_is_wrong_and_what_to_type(ec2: "Ec2") -> None:
     ec2.fleet.up()
-    access = {**ec2.top["access"], "address": "public", "from": ["me"]}
-    ec2.write(nodes=50, access=access)
+    ec2.write(nodes=50)
     ec2.cloud.caller = "127.0.0.9"
 
     done = ec2.run("doctor")
@@ -369,51 +356,8 @@ def test_the_doctor_names_what_is_wrong_and_what_to_type(ec2: "Ec2") -> None:
     bad = [line for line in done.out.splitlines() if line.startswith("BAD")]
     assert [line.split()[1] for line in bad] == ["spot", "quotas:", "caller:"]
     assert "create-service-linked-role" in bad[0]
-    assert "need up to 100 spot vCPUs (4 run already), 64 are allowed" in bad[1]
+    assert "need up to 100 vCPUs, 64 are allowed" in bad[1]
     assert f"this machine has moved; workflows fleet up {ec2.name}" in bad[2]
-    assert "which an internet gateway serves" in done.out
-    assert "permissions: 9 calls rehearsed (DryRun), all allowed" in done.out
-    assert len(ec2.live()) == 2
-
-
-def test_the_doctor_names_each_permission_that_is_missing_and_changes_nothing(ec2: "Ec2") -> None:
-    ec2.write(nodes=1)
-    ec2.converge()
-    before = left(ec2)
-    denied = {"RunInstances", "RevokeSecurityGroupIngress", "TerminateInstances"}
-    ec2.cloud.account.denied = denied
-
-    done = ec2.run("doctor")
-
-    (line,) = [one for one in done.out.splitlines() if "permissions:" in one]
-    assert line.startswith("BAD ")
-    assert all(f"ec2:{action}" in line for action in denied)
-    assert "ec2:CreateLaunchTemplate" not in line
-    assert "workflows fleet policy prints what is needed" in line
-    assert left(ec2) == before
-
-
-def test_what_runs_in_the_account_and_every_family_of_types_is_counted(ec2: "Ec2") -> None:
-    (image, *_) = ec2.region.ec2.describe_images()["Images"]
-    ec2.region.boots = False
-    ec2.region.ec2.run_instances(
-        ImageId=image["ImageId"],
-        InstanceType="g4dn.xlarge",
-        MinCount=2,
-        MaxCount=2,
-        SubnetId=ec2.region.subnets[0],
-    )
-    ec2.write(types=["g4dn.xlarge", "g5.2xlarge", "c5.large"], spot={"on_demand_base": 1})
-    ec2.cloud.account.quotas = {"L-DB2E81BA": 12, "L-3819A6DF": 4}
-
-    done = ec2.run("doctor")
-
-    (line,) = [one for one in done.out.splitlines() if "quotas:" in one]
-    assert line.startswith("BAD ")
-    # 8 of g4dn run; g5.2xlarge, which EC2 may choose, has 8 more.
-    assert "need up to 16 on-demand G and VT vCPUs (8 run already), 12 are allowed" in line
-    assert "need up to 8 spot G and VT vCPUs, 4 are allowed: ask for more of L-3819A6DF" in line
-    assert "standard" not in line
 
 
 def test_without_credentials_the_message_says_so(ec2: "Ec2") -> None:
@@ -483,14 +427,8 @@ def test_on_demand_nodes_cost_the_list_price_and_disks_are_estimated(ec2: "Ec2")
     spot = Instance("i-1", *about, is_spot=True, private_ip="", public_ip="", **life)  # type: ignore[arg-type]
     demand = Instance("i-2", *about, is_spot=False, private_ip="", public_ip="", **life)  # type: ignore[arg-type]
 
-    public = dataclasses.replace(demand, id="i-3", tags={ACCESS: "ann 22 public"})
-
-    one, two, three = spent(
-        Aws("us-east-1"), [spot, demand, public], 73, start + dt.timedelta(hours=9)
-    )
+    one, two = spent(Aws("us-east-1"), [spot, demand], 73, start + dt.timedelta(hours=9))
 
     assert one.usd == pytest.approx(2 * 0.03)
     assert two.usd == one.on_demand_usd == pytest.approx(2 * 0.1)
     assert one.ebs_usd == pytest.approx(2 * 73 * 0.08 / 730)
-    assert (one.address_usd, three.address_usd) == (0, pytest.approx(2 * 0.005))
-    assert three.total_usd == pytest.approx(2 * (0.1 + 0.005 + 73 * 0.08 / 730))
