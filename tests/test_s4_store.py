@@ -248,7 +248,7 @@ def test_a_flipped_byte_is_told_by_everything_that_reads_it(keys: "Keys") -> Non
         ("map-from-n", "in/", "f/", "xargs cat"),
     ):
         done = keys.run(*words)
-        assert done.code == 1, (words, done)
+        assert done.code == {"eval": 255}.get(words[0], 1), (words, done)
         assert "in/000_a" in done.err, (words, done)
         assert "damaged" in done.err, (words, done)
     assert keys.names("m") == ["001_b"]
