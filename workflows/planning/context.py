@@ -17,7 +17,7 @@ from workflows.luigi_seam import console
 from workflows.planning.dataset import Dataset, load
 from workflows.planning.opening import open_any, open_to_look
 from workflows.reporting.runlog import RunLog
-from workflows.storage.s3 import SCHEME
+from workflows.storage.place import SCHEME
 from workflows.storage.s3store import S3Store
 from workflows.storage.store import Store, open_store
 from workflows.targets import Listings

@@ -19,12 +19,11 @@ import luigi
 from workflows.config import settings
 from workflows.errors import UsageError
 from workflows.fleets.fleet import Fleet
+from workflows.model import Input, Key, SourceKey
 from workflows.node.keys import digest_of, group_name, group_of, identity_of
 from workflows.planning import context
 from workflows.planning.dataset import Dataset
-from workflows.planning.lineage import Input, Key
 from workflows.planning.plan import Plan
-from workflows.planning.source import SourceKey
 from workflows.steps import Map, MapFromN, MapToN, Step
 from workflows.verbs import fleetkeys, incomplete
 from workflows.verbs.fleetkeys import Found, Name
