@@ -22,7 +22,6 @@ from luigi.task_register import Register
 from workflows.config import passed, settings
 from workflows.errors import WorkflowsError
 from workflows.luigi_seam.install import install
-from workflows.luigi_seam.worker import use_step_workers
 from workflows.planning import context, from_n
 from workflows.planning.from_n import PlanFromN
 from workflows.planning.gather import Basename, Prefix
@@ -185,8 +184,7 @@ class Step(Plan):
         results.announce(self.name, self.show)
 
 
-install()
-use_step_workers()
+install(lifecycle.LISTENERS, lifecycle.note_unfinished, lifecycle.leave)
 
 
 @Step.event_handler(luigi.Event.DEPENDENCY_PRESENT)  # type: ignore[untyped-decorator]

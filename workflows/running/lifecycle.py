@@ -5,6 +5,7 @@ import contextlib
 import functools
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import luigi
@@ -16,7 +17,7 @@ from luigi.task_register import Register
 from workflows.config import settings
 from workflows.errors import WorkflowsError
 from workflows.fleets.channel import is_in_task
-from workflows.luigi_seam import console
+from workflows.luigi_seam import console, outcomes
 from workflows.planning import context, tolerance
 from workflows.reporting.deadline import Deadline
 from workflows.reporting.progress import Progress
@@ -72,24 +73,18 @@ def fail(error: WorkflowsError) -> None:
         _exit_code[0] = retcode().task_failed or 1
 
 
-def _leave() -> None:
+def leave() -> None:
+    """End the process with the exit code of what failed where Luigi swallows every error."""
     if _exit_code[0]:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(_exit_code[0])
 
 
-atexit.register(_leave)  # before all others of this module, so that it comes after them
-
-
-def is_watched() -> bool:
-    """Tell whether Luigi schedules, or has scheduled, a run that has to do with steps."""
-    return bool(_driver[0])
-
-
-def note_unfinished(reasons: list[str]) -> None:
-    """Keep for the end of the run why Luigi did not do all of it."""
-    _unfinished.extend(reasons)
+def note_unfinished(worker: Any) -> None:
+    """Keep for the end of the run why Luigi did not do all of it, if it has to do with steps."""
+    if _driver[0]:
+        _unfinished.extend(outcomes.unfinished(worker, context.log().path))
 
 
 def is_driver() -> bool:
@@ -97,7 +92,6 @@ def is_driver() -> bool:
     return os.getpid() == _driver[0] and not is_in_task()
 
 
-@luigi.Task.event_handler(luigi.Event.DEPENDENCY_DISCOVERED)  # type: ignore[untyped-decorator]
 def _schedules(task: luigi.Task, dependency: luigi.Task) -> None:
     """Know that Luigi schedules a run; what the run is for is asked for its dependencies first."""
     if not _driver[0]:
@@ -124,14 +118,12 @@ def note_asked(step: Any) -> None:
         )
 
 
-@luigi.Task.event_handler(luigi.Event.SUCCESS)  # type: ignore[untyped-decorator]
 def _finished(task: luigi.Task) -> None:
     """Let the driver know that all is done; its own answers may be seconds old by then."""
     if task.task_id == _root[0]:
         context.log().add(what="finished", task=task.task_family)
 
 
-@luigi.Task.event_handler(luigi.Event.FAILURE)  # type: ignore[untyped-decorator]
 def _note_failure(task: luigi.Task, error: BaseException) -> None:
     """Note what a task raised that is no step, and so has no report: its process knows it alone."""
     if _driver[0] and not hasattr(task, "shard"):
@@ -139,7 +131,6 @@ def _note_failure(task: luigi.Task, error: BaseException) -> None:
         context.log().add(what="failed", step=task.task_family, task=task.task_id, why=why)
 
 
-@luigi.Task.event_handler(luigi.Event.TIMEOUT)  # type: ignore[untyped-decorator]
 def _say_timeout(task: luigi.Task, _message: str) -> None:
     """Say what Luigi does not: a task took longer than its settings let it."""
     shard = getattr(task, "shard", "")
@@ -148,7 +139,6 @@ def _say_timeout(task: luigi.Task, _message: str) -> None:
     context.logger.error("%s %s: %s", task.task_family, shard, why)
 
 
-@luigi.Task.event_handler(luigi.Event.PROCESS_FAILURE)  # type: ignore[untyped-decorator]
 def _say_death(task: luigi.Task, message: str) -> None:
     """Say what Luigi only notes, again and again: the process of a task, no step, was killed."""
     if task.task_id in _dead:
@@ -221,3 +211,13 @@ def _last_words(totals: Totals, root: luigi.Task) -> str:
         "(luigid was restarted or paused, or another run does the same);"
         " what is done is kept: run it again"
     )
+
+
+# Told by Luigi of every task.
+LISTENERS: dict[str, Callable[..., None]] = {
+    luigi.Event.DEPENDENCY_DISCOVERED: _schedules,
+    luigi.Event.SUCCESS: _finished,
+    luigi.Event.FAILURE: _note_failure,
+    luigi.Event.TIMEOUT: _say_timeout,
+    luigi.Event.PROCESS_FAILURE: _say_death,
+}
