@@ -142,11 +142,14 @@ check_to() {
   [[ -w ${to%/*}/ ]] || die 2 "--to $to: ${to%/*}/ cannot be written to"
 }
 
+# Bash may have opened this script as a descriptor that was closed.
+is_open() { [[ -e /dev/fd/$1 && ! /dev/fd/$1 -ef ${BASH_SOURCE[0]} ]]; }
+
 # A stdout or stderr that is closed would be the next file that is opened. One that cannot be written to
 # fails as a closed one does.
 reserve_streams() {
-  [[ -e /dev/fd/2 ]] || exec 2>/dev/null
-  [[ ! -e /dev/fd/1 ]] || return 0
+  is_open 2 || exec 2>/dev/null
+  ! is_open 1 || return 0
   [[ -n $to$setup_only ]] ||
     die 2 "stdout is closed, so the result would be lost; add --to FILE, or >/dev/null if you do not want it"
   exec 1</dev/null
@@ -488,7 +491,8 @@ close_log() { note "exit $1 after $SECONDS s" 2>/dev/null; }
 end_fleet() {
   local words=(down "$fleet" --yes) codes
   [[ -z $keep_fleet ]] || words=(cost "$fleet")
-  .venv/bin/workflows fleet "${words[@]}" </dev/null 2>&1 | tee -a "$log" >&2
+  .venv/bin/workflows fleet "${words[@]}" </dev/null 2>&1 |
+    tee --output-error=warn -a "$log" >&2
   codes=("${PIPESTATUS[@]}")
   note "workflows fleet ${words[*]}: exit ${codes[0]}"
   ((codes[0])) || return "${codes[1]}"
