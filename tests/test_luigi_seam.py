@@ -102,7 +102,7 @@ def test_a_wrong_setting_is_told_when_a_run_begins_and_not_at_import(place: "Pla
     run = place.luigi("Copy", WORKFLOWS_SLOTS="many")
 
     assert run.code != 0
-    assert "slots" in run.err
+    assert "WORKFLOWS_SLOTS = many" in run.err
     assert "Traceback" not in imported.err + run.err
 
 
