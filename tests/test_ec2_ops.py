@@ -4,6 +4,7 @@ import dataclasses
 import datetime as dt
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -349,7 +350,8 @@ def test_the_doctor_finds_all_well_on_a_good_account(ec2: "Ec2") -> None:
     done = with_spot_role(ec2)
 
     assert done.code == 0, done
-    assert "quotas: 4 of 64 spot vCPUs, 0 of 64 on-demand vCPUs" in done.out
+    # Those of other tests count too: they are in the same account.
+    assert re.search(r"quotas: \d+ of 64 spot vCPUs, \d+ of 64 on-demand vCPUs", done.out), done
     assert "permissions: 4 calls rehearsed (DryRun), all allowed" in done.out
     assert "private: what nodes fetch needs a NAT or endpoints" in done.out
     made = ("Create", "Import", "Run")

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return messages.finish(_run(arguments))
     except KeyboardInterrupt:
-        return 130
+        return messages.finish(130)
 
 
 def _run(arguments: list[str]) -> int:

@@ -51,13 +51,13 @@ def here(tmp_path: "pathlib.Path", monkeypatch: pytest.MonkeyPatch) -> "Iterator
     ],
 )
 def test_a_misspelt_verb_action_or_option_is_answered_with_the_one_that_was_meant(
-    here: "pathlib.Path", capsys: pytest.CaptureFixture[str], line: str, code: int, meant: str
+    here: "pathlib.Path", capfd: pytest.CaptureFixture[str], line: str, code: int, meant: str
 ) -> None:
     with pytest.raises(SystemExit) as left:
         cli.main(line.split())
 
     assert left.value.code == code
-    assert meant in capsys.readouterr().err
+    assert meant in capfd.readouterr().err
     assert os.listdir(here) == []
 
 
@@ -71,11 +71,11 @@ def test_a_misspelt_verb_action_or_option_is_answered_with_the_one_that_was_mean
     ],
 )
 def test_a_misspelt_kind_of_fleet_is_answered_with_the_one_that_was_meant(
-    here: "pathlib.Path", capsys: pytest.CaptureFixture[str], spec: str, meant: str
+    here: "pathlib.Path", capfd: pytest.CaptureFixture[str], spec: str, meant: str
 ) -> None:
     assert cli.main(["ls", "--fleet", spec]) == 2
 
-    assert meant in capsys.readouterr().err
+    assert meant in capfd.readouterr().err
     assert os.listdir(here) == []
 
 
@@ -191,7 +191,7 @@ def test_why_says_what_it_compared_and_reads_the_bytes_if_asked(place: "Place") 
 
 
 def test_a_misspelt_ec2_fleet_is_answered_with_the_one_that_is_described(
-    here: "pathlib.Path", capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    here: "pathlib.Path", capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from workflows.ec2_fleet import Ec2Fleet
 
@@ -202,7 +202,7 @@ def test_a_misspelt_ec2_fleet_is_answered_with_the_one_that_is_described(
 
     assert cli.main(["fleet", "down", "craw", "--yes"]) == 2
 
-    assert "did you mean 'crawl'?" in capsys.readouterr().err
+    assert "did you mean 'crawl'?" in capfd.readouterr().err
 
 
 def test_what_was_meant_is_one_name_or_all_that_there_are() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from workflows.config import settings
-from workflows.errors import UsageError, did_you_mean
+from workflows.errors import UsageError, WorkflowsError, did_you_mean
 from workflows.luigi_seam import commandline
 from workflows.planning.plan import Plan
 from workflows.reporting.runlog import Line, read_lines
@@ -34,6 +34,7 @@ def step_from(arguments: argparse.Namespace) -> Step:
     Raises:
         UsageError: there is none, or Luigi does not understand its parameters.
     """
+    settings()  # a wrong one is told in its own words, not as the default of a parameter
     words = ["--module", arguments.module, arguments.task, *arguments.parameters]
     _import(arguments.module)
     try:
@@ -64,6 +65,8 @@ def _import(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise UsageError(f"cannot import {module}: {error}; is it on PYTHONPATH?") from error
+    except WorkflowsError:
+        raise
     except Exception as error:  # a user's module may raise anything
         raise UsageError(f"cannot import {module}: {type(error).__name__}: {error}") from error
 
