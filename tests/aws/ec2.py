@@ -38,6 +38,8 @@ _KINDS = {
 }
 _MOST = {"GroupName": 255, "KeyName": 255, "ClientToken": 64}
 _OVERRIDES = 300
+_FILTER_VALUES = 200
+_CLOCK_S = 300.0
 # A template is made of names that are not looked at; to delete a key that is not there is no error.
 _NEVER_LATE = ("CreateLaunchTemplate", "DeleteKeyPair")
 _LAUNCHES = ("CreateFleet", "RunInstances")
@@ -98,6 +100,16 @@ class Facts:
         rows = self._ec2.describe_images(Filters=filters)["Images"]
         return rows[0].get("Architecture", "x86_64") if rows else None
 
+    def image_disks(self, image: str) -> dict[str, tuple[str, int]]:
+        """Return device -> (snapshot, GB) of an image."""
+        filters = [{"Name": "image-id", "Values": [image]}]
+        (row,) = self._ec2.describe_images(Filters=filters)["Images"]
+        return {
+            one["DeviceName"]: (one["Ebs"].get("SnapshotId", ""), one["Ebs"].get("VolumeSize", 0))
+            for one in row.get("BlockDeviceMappings", [])
+            if "Ebs" in one
+        }
+
     def running(self) -> list[Running]:
         """Return what counts against the quotas."""
         filters = [{"Name": "instance-state-name", "Values": ["pending", "running"]}]
@@ -152,6 +164,8 @@ class Account:
             if error.fault is sigv4.Fault.SKEWED:
                 name = "expired" if sigv4.read(request).at < now else "credentials"
             raise RULES[name].refuse() from error
+        if service == "ec2" and abs(sigv4.read(request).at - now) > _CLOCK_S:
+            raise RULES["credentials"].refuse()
 
     # -- requests --------------------------------------------------------------------------------
 
@@ -170,6 +184,9 @@ class Account:
         for name, most in _MOST.items():
             if len(str(found.get(name, ""))) > most:
                 raise RULES["length"].refuse(name=name, value=found[name][:60], most=str(most))
+        values = [one for each in found.get("Filters", []) for one in each.get("Values", [])]
+        if len(values) > _FILTER_VALUES:
+            raise RULES["filter values"].refuse()
         _check_tags(action, found)
         _check_texts(action, found)
         if action == "CreateLaunchTemplate":
@@ -182,6 +199,9 @@ class Account:
         overrides = [one for row in _configs(found) for one in row.get("Overrides", [])]
         if len(overrides) > _OVERRIDES:
             raise RULES["overrides"].refuse(count=str(len(overrides)))
+        pools = [repr(sorted(one.items())) for one in overrides]
+        if len(set(pools)) < len(pools):
+            raise RULES["duplicate pools"].refuse()
         spot = found.get("InstanceMarketOptions", {}).get("SpotOptions", {})
         for price in [one.get("MaxPrice") for one in [*overrides, spot]]:
             if price is not None and float(price) < 0.001:
@@ -273,13 +293,15 @@ class Account:
             overrides = [one for row in _configs(found) for one in row.get("Overrides", [])]
             name = overrides[0]["InstanceType"]
             image = data.get("ImageId", "")
-        came = self._came(wanted, name, image, facts)
+        came = self._came(wanted, name, image, {**data, **found}, facts)
         if action == "RunInstances" and came.errors:
             raise came.errors[0][0]
         return came
 
-    def _came(self, wanted: Launch, name: str, image: str, facts: Facts) -> Launch:
-        refusal = self._unlaunchable(name, image, facts)
+    def _came(
+        self, wanted: Launch, name: str, image: str, data: Mapping[str, Any], facts: Facts
+    ) -> Launch:
+        refusal = self._unlaunchable(name, image, data, facts)
         if refusal is not None:
             return Launch(0, 0, [(refusal, name)])
         cores = facts.type(name)["VCpuInfo"]["DefaultVCpus"]
@@ -299,18 +321,33 @@ class Account:
                 errors.append((rule.refuse(limit=f"{self.quota(code):g}"), name))
         return Launch(came[0], came[1], errors)
 
-    def _unlaunchable(self, name: str, image: str, facts: Facts) -> Refusal | None:
+    def _unlaunchable(
+        self, name: str, image: str, data: Mapping[str, Any], facts: Facts
+    ) -> Refusal | None:
         has = facts.image_architecture(image)
         if has is None:
             return RULES["image"].refuse(name=image)
         takes = facts.type(name)["ProcessorInfo"]["SupportedArchitectures"]
         if has not in takes:
             return RULES["architecture"].refuse(type="/".join(takes), image=has)
-        return None
+        return _too_small(data.get("BlockDeviceMappings", []), facts.image_disks(image))
 
     def quota(self, code: str) -> float:
         """Return how many vCPUs a quota allows."""
         return self.quotas.get(code, 64.0)
+
+
+def _too_small(
+    disks: Sequence[Mapping[str, Any]], image: Mapping[str, tuple[str, int]]
+) -> Refusal | None:
+    """Return why a launch fails whose disk is smaller than that of its image."""
+    for one in disks:
+        asked = one.get("Ebs", {}).get("VolumeSize")
+        snapshot, least = image.get(one.get("DeviceName", ""), ("", 0))
+        if asked is not None and asked < least:
+            facts = {"size": str(asked), "snapshot": snapshot, "least": str(least)}
+            return RULES["small disk"].refuse(**facts)
+    return None
 
 
 def _configs(found: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
