@@ -44,6 +44,22 @@ _ROWS = (
         "Request has expired.",
         "aws/aws-sdk-go-v2#1674, aws/aws-sdk-java#1443",
     ),
+    Rule(
+        "clock behind",
+        "a request to STS by a clock that is more than 15 minutes behind",
+        403,
+        "SignatureDoesNotMatch",
+        "Signature expired: {signed} is now earlier than {least} ({now} - 15 min.)",
+        "EngineerBetter/control-tower#51",
+    ),
+    Rule(
+        "clock ahead",
+        "a request to STS by a clock that is more than 15 minutes ahead",
+        403,
+        "SignatureDoesNotMatch",
+        "Signature not yet current: {signed} is still later than {least} ({now} + 15 min.)",
+        "kubernetes-sigs/external-dns#1626",
+    ),
     # -- shapes ----------------------------------------------------------------------------------
     Rule(
         "action",
