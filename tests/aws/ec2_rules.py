@@ -17,7 +17,7 @@ _ROWS = (
         401,
         "AuthFailure",
         "AWS was not able to validate the provided access credentials",
-        "hashicorp/packer#3140, aws/aws-sdk-java#519, hashicorp/terraform-provider-aws#1102 (clocks)",
+        "hashicorp/packer#3140, aws/aws-sdk-java#519, hashicorp/terraform-provider-aws#1102",
     ),
     Rule(
         "signature",

@@ -92,12 +92,10 @@ def _launched(
     given: Mapping[str, Tags],
     tags_of: Callable[[str], Tags],
 ) -> Iterator[Needed]:
-    if action == "CreateFleet":
-        yield Needed("fleet", given.get("fleet", {}))
-    for kind in ("instance", "volume", "network-interface"):
+    own = ["fleet"] if action == "CreateFleet" else []
+    own += ["spot-instances-request"] if "InstanceMarketOptions" in data else []
+    for kind in ("instance", "volume", "network-interface", *own):
         yield Needed(kind, given.get(kind, {}))
-    if "InstanceMarketOptions" in data:
-        yield Needed("spot-instances-request", given.get("spot-instances-request", {}))
     for kind in ("image", "snapshot", "subnet"):
         yield Needed(kind)
     # Without a group EC2 takes the VPC's own, which nobody has tagged.
@@ -106,10 +104,11 @@ def _launched(
         yield Needed("security-group", {}, tags_of(name))
     if "KeyName" in data:
         yield Needed("key-pair", {}, tags_of(data["KeyName"]))
-    specs = [one.get("LaunchTemplateSpecification") for one in data.get("LaunchTemplateConfigs", [])]
-    for one in [*specs, data.get("LaunchTemplate")]:
-        if one:
-            yield Needed("launch-template", {}, tags_of(one["LaunchTemplateName"]))
+    specs = [
+        one.get("LaunchTemplateSpecification") for one in data.get("LaunchTemplateConfigs", [])
+    ]
+    for one in filter(None, [*specs, data.get("LaunchTemplate")]):
+        yield Needed("launch-template", {}, tags_of(one["LaunchTemplateName"]))
 
 
 def _given(found: Mapping[str, Any]) -> dict[str, Tags]:

@@ -52,7 +52,8 @@ _TABLE = [
          "Errors, TTLabs/EvaporateJS#364"),
     Rule("region of a query", "a URL signed for another region than the bucket's", 400,
          "AuthorizationQueryParametersError",
-         "Error parsing the X-Amz-Credential parameter; {why}", "bigassforce/aws-sdk#5, HHS/Head-Start-TTADP#370"),
+         "Error parsing the X-Amz-Credential parameter; {why}",
+         "bigassforce/aws-sdk#5, HHS/Head-Start-TTADP#370"),
     Rule("redirect", "a request to another region's endpoint", 301, "PermanentRedirect",
          "The bucket you are attempting to access must be addressed using the specified endpoint."
          " Please send all future requests to this endpoint.", "Errors"),

@@ -251,24 +251,33 @@ def login_key(aws: Aws, spec: Spec, *, in_use: bool) -> str:
         loginkey.share(spec)
     else:
         mine = make_login_key(spec.identity, loginkey.mark(spec))
-    for pause_s in (*aws.pauses_s(), 0.0):
-        try:
-            aws.call(
-                "import_key_pair",
-                KeyName=_key_name(spec),
-                PublicKeyMaterial=mine.encode(),
-                TagSpecifications=tagged("key-pair", common_tags(spec)),
-            )
-            return mine
-        except FleetError as error:
-            if error.code != "InvalidKeyPair.Duplicate":
-                raise
-            refused = error
-        # Imported a moment ago, by a call whose answer was lost, and not yet to be seen.
-        if _is_imported(aws, spec, mine, in_use=in_use):
+    for pause_s in aws.pauses_s():
+        if _imports(aws, spec, mine) or _is_imported(aws, spec, mine, in_use=in_use):
             return mine
         time.sleep(pause_s)
-    raise refused
+    raise FleetError(
+        f"EC2 has a key pair {_key_name(spec)} and does not show it: type it again, or:"
+        f" aws ec2 delete-key-pair --key-name {_key_name(spec)}"
+    )
+
+
+def _imports(aws: Aws, spec: Spec, public: str) -> bool:
+    """Import the login key; return False if there is one of its name.
+
+    That was imported a moment ago, by a call whose answer was lost, and may not show yet.
+    """
+    try:
+        aws.call(
+            "import_key_pair",
+            KeyName=_key_name(spec),
+            PublicKeyMaterial=public.encode(),
+            TagSpecifications=tagged("key-pair", common_tags(spec)),
+        )
+    except FleetError as error:
+        if error.code != "InvalidKeyPair.Duplicate":
+            raise
+        return False
+    return True
 
 
 def _key_name(spec: Spec) -> str:
@@ -447,9 +456,7 @@ def _authorize(aws: Aws, group: str, rule: dict[str, Any], known: Mapping[str, A
 def _revoke(aws: Aws, group: str, rule: dict[str, Any]) -> None:
     """Take a rule out of a group; that it is out already is no error: EC2 may show it still."""
     try:
-        aws.call(
-            "revoke_security_group_ingress", settles=True, GroupId=group, IpPermissions=[rule]
-        )
+        aws.call("revoke_security_group_ingress", settles=True, GroupId=group, IpPermissions=[rule])
     except FleetError as error:
         if error.code != "InvalidPermission.NotFound":
             raise

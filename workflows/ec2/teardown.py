@@ -223,7 +223,7 @@ def _delete(
     what: str,
     gone: str,
     is_shown: Callable[[], bool] = lambda: False,
-    **which: str,
+    **which: Any,
 ) -> None:
     """Delete something; that it is gone already is no error.
 
