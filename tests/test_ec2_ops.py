@@ -285,6 +285,18 @@ def test_sweep_finds_what_is_over_and_removes_it_only_if_told(ec2: "Ec2") -> Non
     assert left(ec2) == {}
 
 
+@pytest.mark.parametrize("region", ["us-gov-west-1", "cn-north-1", ""])
+def test_sweep_begins_in_the_logins_own_partition(
+    monkeypatch: pytest.MonkeyPatch, region: str
+) -> None:
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", region)
+
+    assert sweep.home() == (region or "us-east-1")
+    monkeypatch.setenv("AWS_REGION", "us-gov-east-1")
+    assert sweep.home() == "us-gov-east-1"
+
+
 def test_a_fleet_that_will_not_go_keeps_sweep_from_no_other(ec2: "Ec2") -> None:
     names = [f"{ec2.name}-{letter}" for letter in "ab"]
     for name in names:
