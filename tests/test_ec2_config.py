@@ -62,6 +62,7 @@ def test_an_unknown_key_is_an_error_with_the_near_match() -> None:
         ({"nodes": "three"}, "nodes: must be a whole number from 1 to 1000"),
         ({"nodes": True}, "nodes: must be a whole number from 1 to 1000"),
         ({"nodes": 2, "min_nodes": 3}, "min_nodes is more than nodes"),
+        ({"types": ["m5.large", "c5.large", "m5.large"]}, "types names m5.large twice"),
         ({"ttl": {"idle": "soon"}}, "ttl: idle: must be a duration: 90, 90s, 30m, 2h or 1d"),
         ({"ttl": {"idle": "2h", "max": "1h"}}, "ttl: idle is more than max"),
         (

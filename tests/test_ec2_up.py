@@ -393,6 +393,52 @@ def test_what_ec2_does_not_take_is_no_want_of_capacity(code: str, says: str, whe
     assert "policy" not in str(error)
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        *("VcpuLimitExceeded", "MaxSpotInstanceCountExceeded", "MaxFleetCountExceeded"),
+        *("SecurityGroupLimitExceeded", "RulesPerSecurityGroupLimitExceeded"),
+        *("NetworkInterfaceLimitExceeded", "VolumeLimitExceeded", "InstanceLimitExceeded"),
+    ],
+)
+def test_a_quota_of_anything_is_no_matter_of_waiting(code: str) -> None:
+    error = refusal(code, "create_security_group: too many")
+
+    assert error.exit_code == 5
+    assert "Service Quotas" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code"),
+    [("RequestLimitExceeded", 1), ("FilterLimitExceeded", 7), ("TagLimitExceeded", 7)],
+)
+def test_a_limit_of_one_call_is_no_quota(code: str, exit_code: int) -> None:
+    assert refusal(code, "describe_instances: no").exit_code == exit_code
+
+
+def test_more_types_than_ec2_takes_in_one_filter_are_asked_for_in_several_calls(
+    ec2: "Ec2",
+) -> None:
+    types = tuple(f"m7i.size{number}" for number in range(201))
+
+    with pytest.raises(UsageError, match="no such instance types"):
+        ground.type_details(Aws("us-east-1"), types)
+
+    asked = ec2.cloud.asked("DescribeInstanceTypes")
+    assert [len(one.listed(r"Filter\.1\.Value")) for one in asked] == [200, 1]
+
+
+def test_a_disk_that_is_smaller_than_the_image_is_refused_before_anything_is_made(
+    ec2: "Ec2",
+) -> None:
+    ec2.write(disk_gb=8)
+
+    with pytest.raises(UsageError, match=r"disk_gb: 8 is less than the \d+ GB of the image"):
+        ec2.converge()
+
+    assert not ec2.cloud.asked("CreateSecurityGroup")
+
+
 def test_only_a_want_of_capacity_is_told_as_one_that_passes() -> None:
     spec = Spec("crawl")
     capacity = refusal("InsufficientInstanceCapacity", "m7i.large us-east-1a: none left")

@@ -52,15 +52,16 @@ class Duration(int):
     """Seconds, written as `duration_s` reads them."""
 
 
-def _setting(
+def _setting(  # noqa: PLR0913 - all that there is to say about one
     section: str,
     key: str,
     default: object,
     *,
     least: float | None = None,
+    most: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> object:
-    about = {"section": section, "key": key, "least": least, "choices": choices}
+    about = {"section": section, "key": key, "least": least, "most": most, "choices": choices}
     return dataclasses.field(default=default, metadata=about)
 
 
@@ -90,7 +91,8 @@ class Settings:
     s3_addressing: str = _setting("s3", "addressing", "auto", choices=_ADDRESSING)  # type: ignore[assignment]
     s3_profile: str = _setting("s3", "profile", "")  # type: ignore[assignment]
     s3_nodes: str = _setting("s3", "nodes", "signed", choices=_NODES)  # type: ignore[assignment]
-    s3_signature_s: int = _setting("s3", "signature", 6 * 3600, least=1)  # type: ignore[assignment]
+    # S3 takes no signature (version 4) for more than a week.
+    s3_signature_s: int = _setting("s3", "signature", 6 * 3600, least=1, most=604800)  # type: ignore[assignment]
     s3_multipart_mb: int = _setting("s3", "multipart_mb", 256, least=5)  # type: ignore[assignment]
     s3_compress: str = _setting("s3", "compress", "none", choices=_COMPRESS)  # type: ignore[assignment]
 
@@ -204,9 +206,15 @@ def _converted(field: dataclasses.Field[object], text: str) -> object:
         raise ValueError(f"must be {'a whole number' if kind is int else 'a number'}") from None
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must be a number")
-    if value < field.metadata["least"]:
-        raise ValueError(f"must be at least {field.metadata['least']}")
+    _check_bounds(value, field.metadata["least"], field.metadata["most"])
     return value
+
+
+def _check_bounds(value: float, least: float, most: float | None) -> None:
+    if value < least:
+        raise ValueError(f"must be at least {least}")
+    if most is not None and value > most:
+        raise ValueError(f"must be at most {most}")
 
 
 def _text(field: dataclasses.Field[object], text: str) -> str:

@@ -37,12 +37,12 @@ CAPACITY = {
     "UnfulfillableCapacity",
 }
 SPOT_QUOTA = {"MaxSpotInstanceCountExceeded"}
-QUOTA = SPOT_QUOTA | {
-    "InstanceLimitExceeded",
-    "MaxFleetCountExceeded",
-    "VcpuLimitExceeded",
-    "VolumeLimitExceeded",
-}
+# Of anything: VcpuLimitExceeded, SecurityGroupLimitExceeded, MaxFleetCountExceeded, ...
+_QUOTA = re.compile(
+    r"(Client\.)?(Max\w+CountExceeded|\w+LimitExceeded|\w+QuotaExceeded|ResourceLimit\w*)"
+)
+# These are about one request, and no quota of the account.
+_NO_QUOTA = {"FilterLimitExceeded", "RequestLimitExceeded", "TagLimitExceeded"}
 DENIED = {
     "AccessDenied",
     "AccessDeniedException",
@@ -83,12 +83,13 @@ NOT_YET = {
 }
 _REJECTED = re.compile(
     r"(Client\.)?(Invalid|Missing|Malformed|Unknown|Unsupported|Incorrect|Idempotent|KMS|KMSKey"
-    r"|Param|Validation|Operation|Gateway|Dependency|SnapshotC|VolumeTypeNot|ReservedC|Encrypted)"
+    r"|Param|Validation|Operation|Gateway|Dependency|SnapshotC|VolumeTypeNot|ReservedC|Encrypted"
+    r"|FilterLimit|TagLimit)"
 )
 # Refusals of values that this program has chosen: the file's own are checked before.
 _OUR_FAULT = re.compile(
     r"(InvalidParameter|UnknownParameter|MissingParameter|Malformed|InvalidAction|Idempotent"
-    r"|ParamValidation|ValidationError|InvalidUserData|MissingAction)"
+    r"|ParamValidation|ValidationError|InvalidUserData|MissingAction|FilterLimit|TagLimit)"
 )
 _LOGIN = "log in again (aws sso login, aws configure, or new session keys)"
 _CLOCK = "this machine's clock may be wrong: workflows fleet doctor shows by how much"
@@ -188,6 +189,22 @@ class Aws:
         with _named(operation):
             return getattr(client, operation)(**given)
 
+    def time_said(self) -> str:
+        """Return the time on AWS's clock, as HTTP writes it; it is said with a refusal too.
+
+        Raises:
+            FleetError: AWS could not be reached.
+        """
+        from botocore.exceptions import ClientError
+
+        client = self.client("sts")
+        with _named("get_caller_identity"):
+            try:
+                answer = client.get_caller_identity()
+            except ClientError as error:  # a clock that is off is a reason
+                answer = error.response
+        return str(answer["ResponseMetadata"]["HTTPHeaders"].get("date", ""))
+
     def pages(
         self, operation: str, key: str, *, service: str = "ec2", **given: Any
     ) -> Iterator[Any]:
@@ -224,15 +241,27 @@ def _named(operation: str) -> Iterator[None]:
         raise FleetError(f"{operation}: {error}", kind) from error
 
 
+def is_quota(code: str) -> bool:
+    """Tell whether a code says that a quota of the account does not allow more.
+
+    >>> [is_quota(code) for code in ("SecurityGroupLimitExceeded", "RequestLimitExceeded")]
+    [True, False]
+    """
+    return _QUOTA.fullmatch(code) is not None and code not in _NO_QUOTA
+
+
 def refusal(code: str, why: str) -> FleetError:
     """Return the error that a code of EC2's stands for."""
     text = f"{why} ({code})" + (f"; {_FIXES[code]}" if code in _FIXES else "")
     if code in CAPACITY:
         return NoCapacity(text, code)
-    if code in QUOTA:
+    if is_quota(code):
         more = "; ask for more in Service Quotas, or name fewer or smaller nodes"
         return OverQuota(text + more, code)
     if code in DENIED:
+        # STS says so of a clock: "Signature expired: ...", "Signature not yet current: ...".
+        if code == "SignatureDoesNotMatch" and re.search("Signature (expired|not yet)", why):
+            text = f"{why} ({code}); {_CLOCK}"
         more = "; workflows fleet policy prints what is needed" if code in _UNPERMITTED else ""
         return NotAllowed(text + more, code)
     if code in _BUSY:

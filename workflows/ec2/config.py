@@ -389,6 +389,8 @@ class _Checked:
         ttl, ami = values.get("ttl", Ttl()), values.get("ami", Spec.ami)
         known_ami = ami.startswith(("ami-", "ssm:/")) or ami.removeprefix("ssm:") in AMIS
         names = ", ".join(f"ssm:{name}" for name in AMIS)
+        types = values.get("types", Spec.types)
+        twice = ", ".join(sorted({one for one in types if types.count(one) > 1}))
         plain = "may hold A-Z a-z 0-9 _@%+=:,./~ - only"
         for holds, problem in (
             (_NAME.fullmatch(str(values.get("name", ""))), "name must be up to 31 of a-z 0-9 -"),
@@ -399,7 +401,8 @@ class _Checked:
             (access.address in ("public", "private"), "address must be public or private"),
             (_PLAIN.fullmatch(values.get("scratch", Spec.scratch)), f"scratch {plain}"),
             (_PLAIN.fullmatch(access.user), f"user {plain}"),
-            (values.get("types", Spec.types), "types must name at least one instance type"),
+            (types, "types must name at least one instance type"),
+            (not twice, f"types names {twice} twice: CreateFleet takes each pool once"),
             (ttl.idle <= ttl.max, "ttl: idle is more than max"),
         ):
             if not holds:

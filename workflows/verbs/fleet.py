@@ -214,7 +214,8 @@ def _extend(arguments: argparse.Namespace) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    names = arguments.regions.split(",") if arguments.regions else sweep.regions(Aws("us-east-1"))
+    asked = arguments.regions.split(",") if arguments.regions else []
+    names = asked or sweep.regions(Aws(sweep.home()))
     found, failed = sweep.find(names)
     over = sweep.overdue(found, dt.datetime.now(dt.timezone.utc))
     rows = [("region", "fleet", "kind", "id", "expires", "")]
