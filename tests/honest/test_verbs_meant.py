@@ -51,13 +51,13 @@ def here(tmp_path: "pathlib.Path", monkeypatch: pytest.MonkeyPatch) -> "Iterator
     ],
 )
 def test_a_misspelt_verb_action_or_option_is_answered_with_the_one_that_was_meant(
-    here: "pathlib.Path", capsys: pytest.CaptureFixture[str], line: str, code: int, meant: str
+    here: "pathlib.Path", capfd: pytest.CaptureFixture[str], line: str, code: int, meant: str
 ) -> None:
     with pytest.raises(SystemExit) as left:
         cli.main(line.split())
 
     assert left.value.code == code
-    assert meant in capsys.readouterr().err
+    assert meant in capfd.readouterr().err
     assert os.listdir(here) == []
 
 
@@ -71,11 +71,11 @@ def test_a_misspelt_verb_action_or_option_is_answered_with_the_one_that_was_mean
     ],
 )
 def test_a_misspelt_kind_of_fleet_is_answered_with_the_one_that_was_meant(
-    here: "pathlib.Path", capsys: pytest.CaptureFixture[str], spec: str, meant: str
+    here: "pathlib.Path", capfd: pytest.CaptureFixture[str], spec: str, meant: str
 ) -> None:
     assert cli.main(["ls", "--fleet", spec]) == 2
 
-    assert meant in capsys.readouterr().err
+    assert meant in capfd.readouterr().err
     assert os.listdir(here) == []
 
 
@@ -191,7 +191,7 @@ def test_why_says_what_it_compared_and_reads_the_bytes_if_asked(place: "Place") 
 
 
 def test_a_misspelt_ec2_fleet_is_answered_with_the_one_that_is_described(
-    here: "pathlib.Path", capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    here: "pathlib.Path", capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from workflows.ec2_fleet import Ec2Fleet
 
@@ -202,9 +202,21 @@ def test_a_misspelt_ec2_fleet_is_answered_with_the_one_that_is_described(
 
     assert cli.main(["fleet", "down", "craw", "--yes"]) == 2
 
-    assert "did you mean 'crawl'?" in capsys.readouterr().err
+    assert "did you mean 'crawl'?" in capfd.readouterr().err
 
 
 def test_what_was_meant_is_one_name_or_all_that_there_are() -> None:
     assert did_you_mean("Fech", ["Fetch", "Select"]) == "; did you mean 'Fetch'?"
     assert did_you_mean("x", [f"s{n:02d}" for n in range(15)]).endswith("s11 and 3 more")
+
+
+@pytest.mark.parametrize("task", ["Merge", "workflows.tasks.MergeCounts", "Config"])
+def test_a_task_that_a_module_does_not_have_is_answered_with_the_steps_that_it_has(
+    here: "pathlib.Path", capfd: pytest.CaptureFixture[str], task: str
+) -> None:
+    assert cli.main(["plan", task]) == 2
+
+    said = capfd.readouterr().err
+    assert said.startswith("workflows: workflows.tasks has no step ") or "is no step" in said
+    assert "Candidates are" not in said
+    assert said.count("\n") == 1
