@@ -1,8 +1,8 @@
 """What servers say of URLs: how many bytes, and which version. And texts from them.
 
-A version is the ETag, else Last-Modified. Where a server states neither, or an empty ETag, or a time
-that stands for no change (it cannot be read, is of 1970, or so new that the next change could have
-the same), the whole body is read and its SHA-256 stands for it.
+A version is the ETag, else Last-Modified. Where a server states neither, or an empty ETag, or a
+time that stands for no change (it cannot be read, is of 1970, or so new that the next change could
+have the same), the whole body is read and its SHA-256 stands for it.
 """
 
 import base64
