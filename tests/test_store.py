@@ -185,3 +185,21 @@ def test_a_file_url_is_a_directory_and_other_urls_are_refused(tmp_path: pathlib.
     assert os.path.exists(tmp_path / "s" / "x")
     with pytest.raises(UsageError, match="ftp://x"):
         open_store("ftp://x/y")
+
+
+def test_a_directory_that_cannot_be_read_is_no_empty_one(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    store = DirectoryStore(str(tmp_path))
+    assert (list(store.list("none")), store.folders("none")) == ([], [])
+    assert (list(store.list("file/in")), store.folders("file/in")) == ([], [])
+
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+    for look in (lambda: list(store.list("kept")), lambda: store.folders("kept")):
+        with pytest.raises(CheckpointError, match=r"cannot read .*/kept: Permission denied"):
+            look()

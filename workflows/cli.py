@@ -1,8 +1,8 @@
 """The ``workflows`` command: finds the verb, runs it, turns errors into messages and exit codes.
 
 Exit codes: 0 done or nothing to do, 1 failed, 2 usage, 3 nodes lost, 4 no capacity, 5 over quota,
-6 not allowed, 130 interrupted. `eval` and `exec` exit as their command does, and with 255 where it
-is not the command that failed.
+6 not allowed, 130 interrupted, 141 the reader of stdout left. `eval` and `exec` exit as their
+command does, and with 255 where it is not the command that failed.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from workflows.reporting import messages
 from workflows.reporting.stdio import OutputLost, discard, guard
 
 _USAGE = 2
+_READER_LEFT = 141  # what a shell says of a command that SIGPIPE ended
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)
 # Those that ask nodes: an ssh fleet's hub is begun before their own modules are loaded.
 ON_NODES = ("ls", "cp", "rm", "eval", "map", "map-to-n", "map-from-n", "health")
@@ -76,6 +77,8 @@ def _run(arguments: list[str]) -> int:
         if not isinstance(error, OutputLost) and error.errno not in _FULL:
             raise
         discard()
+        if isinstance(error, OutputLost) and error.errno == errno.EPIPE:
+            return _READER_LEFT  # `| head`, or a pager that was quit: who did that knows it
         why = error if isinstance(error, OutputLost) else error.strerror
         messages.say(f"workflows: not all could be written: {why}")
         return 1

@@ -245,6 +245,8 @@ def test_what_fails_in_an_earlier_step_of_the_same_pipe_is_not_tolerated(bad: Ba
 
     assert run.code == 30, run
     assert "Fetch of bad1 on node " in run.err
+    assert "max_failed of Clean does not cover Fetch, which failed in the same pipe" in run.err
+    assert "more bad keys than are tolerated" not in run.err
 
 
 def test_a_durable_step_that_left_keys_out_is_read_again_when_its_nodes_are_gone(bad: Bad) -> None:

@@ -213,6 +213,30 @@ def test_a_name_that_could_be_no_key_matters_only_if_it_matches(tmp_path: pathli
         list_source(str(tmp_path), "*")
 
 
+def test_hidden_names_that_may_be_wanted_are_left_out_and_named(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "in/a.csv", "in/.b.csv", "in/.c.txt", "in/.git/d.csv", "in/sub/.e.csv")
+    (tmp_path / "in/.linked.csv").symlink_to("a.csv")
+
+    found = look_at(str(tmp_path / "in"), "*.csv")
+
+    assert [key.name for key in found.keys] == ["a.csv"]
+    assert found.notes == [
+        f"left out of {tmp_path}/in: 4 hidden names: .b.csv, .git/, .linked.csv, sub/.e.csv"
+    ]
+    with pytest.raises(UsageError, match=r"matches '\.e\*'.*1 hidden name"):
+        look_at(str(tmp_path / "in/sub"), ".e*")
+
+
+def test_our_own_hidden_state_and_checkpoint_are_not_worth_a_warning(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, own_state: pathlib.Path
+) -> None:
+    monkeypatch.setenv("WORKFLOWS_STATE", str(tmp_path / "in/.state"))
+    settings.cache_clear()
+    write(tmp_path, "in/a.csv", "in/.state/log.csv", "in/.kept/Last/1/data/b.csv")
+
+    assert look_at(str(tmp_path / "in"), "*", str(tmp_path / "in/.kept")).notes == []
+
+
 # -- our own files -----------------------------------------------------------------------------
 
 

@@ -40,6 +40,7 @@ class _Expected(NamedTuple):
     keys: list[str]
     bad: list[str]
     links: list[str]
+    hidden: list[str]
 
 
 def _make(top: str, tree: "dict[str, str | dict[str, object]]", target: str) -> None:
@@ -61,21 +62,28 @@ def _make(top: str, tree: "dict[str, str | dict[str, object]]", target: str) -> 
 
 def _expected(top: str, pattern: str) -> _Expected:
     """Say what must be found, by another way than the listing goes."""
-    found = _Expected([], [], [])
+    found = _Expected([], [], [], [])
     for folder, folders, files in os.walk(top):
         for name in [*folders, *files]:
-            path = os.path.join(folder, name)
-            key = os.path.relpath(path, top)
-            if any(part.startswith(".") for part in key.split("/")):
-                continue
-            is_link = os.path.islink(path)
-            if os.path.isdir(path):
-                if is_link:
-                    found.links.append(key)
-            elif fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(key, pattern):
-                is_file = os.path.exists(path) and stat.S_ISREG(os.stat(path).st_mode)
-                (found.keys if is_file and "\n" not in key else found.bad).append(key)
+            key = os.path.relpath(os.path.join(folder, name), top)
+            if not any(part.startswith(".") for part in key.split("/")[:-1]):
+                _expect(found, os.path.join(folder, name), key, pattern)
     return found
+
+
+def _expect(found: _Expected, path: str, key: str, pattern: str) -> None:
+    name, is_link = os.path.basename(path), os.path.islink(path)
+    is_wanted = fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(key, pattern)
+    is_folder = os.path.isdir(path) and not is_link
+    if name.startswith("."):
+        if is_folder or is_wanted:
+            found.hidden.append(f"{key}/" if is_folder else key)
+    elif os.path.isdir(path):
+        if is_link:
+            found.links.append(key)
+    elif is_wanted:
+        is_file = os.path.exists(path) and stat.S_ISREG(os.stat(path).st_mode)
+        (found.keys if is_file and "\n" not in key else found.bad).append(key)
 
 
 @settings(max_examples=60, deadline=None, database=None, derandomize=True)
@@ -117,6 +125,11 @@ def test_each_file_of_any_tree_is_a_key_once_or_is_named(
             assert all(os.path.samefile(key.url, f"{top}/{key.name}") for key in found.keys)
             links = [note for note in found.notes if "not followed" in note]
             assert len(links) == bool(expected.links)
+            hidden = [note for note in found.notes if " hidden name" in note]
+            assert len(hidden) == bool(expected.hidden)
+            if hidden:
+                assert f": {len(expected.hidden)} hidden name" in hidden[0]
+                assert plain(min(expected.hidden)) in hidden[0]
             if links:
                 assert f": {len(expected.links)} link" in links[0]
                 assert plain(min(expected.links)) in links[0]

@@ -193,6 +193,43 @@ def test_a_time_that_the_next_change_may_share_is_not_trusted(
     assert key().etag == date(now - 60, usegmt=True)
 
 
+@pytest.mark.parametrize(
+    "says",
+    [
+        {"ETag": '""'},
+        {"ETag": 'W/""'},
+        {"ETag": "  "},
+        {"Last-Modified": "yesterday"},
+        {"Last-Modified": "0"},
+        {"Last-Modified": "-1"},
+        {"Last-Modified": "Mon, 01 Jan 2018 00:00:00 +0000"},
+        {"Last-Modified": "Thu, 01 Jan 1970 00:00:00 GMT"},
+        {"Last-Modified": "Thu, 01 Jan 1970 00:00:01 GMT", "Date": "Mon, 01 Jan 2018 00:00:00 GMT"},
+        {"Last-Modified": "now"},  # and no Date
+        {"Last-Modified": "Mon, 01 Jan 2018 00:00:00 GMT", "Date": "Sun, 31 Dec 2017 00:00:00 GMT"},
+    ],
+)
+def test_what_a_server_states_that_is_no_version_is_not_taken_for_one(
+    site: Site, key: Callable[[], SourceKey], says: dict[str, str]
+) -> None:
+    if says.get("Last-Modified") == "now":
+        says = {"Last-Modified": email.utils.formatdate(time.time() - 60, usegmt=True)}
+    site.says = says
+    before = key()
+    site.bodies["/x.csv"] = b"after!"
+
+    assert before.etag.startswith("sha256:")
+    assert key().identity != before.identity
+
+
+def test_a_time_of_long_ago_is_a_version_though_the_server_does_not_say_its_own(
+    site: Site, key: Callable[[], SourceKey]
+) -> None:
+    site.says = {"ETag": '""', "Last-Modified": "Mon, 01 Jan 2018 00:00:00 GMT"}
+
+    assert key().etag == "Mon, 01 Jan 2018 00:00:00 GMT"
+
+
 def test_what_changed_after_it_was_listed_by_its_content_is_not_passed_on(
     site: Site, key: Callable[[], SourceKey], tmp_path: pathlib.Path
 ) -> None:

@@ -48,6 +48,40 @@ def test_a_misspelt_attribute_is_refused_with_the_one_that_is_meant(name: str, m
     assert f"mine.Mine states {name}, which no step has: did you mean {meant}?" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["upstreams", "Upstream", "up_stream", "parent", "reads"])
+def test_a_step_under_another_name_than_upstream_is_refused(name: str) -> None:
+    # The step would read the URLs of the source in place of what Fetch makes.
+    with pytest.raises(UsageError, match=f"states {name}, which no step has.* mean upstream"):
+        made(command="cat", **{name: Fetch})
+
+
+def _requires(_: luigi.Task) -> list[luigi.Task]:
+    return [Fetch()]
+
+
+@pytest.mark.parametrize("name", ["requires", "run", "output", "complete", "input"])
+@pytest.mark.parametrize("value", [Fetch, _requires, property(_requires)])
+def test_a_method_by_which_steps_work_is_refused_unless_it_calls_that_of_steps(
+    name: str, value: object
+) -> None:
+    with pytest.raises(UsageError, match=f"{name} of mine.Mine takes the place of .*super"):
+        made(command="cat", **{name: value})
+
+    class More(Map):
+        command = "cat"
+
+        def requires(self) -> "list[Any]":
+            return [*super().requires()]
+
+    assert More.requires is not Map.requires
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "a\nb", 3, None])
+def test_a_name_that_can_name_no_directory_is_refused(name: object) -> None:
+    with pytest.raises(UsageError, match=r"name of mine.Mine must be a text that can name"):
+        made(command="cat", name=name)
+
+
 def test_a_misspelt_property_and_one_of_a_mixin_are_refused_too() -> None:
     with pytest.raises(UsageError, match=r"states comand.* did you mean command"):
         made(comand=property(lambda _: "cat"))
@@ -132,6 +166,7 @@ def test_an_attribute_that_hides_what_steps_work_by_is_refused(name: str) -> Non
         },
         {"resources": {"licence": 1}, "task_namespace": "mine", "name": "Other"},
         {"source": luigi.Parameter(default="rides/")},
+        {"upstream": Fetch, "other": Fetch, "Reader": type("Reader", (), {})},
         {"files": ["x.py"], "laws": [], "timeout_s": 0, "upstream": None},
         {"files": property(lambda _: ("x",)), "pip": property(lambda _: ())},
         {"durable": luigi.BoolParameter(default=False), "timeout_s": luigi.FloatParameter()},

@@ -126,3 +126,16 @@ def test_exec_exits_with_the_greatest_status_and_with_255_if_a_node_cannot_be_as
     assert done.code == OWN_FAILURE
     assert "node 1" in done.err
     assert keys.run("exec", "--raw", "true").code == OWN_FAILURE
+
+
+def test_eval_and_exec_name_the_signal_and_the_likely_cause_of_a_commands_end(
+    keys: "Keys",
+) -> None:
+    keys.give("b", kk="x")
+
+    ended = keys.run("exec", "--node", "1", "kill $$")
+    silent = keys.run("eval", "b/k", "grep nothing")
+
+    assert (ended.code, ended.err) == (143, "workflows: node 1: killed by SIGTERM\n")
+    assert silent.code == 1
+    assert "workflows: likely cause: grep found nothing" in silent.err

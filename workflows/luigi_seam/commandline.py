@@ -7,6 +7,9 @@ from luigi.cmdline_parser import CmdlineParser
 from luigi.interface import core
 from luigi.retcodes import retcode
 from luigi.task_register import Register
+from luigi.task_register import TaskClassNotFoundException as NoSuchTask
+
+__all__ = ["NoSuchTask"]
 
 
 def is_used() -> bool:
@@ -35,6 +38,7 @@ def parsed(words: Sequence[str]) -> luigi.Task:
     """Return the task that words name, as `luigi` takes them.
 
     Raises:
+        NoSuchTask: the module has none of that name.
         SystemExit: Luigi does not understand them; it has printed why.
     """
     with CmdlineParser.global_instance(list(words)) as parser:

@@ -54,6 +54,23 @@ _BY_SIGNAL = {
 }
 
 
+def ended(code: int) -> str:
+    """Return how a command ended, of what `subprocess` returns.
+
+    >>> ended(3), ended(-9), ended(-99)
+    ('exited 3', 'killed by SIGKILL', 'killed by signal 99')
+    """
+    if code >= 0:
+        return f"exited {code}"
+    return f"killed by {signal_name(-code) or f'signal {-code}'}"
+
+
+def signal_name(number: int) -> str:
+    """Return the name of a signal, empty if there is none of that number."""
+    names = {known.value: known.name for known in signal.Signals}
+    return names.get(number, "")
+
+
 def likely_cause(command: str, code: int, stderr: str) -> str:
     """Return the likely cause of an exit status, and what to do; nothing if stderr tells enough.
 

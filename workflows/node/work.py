@@ -9,7 +9,6 @@ import errno
 import functools
 import os
 import shutil
-import signal
 import subprocess
 import threading
 import time
@@ -17,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
 from workflows.node import laws
-from workflows.node.causes import likely_cause
+from workflows.node.causes import ended, likely_cause, signal_name
 from workflows.node.environment import of_source, without, without_end
 from workflows.node.files import checksum, remove
 from workflows.node.keys import digest_of
@@ -298,12 +297,12 @@ class KeyRun:
         if self.timed_out:
             return f"timeout: ran longer than {stage.timeout_s:g} s"
         if code < 0:
-            return f"killed by {_signal(-code)}"
+            return ended(code)
         disk = os.statvfs(self.storage.root)
         if disk.f_bavail * disk.f_frsize < _FULL:
             return f"exited {code}; no space left on device below {self.storage.root}"
-        if code > 128 and _signal(code - 128):  # a shell's way to say so
-            return f"exited {code}, as when something in it is killed by {_signal(code - 128)}"
+        if code > 128 and signal_name(code - 128):  # a shell's way to say so
+            return f"exited {code}, as when something in it is killed by {signal_name(code - 128)}"
         return f"exited {code}"
 
     # -- measure -------------------------------------------------------------------------------
@@ -418,9 +417,3 @@ class KeyRun:
 def _bash() -> str:
     """Return where bash is: to try each directory of PATH anew for every key would show."""
     return shutil.which(BASH[0]) or BASH[0]
-
-
-def _signal(number: int) -> str:
-    """Return the name of a signal, empty if there is none of that number."""
-    names = {known.value: known.name for known in signal.Signals}
-    return names.get(number, "")

@@ -31,6 +31,7 @@ logger = logging.getLogger("luigi-interface.workflows")
 _fleets: list[Fleet] = []
 _OPEN_FILES = 65_536
 _looks_only, _gone = [False], [0]
+_warned: dict[str, object] = {}
 
 
 @functools.cache
@@ -120,6 +121,13 @@ def _far(spec: str, source: str, size: int, checkpoint: str) -> list[str]:
     return regions.far(aws, source, size, checkpoint)
 
 
+def warn_once(sentence: str) -> None:
+    """Warn of something that several tasks of a run find out, each by itself."""
+    mine = object()
+    if _warned.setdefault(sentence, mine) is mine:
+        logger.warning("%s", sentence)
+
+
 @functools.lru_cache(maxsize=1)
 def log() -> RunLog:
     """Return this run's log."""
@@ -156,6 +164,7 @@ def close() -> None:
         _fleets.pop().close()
     for cached in (fleet, listings, store, dataset, log, begin):
         cached.cache_clear()
+    _warned.clear()
     _looks_only[0], _gone[0] = False, 0
 
 

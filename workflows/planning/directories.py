@@ -1,7 +1,8 @@
 """A directory as a source: every regular file below it once, and nothing silently left out.
 
 A path that is a regular file, or a link to one, is a key. Links to directories are not followed, so
-no file is found by two ways unless it is linked by name. Hidden names (``.x``) are left out.
+no file is found by two ways unless it is linked by name. Hidden names (``.x``) are left out, and
+named where they might be wanted: directories, and what matches the pattern.
 """
 
 import os
@@ -106,6 +107,7 @@ class _Walk:
             self._own[status.st_dev, status.st_ino] = what
         self._read: list[tuple[str, int]] = []
         self._links: list[str] = []
+        self._hidden: list[str] = []
 
     def run(self) -> None:
         """Read all of it.
@@ -119,6 +121,9 @@ class _Walk:
         count = len(self._links)
         what = "1 link to a directory" if count == 1 else f"{count} links to directories"
         self.into.leave_out(f"{what}, not followed", self._links)
+        count = len(self._hidden)
+        what = "1 hidden name" if count == 1 else f"{count} hidden names"
+        self.into.leave_out(what, self._hidden)
 
     def changed(self) -> str:
         """Return a directory that was changed since it was read, if there is one."""
@@ -135,7 +140,7 @@ class _Walk:
         try:
             was = os.stat(folder).st_mtime_ns
             with os.scandir(folder) as entries:
-                found = [entry for entry in entries if not entry.name.startswith(".")]
+                found = [entry for entry in entries if not self._is_hidden(entry)]
         except FileNotFoundError:
             raise _Changed(folder) from None
         except OSError as error:
@@ -146,6 +151,17 @@ class _Walk:
             return []
         self._read.append((folder, was))
         return [entry.path for entry in found if self._entry(entry)]
+
+    def _is_hidden(self, entry: "os.DirEntry[str]") -> bool:
+        if not entry.name.startswith("."):
+            return False
+        name = self._name(entry)
+        if entry.is_dir(follow_symlinks=False):
+            if not self._is_own(entry, is_said=False):
+                self._hidden.append(f"{name}/")
+        elif self.into.matches(name):
+            self._hidden.append(name)
+        return True
 
     def _entry(self, entry: "os.DirEntry[str]") -> bool:
         """Take in one name; tell whether it is a directory to be read."""
@@ -158,7 +174,7 @@ class _Walk:
             self._file(entry)
         return False
 
-    def _is_own(self, entry: "os.DirEntry[str]") -> bool:
+    def _is_own(self, entry: "os.DirEntry[str]", *, is_said: bool = True) -> bool:
         if not self._own:
             return False
         try:
@@ -166,7 +182,7 @@ class _Walk:
         except OSError:
             raise _Changed(entry.path) from None
         what = self._own.get((status.st_dev, status.st_ino))
-        if what is not None:
+        if what is not None and is_said:
             self.into.leave_out(what, [self._name(entry)])
         return what is not None
 

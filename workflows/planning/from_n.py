@@ -56,7 +56,7 @@ def refuse_lone(step: "PlanFromN", before: Plan, names: list[str]) -> None:
         f" a basename of its own ({shown}), and would make an output of its own."
     )
     if is_made:
-        context.logger.warning(
+        context.warn_once(
             f"{lone} {nearest.name} decides what meets: it must give the files of several keys the"
             f" same name. If that may be, state gather = Basename() in {step.name}"
         )

@@ -27,6 +27,10 @@ class Listing:
     def wants(self, name: str) -> bool:
         """Count a name; tell whether it matches the pattern, by its last part or as a whole."""
         self.seen += 1
+        return self.matches(name)
+
+    def matches(self, name: str) -> bool:
+        """Tell whether a name matches the pattern, by its last part or as a whole."""
         return fnmatch.fnmatchcase(posixpath.basename(name), self.pattern) or fnmatch.fnmatchcase(
             name, self.pattern
         )
@@ -71,7 +75,7 @@ class Listing:
         if not self.keys:
             raise UsageError(
                 f"nothing in {plain(shown(self.source))} matches {self.pattern!r}"
-                f" ({self.seen} names were seen){self.hint}"
+                f" ({self.seen} names were seen){self.hint}{''.join(f'; {n}' for n in self.notes)}"
             )
         self.keys.sort(key=lambda key: (key.name, key.url))
         _refuse_twins(self.keys)

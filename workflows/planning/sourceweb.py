@@ -1,7 +1,8 @@
 """What servers say of URLs: how many bytes, and which version. And texts from them.
 
-A version is the ETag, else Last-Modified. Where a server states neither, or a time so new that the
-next change could have the same, the whole body is read and its SHA-256 stands for it.
+A version is the ETag, else Last-Modified. Where a server states neither, or an empty ETag, or a
+time that stands for no change (it cannot be read, is of 1970, or so new that the next change could
+have the same), the whole body is read and its SHA-256 stands for it.
 """
 
 import base64
@@ -27,6 +28,8 @@ _TIMEOUT_S = 30
 _TRIES = 4
 _MARGIN_S = 60
 _RACY_S = 2  # Last-Modified has seconds
+_CLOCK_S = 86400.0  # how wrong the clock may be of a server that does not say its time
+_EPOCH_S = 2 * 86400.0  # a time before that stands for none
 _CHUNK = 1 << 20
 # 403 is also what some hosts answer to too many requests: worth another try.
 _PASSING = (403, 408, 429, 500, 502, 503, 504)
@@ -61,8 +64,8 @@ def describe(url: str) -> Described:
     """
     status, headers = _headers(url)
     etag = headers.get("ETag") or ""
-    if not etag and not _is_racy(headers):
-        etag = headers.get("Last-Modified") or ""
+    if etag.strip().removeprefix("W/") in ("", '""'):
+        etag = headers["Last-Modified"] if _is_dated(headers) else ""
     return Described(_size(status, headers), etag) if etag else _read_whole(url)
 
 
@@ -141,14 +144,22 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal()
 
 
-def _is_racy(headers: Message) -> bool:
-    """Tell whether it was changed so lately that it may change again within the same second."""
-    try:
-        changed = email.utils.parsedate_to_datetime(headers["Last-Modified"])
-        now = email.utils.parsedate_to_datetime(headers["Date"])
-        return (now - changed).total_seconds() < _RACY_S
-    except (TypeError, ValueError):
+def _is_dated(headers: Message) -> bool:
+    """Tell whether Last-Modified is the time of a change, and the next one must have another."""
+    changed = _time(headers.get("Last-Modified"))
+    if changed is None or changed < _EPOCH_S:
         return False
+    now = _time(headers.get("Date"))
+    return time.time() - changed > _CLOCK_S if now is None else now - changed >= _RACY_S
+
+
+def _time(text: str | None) -> float | None:
+    """Return a time as HTTP writes it, in seconds; None for anything else."""
+    try:
+        is_one = text is not None and text.strip().endswith(" GMT")
+        return email.utils.parsedate_to_datetime(text).timestamp() if is_one else None
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _read_whole(url: str) -> Described:
@@ -242,9 +253,8 @@ def _refused(url: str, error: urllib.error.HTTPError) -> SourceError:
     hints = {401: _LOGIN, 403: _REFUSED}
     if is_signed(url):
         hints = {400: _EXPIRED, 403: _EXPIRED}
-    return SourceError(
-        f"{shown(url)} answers {error.code} {error.reason}{hints.get(error.code, '')}"
-    )
+    reason = " ".join(str(error.reason).split())
+    return SourceError(f"{shown(url)} answers {error.code} {reason}{hints.get(error.code, '')}")
 
 
 def _wait_s(retry_after: str | None, attempt: int) -> float:

@@ -15,7 +15,8 @@ from typing import Any
 
 import luigi
 
-from workflows.errors import UsageError
+from workflows.errors import KeyNameError, UsageError
+from workflows.node.keys import check_name
 from workflows.planning.gather import Gather
 
 _ALIKE = 0.8  # difflib's ratio from which on a name counts as misspelt
@@ -24,13 +25,22 @@ _SHORTEST = 4  # one letter makes another word of a shorter name: pipe is not pi
 # Of every step, and a class may state them all the same.
 _OPEN = ("name", "ledger", "resources")
 _ONLY = {"balanced": ("to_n", "MapToN"), "gather": ("from_n", "MapFromN")}
+# Luigi's methods that steps have already, and how a step states what others write there.
+_LUIGI = {
+    "requires": "write upstream = ... for the step that it reads",
+    "run": "write command = ... for the work",
+    "output": "a step keeps its outputs itself",
+    "complete": "a step finds out itself what is done",
+    "input": "a command reads its input on stdin",
+}
 
 
 def check(kind: type, root: type) -> None:
     """Check what a new class of steps states; `root` is the class in which all steps begin.
 
     A mixin is checked with the first step that has it. Not looked at: names that begin with an
-    underscore, constants in capitals, methods, classes and Luigi parameters.
+    underscore, constants in capitals, Luigi parameters, classes that are no steps, and methods but
+    those of Luigi's by which steps work.
 
     Raises:
         UsageError: an attribute is misspelt, of the wrong type, or hides something of every step.
@@ -43,6 +53,7 @@ def check(kind: type, root: type) -> None:
         if wrong:
             raise UsageError(f"{name} of {_called(kind)} {wrong}")
     _check_kind(kind)
+    _check_name(kind)
     mixins = [one for one in kind.__mro__ if not issubclass(one, root) and one not in root.__mro__]
     for owner in [kind, *mixins]:
         for name, value in vars(owner).items():
@@ -69,10 +80,31 @@ def _check_kind(kind: type) -> None:
             )
 
 
+def _check_name(kind: type) -> None:
+    """Check that a stated name can be that of a ledger and of a directory of a checkpoint."""
+    name = inspect.getattr_static(kind, "name", "")
+    if _is_computed(name):
+        return
+    try:
+        check_name(name if isinstance(name, str) else "")
+        is_one = "/" not in name
+    except KeyNameError:
+        is_one = False
+    if not is_one:
+        raise UsageError(
+            f"name of {_called(kind)} must be a text that can name a directory, not {_shown(name)}"
+        )
+
+
 def _check_own(kind: type, owner: type, root: type, name: str, value: Any) -> None:
     hidden = _hidden(kind, owner, name)
+    if name in _LUIGI and not _is_ours(owner) and not _extends(value):
+        raise UsageError(
+            f"{name} of {_called(kind)} takes the place of what every step has under that name:"
+            f" {_LUIGI[name]}; to add to it, call super().{name}()"
+        )
     if hidden is None:
-        _check_spelling(kind, name, value)
+        _check_spelling(kind, root, name, value)
     elif isinstance(hidden[1], luigi.Parameter) and hidden[0] in root.__mro__:
         if not isinstance(value, luigi.Parameter):
             raise UsageError(
@@ -98,12 +130,21 @@ def _is_used(owner: type, hidden: Any) -> bool:
     return _is_ours(owner) and (isinstance(hidden, FunctionType) or _is_computed(hidden))
 
 
-def _check_spelling(kind: type, name: str, value: Any) -> None:
+def _extends(value: Any) -> bool:
+    """Tell whether a method goes on to the one whose place it takes."""
+    return isinstance(value, FunctionType) and "super" in value.__code__.co_names
+
+
+def _check_spelling(kind: type, root: type, name: str, value: Any) -> None:
     if name in _RULES or name.isupper() or isinstance(value, luigi.Parameter):
         return
-    if not (_is_plain(value) or _is_computed(value)):
+    is_step = isinstance(value, type) and issubclass(value, root)
+    if not (_is_plain(value) or _is_computed(value) or is_step):
         return
     meant = _meant(name)
+    if is_step and not value.__qualname__.startswith(f"{kind.__qualname__}."):
+        # Whatever it is called: a step without upstream would read URLs in place of its outputs.
+        meant = meant or ("" if getattr(kind, "upstream", None) else "upstream")
     if meant and not _is_stated(kind, meant):
         raise UsageError(
             f"{_called(kind)} states {name}, which no step has: did you mean {meant}? Begin a name"

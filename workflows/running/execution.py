@@ -80,7 +80,7 @@ def run_shard(step: Plan) -> list[Plan]:
                 context.logger.warning("%s\n  tolerated: %s", failure, _limit(step))
                 return []
             if step.is_tolerant:
-                context.logger.error("more bad keys than are tolerated: %s", _limit(step))
+                context.logger.error("%s", _beyond(step, failures))
             remember_failure(step, failure)
             raise failure
     return []
@@ -97,6 +97,17 @@ def _may_go_on(step: Plan, failures: list[Event]) -> bool:
         return False
     limit = tolerance.allowed(step.max_failed, len(step.keys() or []))
     return tolerance.take(step.whole.task_id, limit, failures)
+
+
+def _beyond(step: Plan, failures: list[Event]) -> str:
+    """Say why the run does not go on without the keys that failed."""
+    others = sorted({str(event["step"]) for event in failures} - {step.name})
+    if others:
+        named = ", ".join(others)
+        return f"max_failed of {step.name} does not cover {named}, which failed in the same pipe"
+    if any(event.get("input_gone") for event in failures):
+        return f"max_failed of {step.name} does not cover keys whose input is gone"
+    return f"more bad keys than are tolerated: {_limit(step)}"
 
 
 def _limit(step: Plan) -> str:

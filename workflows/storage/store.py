@@ -137,9 +137,13 @@ class DirectoryStore:
             raise CheckpointError(f"cannot read {self.locate(name)}: {error.strerror}") from error
 
     def list(self, prefix: str) -> Iterator[Stored]:
-        """Yield the objects below a folder."""
+        """Yield the objects below a folder.
+
+        Raises:
+            CheckpointError: a folder in it cannot be read.
+        """
         top = self.locate(prefix) if prefix else self.root
-        for folder, folders, names in os.walk(top):
+        for folder, folders, names in os.walk(top, onerror=_refuse_unreadable):
             folders[:] = sorted(name for name in folders if name != _TMP)
             for name in sorted(names):
                 path = os.path.join(folder, name)
@@ -148,11 +152,16 @@ class DirectoryStore:
                     yield Stored(os.path.relpath(path, self.root), status.st_size, status.st_mtime)
 
     def folders(self, prefix: str) -> "Sequence[str]":
-        """Return the folders directly below a folder."""
+        """Return the folders directly below a folder.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
         try:
             with os.scandir(self.locate(prefix)) as entries:
                 return sorted(f"{prefix}/{entry.name}" for entry in entries if entry.is_dir())
-        except FileNotFoundError:
+        except OSError as error:
+            _refuse_unreadable(error)
             return []
 
     def remove(self, prefix: str) -> None:
@@ -168,6 +177,16 @@ class DirectoryStore:
     def locate(self, name: str) -> str:
         """Return the path of an object."""
         return os.path.join(self.root, name)
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    """Pass over a folder that is not there.
+
+    Raises:
+        CheckpointError: it is there, but cannot be read.
+    """
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise CheckpointError(f"cannot read {error.filename}: {error.strerror}") from error
 
 
 @contextlib.contextmanager

@@ -43,6 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
             sys.stderr.buffer.flush()
             if event["event"] == "failed":
                 say(f"{name} on {fleet.nodes[found.slot].name}: {event['why']}")
+                if cause := event.get("cause"):
+                    say(cause)
                 for hint in credentials_hint(event["stderr"]):
                     say(hint)
                 return exit_status(event["status"], event["why"])

@@ -9,6 +9,7 @@ from typing import Any
 from workflows.config import passed, settings
 from workflows.errors import OWN_FAILURE, NodeLost, UsageError, WorkflowsError
 from workflows.fleets.fleet import Fleet
+from workflows.node.causes import ended
 from workflows.verbs import fleetkeys, inflow
 from workflows.verbs.onfleet import add_nodes, command, exit_status, say, seconds
 
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
                 say(str(outcome) if isinstance(outcome, NodeLost) else f"{name}: {outcome}")
             elif outcome["status"]:
                 status = max(status, exit_status(outcome["status"], outcome["why"]))
-                say(f"{name}: {outcome['why'] or 'exited ' + str(outcome['status'])}")
+                say(f"{name}: {outcome['why'] or ended(outcome['status'])}")
     if given is not None and given.error:
         raise WorkflowsError(given.error)
     return status

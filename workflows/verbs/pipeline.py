@@ -36,12 +36,18 @@ def step_from(arguments: argparse.Namespace) -> Step:
     """
     settings()  # a wrong one is told in its own words, not as the default of a parameter
     words = ["--module", arguments.module, arguments.task, *arguments.parameters]
-    _import(arguments.module)
+    module = _import(arguments.module)
     try:
         task = commandline.parsed(words)
     except SystemExit as error:
         meant = _meant(arguments.task, arguments.parameters)
         raise UsageError(f"luigi does not understand: {shlex.join(words)}{meant}") from error
+    except commandline.NoSuchTask as error:
+        named = {name for name, one in vars(module).items() if _is_runnable(one)}
+        meant = did_you_mean(arguments.task, named)
+        raise UsageError(f"{arguments.module} has no step {arguments.task!r}{meant}") from error
+    except WorkflowsError:
+        raise
     except Exception as error:
         raise UsageError(f"{error}; for example: {_EXAMPLE}") from error
     if not isinstance(task, Step):
@@ -49,6 +55,11 @@ def step_from(arguments: argparse.Namespace) -> Step:
     if task.shard:
         task.this_shard()
     return task
+
+
+def _is_runnable(one: Any) -> bool:
+    is_step = isinstance(one, type) and issubclass(one, Step)
+    return is_step and "_is_base_of_steps" not in vars(one)
 
 
 def _meant(task: str, words: Iterable[str]) -> str:
@@ -65,7 +76,7 @@ def _import(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise UsageError(f"cannot import {module}: {error}; is it on PYTHONPATH?") from error
-    except WorkflowsError:
+    except WorkflowsError:  # a step that is stated wrongly names itself
         raise
     except Exception as error:  # a user's module may raise anything
         raise UsageError(f"cannot import {module}: {type(error).__name__}: {error}") from error

@@ -12,11 +12,13 @@ import zlib
 from workflows.config import passed, settings
 from workflows.errors import KeysFailed, UsageError, WorkflowsError, did_you_mean
 from workflows.model import Input, Key
+from workflows.node.causes import ended
 from workflows.node.environment import environment, of_source
 from workflows.node.work import BASH
 from workflows.planning import context
 from workflows.planning.plan import Plan
 from workflows.storage import s3
+from workflows.verbs.onfleet import exit_status
 from workflows.verbs.pipeline import plan_on_record, step_on_record
 
 
@@ -46,8 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
             done = subprocess.run(
                 [*BASH, step.command], stdin=file, cwd=cwd, env=environment, check=False
             )
-        print(f"{step.name} of {key.name}: exited {done.returncode}", file=sys.stderr)
-        return done.returncode
+        print(f"{step.name} of {key.name}: {ended(done.returncode)}", file=sys.stderr)
+        return exit_status(done.returncode)
     finally:
         if arguments.keep:
             print(f"kept: {folder}; to run it again there: bash {again}", file=sys.stderr)
@@ -180,7 +182,7 @@ def _make(step: Plan, key: Key, path: str) -> None:
             check=False,
         )
     if done.returncode:
-        event = {"step": step.name, "key": key.name, "why": f"exited {done.returncode}"}
+        event = {"step": step.name, "key": key.name, "why": ended(done.returncode)}
         raise KeysFailed("this machine", 0, [event])
 
 
