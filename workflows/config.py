@@ -66,7 +66,7 @@ def _setting(
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Every setting there is; README and luigi.cfg explain each."""
+    """Every setting there is; docs/reference.md and luigi.cfg explain each."""
 
     source: str = _setting("source", "url", "samples/taxi")  # type: ignore[assignment]
     pattern: str = _setting("source", "pattern", "*")  # type: ignore[assignment]
