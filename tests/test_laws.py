@@ -33,7 +33,7 @@ def test_a_law_is_two_sums_of_names_around_one_equals_sign() -> None:
     ],
 )
 def test_a_malformed_law_is_refused_and_shown(law: str) -> None:
-    with pytest.raises(ValueError, match="is no law; write it as") as caught:
+    with pytest.raises(ValueError, match="is not a law; write it as") as caught:
         parse(law)
 
     assert repr(law) in str(caught.value)

@@ -91,7 +91,7 @@ class Plan:
         if len(network.subnets) > 1 and self.spec.nodes > 1:
             usd = prices.ZONES_USD_PER_GB
             lines.append(
-                f"  {len(network.subnets)} zones: what nodes send each other between zones costs"
+                f"  {len(network.subnets)} zones: traffic between zones costs"
                 f" about ${usd:g} a GB each way; zones: [a] avoids it"
             )
         return lines
@@ -223,7 +223,7 @@ class Ec2Fleet:
         """Bring the fleet to what its spec says; return its nodes, ready. Run it any time.
 
         Raises:
-            NoCapacity: fewer than `min_nodes` could be had; what had come is gone again.
+            NoCapacity: fewer than `min_nodes` could be launched; these were terminated.
             FleetError: AWS refused, it may cost too much, or nodes could not be made ready.
         """
         self._check_described()

@@ -22,7 +22,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-# What a verb exits with that else exits as its command does, where no command failed; as ssh does.
+# Exit code of eval and exec where it is not their command that failed; as in ssh.
 OWN_FAILURE = 255
 _FEW = 12
 # As the AWS CLI and boto3 say it, and the SDK for Go, with which s5cmd and rclone are made.
@@ -55,7 +55,7 @@ class WorkflowsError(Exception):
 
 
 class UsageError(WorkflowsError):
-    """What was asked for cannot be done as written."""
+    """Invalid request."""
 
 
 class ConfigError(UsageError):

@@ -139,8 +139,8 @@ def make(kind: str, path: pathlib.Path) -> None:
         ("FIFO", "is a FIFO, no file"),
         ("socket", "is a socket, no file"),
         ("device", "is a device, no file"),
-        ("loop", "is a link that leads nowhere: Too many levels of symbolic links"),
-        ("dangling", "is a link that leads nowhere: No such file or directory"),
+        ("loop", "is a dangling link: Too many levels of symbolic links"),
+        ("dangling", "is a dangling link: No such file or directory"),
     ],
 )
 def test_what_matches_and_is_no_file_is_an_error_that_names_it(

@@ -1,1 +1,1 @@
-"""What is below `workflows.ec2_fleet`: EC2 in small parts. Only `api` knows boto3."""
+"""The parts below `workflows.ec2_fleet`. Only `api` imports boto3."""

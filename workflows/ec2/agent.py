@@ -78,8 +78,8 @@ def agent(home: str, idle: float, longest: float, poll: float) -> None:
 def over(lease: str, deadline: str, idle: float, known: "dict[str, float]") -> str:
     """Return why the node's time is over, or nothing.
 
-    What cannot be read, since it is being written, was removed, or the disk was full, is as in
-    `known`: what was read the last time.
+    A value that cannot be read, since it is being written, was removed, or the disk was full, is
+    as in `known`: the last value read.
     """
     now = time.time()
     with contextlib.suppress(OSError, ValueError), open(deadline) as file:

@@ -119,7 +119,7 @@ class Keeper:
     def _follow(self) -> list[Instance]:
         """Tell the hub where its slots are now; return those that have moved.
 
-        Not only after a refill: the hub may have been started anew, or somebody typed `replace`.
+        Not only after a refill: the hub may have been restarted, or somebody typed `replace`.
         """
         moved = []
         for remote in self.remotes:

@@ -227,7 +227,7 @@ def _unknown(spec: Spec, found: Sequence[Pool]) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Spent:
-    """What one instance has cost so far; dollars, and hours it was there."""
+    """The cost of one instance so far; dollars, and hours it was there."""
 
     instance: Instance
     hours: float

@@ -14,7 +14,7 @@ from workflows.ec2.config import Spec
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """What the launches of one call of `up` have in common."""
+    """The common part of the launches of one call of `up`."""
 
     image: ground.Image
     network: ground.Network
@@ -72,7 +72,7 @@ class Pool(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is launched at once: how many, of what, tagged how."""
+    """One launch: how many, of what, tagged how."""
 
     spec: Spec
     stand: Site

@@ -157,7 +157,7 @@ def streamed(
 
 
 def _received(name: str, connection: Connection, channel: Any) -> Iterator[bytes]:
-    """Yield what a command prints. What fails in handing it on here is not the node's fault."""
+    """Yield what a command prints. A failure to pass it on here is not the node's fault."""
     try:
         while data := channel.recv(1 << 16):
             yield data

@@ -30,7 +30,7 @@ class _Reader(LookingOperations, VerbOperations):
                 name = message["op"]
                 try:
                     if name not in _OPERATIONS:
-                        raise ValueError(f"{name} is not for who only looks")
+                        raise ValueError(f"{name} is not available to a reader")
                     getattr(self, f"op_{name}")(message)
                 except (OSError, ValueError, KeyError) as error:
                     self.wire.send({"event": "error", "why": str(error)})

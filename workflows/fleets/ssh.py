@@ -44,7 +44,7 @@ _DEFAULT_IDENTITIES = ("id_ed25519", "id_ecdsa", "id_rsa")
 # sshd's way to say that it has too many logins in progress, or that it is just coming up.
 _TRANSIENT = (EOFError, ConnectionResetError, BrokenPipeError)
 
-# What a broken connection raises.
+# Exceptions of a broken connection.
 BROKEN = (OSError, EOFError, paramiko.SSHException)
 
 # Its threads log tracebacks of every connection that ends; what matters is raised here.
@@ -320,7 +320,7 @@ def _check_host_key(node: str, login: Login, key: paramiko.PKey, known: list[str
     raise NodeRefused(
         node,
         f"the host key of {login} HAS CHANGED: it shows {_fingerprint(shown)}, known is {expected}."
-        " Somebody may be listening in. Only if you know why (a host installed anew), compare it"
+        " Somebody may be listening in. Only if you know why (a reinstalled host), compare it"
         " with ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub on the host and put the new key into"
         " hosts.yaml or known_hosts",
     )

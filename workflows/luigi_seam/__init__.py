@@ -1,1 +1,1 @@
-"""What touches Luigi's own settings and its private parts."""
+"""Every touch of Luigi's own settings and its private parts."""

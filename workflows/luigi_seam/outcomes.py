@@ -34,7 +34,7 @@ def unfinished(worker: Any, log: str) -> Iterator[str]:
     disabled = [task for task, status, _ in worker._add_task_history if status == DISABLED]
     disabled += _disabled_by_luigid(worker, found["not_run"])
     if disabled:
-        yield f"disabled, so that it is not run: {_names(disabled)}"
+        yield f"disabled, and so not run: {_names(disabled)}"
     if found["run_by_other_worker"]:
         yield f"another run is at work on {_names(found['run_by_other_worker'])}"
 

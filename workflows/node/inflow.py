@@ -1,4 +1,4 @@
-"""What a command reads on stdin, as it comes from the driver."""
+"""The stdin of a command, as it arrives from the driver."""
 
 import contextlib
 import queue

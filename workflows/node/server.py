@@ -35,7 +35,7 @@ steps      --                                              steps: names, orphans
 ledgers    --                                              ledgers: steps
 =========  ==============================================  =========================================
 
-What only looks is in ``looking.py``. The verbs have further operations of their own: ``verbs.py``.
+Read-only operations are in ``looking.py``, those of the verbs in ``verbs.py``.
 
 Anything that cannot be answered comes back as ``error`` with a ``why``; the session goes on.
 """
@@ -61,7 +61,7 @@ from workflows.node.wire import Wire
 from workflows.node.work import KeyFailed, KeyRun, Stage, Work
 from workflows.node.workplace import Workplaces
 
-# What few runtimes need is imported where it is used: every run waits for its runtimes to start.
+# Modules that few runtimes need are imported where used: every run waits for runtimes to start.
 if TYPE_CHECKING:
     from workflows.node.curl import Curl
 
@@ -72,7 +72,7 @@ Message = dict[str, Any]
 
 
 class Runtime(NamedTuple):
-    """What all sessions of a runtime share."""
+    """State that all sessions of a runtime share."""
 
     storage: Storage
     slots: Slots

@@ -17,7 +17,7 @@ _BATCH_BYTES = 64 << 20
 
 
 class Shuffle:
-    """What one `bring` from other nodes needs: who has what, and the credential."""
+    """The parameters of one `bring` from other nodes: owners of pieces, and the credential."""
 
     def __init__(self, storage: Storage, message: Message) -> None:
         self._storage, self._step = storage, message["step"]

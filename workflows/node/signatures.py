@@ -55,7 +55,7 @@ class Signatures:
         self._waiting: dict[int, queue.SimpleQueue[list[str]]] = {}
 
     def refreshed(self, step: str, item: Message) -> Message:
-        """Return a key as it was asked for, its source's URL signed anew if that must be.
+        """Return a key as it was asked for, its source's URL re-signed if needed.
 
         Raises:
             KeyFailed: this node should sign itself, and cannot; or what others signed is over.

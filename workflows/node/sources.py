@@ -1,4 +1,4 @@
-"""What a node checks of the source of a key: that it is still what was listed, and may be read."""
+"""Checks of a key's source on its node: that it is still as listed, and may be read."""
 
 import os
 import time

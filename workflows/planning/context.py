@@ -1,4 +1,4 @@
-"""What the steps of this process share: fleets, stores, datasets and the run's log.
+"""State that the steps of this process share: fleets, stores, datasets and the run's log.
 
 Tasks are threads of one process. They do not share connections: a channel belongs to the task that
 opened it.

@@ -13,7 +13,7 @@ _SHOWN = 5
 
 
 class Listing:
-    """What one source is found to hold: only names that match the pattern are judged."""
+    """The findings about one source: only names that match the pattern are judged."""
 
     def __init__(self, source: str, pattern: str) -> None:
         self.source, self.pattern = source, pattern

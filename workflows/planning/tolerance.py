@@ -2,7 +2,7 @@
 
 A step that states `max_failed` is a barrier: once all its keys have ended, it is decided which are
 left out, and the steps behind it are planned without those. That holds for this run alone. The next
-one tries them again. What was made without a key has another identity than what is made of all.
+one tries them again. An output made without a key has another identity than one made of all.
 """
 
 import threading

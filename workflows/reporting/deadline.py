@@ -59,7 +59,7 @@ class Deadline:
 def forecast(totals: Totals, took: float, before: Mapping[str, float]) -> float:
     """Return the seconds that a run takes in all, at least; 0 while nothing can be said.
 
-    What is known to be left takes as long as such keys have taken so far, or did in an earlier run
+    Known remaining keys take as long as such keys have taken so far, or did in an earlier run
     (`before`: step -> seconds a key), as many at once as so far. Steps that cannot be planned yet
     are not in it.
     """

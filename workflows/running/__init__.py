@@ -1,1 +1,1 @@
-"""What a task does when Luigi runs it: execute keys, move pieces, commit checkpoints, report."""
+"""The work of a task when Luigi runs it: execute keys, move pieces, commit, report."""

@@ -89,7 +89,7 @@ def _pipeline(line: Line, log: str) -> Pipeline:
 
 
 class Referred:
-    """What pipelines refer to as they are now.
+    """Everything that current pipelines reference, re-evaluated now.
 
     `steps` are the ledgers of which all else may go, but not of those that are `spared`. `places`
     are the checkpoints, with the steps that are kept there.

@@ -14,7 +14,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("key", metavar="KEY", help="step/dir/name")
     parser.add_argument(
-        "command", type=command, metavar="CMD", help="what bash runs, with the key on its stdin"
+        "command", type=command, metavar="CMD", help="the bash command, with the key on stdin"
     )
     parser.add_argument("--timeout", type=seconds, default=settings().timeout_s, metavar="SECONDS")
     add_fleet(parser)

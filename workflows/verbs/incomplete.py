@@ -91,7 +91,7 @@ def refuse(fleet: Fleet, pattern: Pattern, records: Records, own: str) -> None:
             raise UsageError(
                 f"{note.target} is not complete: {len(names)} of {len(note.wanted)} {are}"
                 f" ({shown}): the {note.verb} that makes them failed or was ended. Run it again:"
-                f" {note}\nOr begin again: workflows rm -r {note.target}"
+                f" {note}\nOr start over: workflows rm -r {note.target}"
             )
 
 

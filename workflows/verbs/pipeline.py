@@ -1,4 +1,4 @@
-"""What several verbs share: the pipeline they are about, and the runs that are on record."""
+"""Shared by several verbs: the pipeline they are about, and the recorded runs."""
 
 import argparse
 import importlib
@@ -46,7 +46,7 @@ def step_from(arguments: argparse.Namespace) -> Step:
     except Exception as error:
         raise UsageError(f"{error}; for example: {_EXAMPLE}") from error
     if not isinstance(task, Step):
-        raise UsageError(f"{arguments.task} is no step of workflows; for example: {_EXAMPLE}")
+        raise UsageError(f"{arguments.task} is not a step of workflows; for example: {_EXAMPLE}")
     if task.shard:
         task.this_shard()
     return task

@@ -23,7 +23,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("run", nargs="?", help="name of a run (the last one)")
     parser.add_argument(
-        "--keys", action="store_true", help="how long keys took: median, 95 in 100, the longest"
+        "--keys", action="store_true", help="how long keys took: median, 95th percentile, longest"
     )
     parser.add_argument(
         "--compare", action="store_true", help=f"the last {_COMPARED} runs, a line each"
