@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import luigi
-from luigi.task_register import Register
 
 from workflows.config import passed, settings
 from workflows.errors import WorkflowsError
+from workflows.luigi_seam import commandline
 from workflows.luigi_seam.install import install
 from workflows.planning import context, from_n
 from workflows.planning.from_n import PlanFromN
@@ -31,10 +31,6 @@ from workflows.running import barriers, checkpoints, execution, lifecycle, resul
 from workflows.running.taskreport import log_path
 
 __all__ = ["Basename", "Map", "MapFromN", "MapToN", "Prefix", "Step"]
-
-
-def _is_shipped(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] == "workflows"
 
 
 class Step(Plan):
@@ -52,11 +48,7 @@ class Step(Plan):
             UsageError: an attribute is misspelt, or of the wrong type.
         """
         super().__init_subclass__(**kwargs)
-        if not _is_shipped(cls):
-            cls._visible_in_registry = True  # not as the shipped step that it may be made from
-            for other in Register._reg:
-                if other.__name__ == cls.__name__ and _is_shipped(other):
-                    other._visible_in_registry = False
+        commandline.give_name(cls)
 
     # -- Luigi ---------------------------------------------------------------------------------
 

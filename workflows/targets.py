@@ -1,4 +1,4 @@
-"""What Luigi asks for: keys that are done on a node, and steps that are durable in a store."""
+"""Luigi targets: keys that are done on a node, and steps that are durable in a store."""
 
 import json
 import os

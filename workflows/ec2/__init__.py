@@ -1,1 +1,1 @@
-"""The parts below `workflows.ec2_fleet`. Only `api` imports boto3."""
+"""Parts of an EC2 fleet: request, launch, bootstrap, lease, teardown; only `api` knows boto3."""

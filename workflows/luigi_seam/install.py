@@ -91,8 +91,7 @@ def install(
     for section, values in DEFAULTS.items():
         for name, value in values.items():
             _default(section, name, value)
-    _default("core", "lock_pid_dir", settings().state)
-    _choose_scheduler()
+    _complete_core()
     config = luigi.configuration.get_config()
     for section, numbers in READ_LATER.items():
         for name, number in numbers.items():
@@ -105,15 +104,18 @@ def _default(section: str, name: str, value: Any) -> None:
     getattr(_CONFIGS[section], name)._default = value
 
 
-def _choose_scheduler() -> None:
-    """Let a run have a scheduler of its own, unless the user says where luigid is."""
+def _complete_core() -> None:
+    """Give a run a scheduler of its own, unless the user says where luigid is; and its pid file."""
     core: Any = luigi.interface.core
     find = core.get_param_values.__func__
 
     def values(cls: Any, params: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        chosen = settings()  # read before any task: a wrong one is told in its own words
         if "local_scheduler" not in kwargs and not _is_given(core, "local_scheduler"):
             is_named = any(name in kwargs or _is_given(core, name) for name in _WHERE)
             kwargs = {**kwargs, "local_scheduler": not is_named}
+        if "lock_pid_dir" not in kwargs and not _is_given(core, "lock_pid_dir"):
+            kwargs = {**kwargs, "lock_pid_dir": chosen.state}
         return find(cls, params, args, kwargs)
 
     core.get_param_values = classmethod(values)

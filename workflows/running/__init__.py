@@ -1,1 +1,1 @@
-"""The work of a task when Luigi runs it: execute keys, move pieces, commit, report."""
+"""Running a task: its keys, the shuffle behind a 1:n step, checkpoints, and the run's report."""

@@ -9,15 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import luigi
-from luigi.cmdline_parser import CmdlineParser
-from luigi.interface import core
-from luigi.retcodes import retcode
-from luigi.task_register import Register
 
 from workflows.config import settings
 from workflows.errors import WorkflowsError
 from workflows.fleets.channel import is_in_task
-from workflows.luigi_seam import console, outcomes
+from workflows.luigi_seam import commandline, console, outcomes
 from workflows.planning import context, tolerance
 from workflows.reporting.deadline import Deadline
 from workflows.reporting.progress import Progress
@@ -41,22 +37,15 @@ def watch(root: luigi.Task) -> None:
     progress.start()
     deadline.start()
     # Asked now: what the command line said is not known any longer at exit.
-    atexit.register(_end, progress, deadline, root, os.getpid(), _luigid())
+    atexit.register(_end, progress, deadline, root, os.getpid(), commandline.luigid())
     _advise(root)
-
-
-def _luigid() -> str:
-    """Return the URL of luigid, or nothing if this run has a scheduler of its own."""
-    if core().local_scheduler:
-        return ""
-    return core().scheduler_url or f"http://{core().scheduler_host}:{core().scheduler_port}"
 
 
 def _advise(root: luigi.Task) -> None:
     """Say so if there are fewer tasks in flight than nodes that could work."""
     spec = getattr(root, "fleet", "")
-    if spec and CmdlineParser.get_instance() is not None:
-        workers, nodes = core().workers, len(context.fleet(spec))
+    if spec and commandline.is_used():
+        workers, nodes = commandline.workers(), len(context.fleet(spec))
         if workers < nodes:
             context.logger.warning(
                 "%d workers cannot keep %d nodes busy; add --workers %d, or write it in luigi.cfg",
@@ -69,8 +58,8 @@ def _advise(root: luigi.Task) -> None:
 def fail(error: WorkflowsError) -> None:
     """Say what is wrong and let Luigi's command fail, from where Luigi swallows every error."""
     context.logger.error("%s", error)
-    if CmdlineParser.get_instance() is not None:
-        _exit_code[0] = retcode().task_failed or 1
+    if commandline.is_used():
+        _exit_code[0] = commandline.code_of_failure()
 
 
 def leave() -> None:
@@ -158,7 +147,7 @@ def close() -> None:
     console.tell_held()
     context.close()
     watch.cache_clear()
-    Register.clear_instance_cache()  # tasks remember their keys and shards
+    commandline.forget_tasks()
     _driver[0], _root[0] = 0, ""
     _read_on.clear()
     _asked.clear()
