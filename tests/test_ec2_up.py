@@ -338,7 +338,7 @@ def test_quotas_that_do_not_suffice_have_their_exit_code_and_carry_all_refusals(
     said = "only 1 of at least 2 nodes could be launched: MaxSpotInstanceCountExceeded x 1"
     assert said in done.err
     assert "VcpuLimitExceeded x 1 (m7i.large us-east-1a: You have requested more vCPU" in done.err
-    assert "no matter of waiting: ask for more in Service Quotas" in done.err
+    assert "waiting does not help: ask for more in Service Quotas" in done.err
     assert ec2.live() == []
 
 

@@ -162,10 +162,10 @@ def test_a_malformed_law_of_a_step_is_refused_before_anything_runs(place: "Place
     )
 
     assert done.code == 35, done
-    assert "is no law" in done.err
+    assert "is not a law" in done.err
     assert "Traceback" not in done.err
     assert verb.code == 2, verb
-    assert "is no law" in verb.err
+    assert "is not a law" in verb.err
     assert "Traceback" not in verb.err
     assert place.ledger("Fetch") == []
 

@@ -26,7 +26,7 @@ FORBIDDEN = {
     "begin again": r"\bbeg(in|ins|inning|an|un) again\b",
     "in vain": r"\bin vain\b",
     # A heading may begin with it, and so may a question.
-    "What ... as the subject of a sentence": r"(?:\A|[.!?:] )(?:\*\*)?What [a-z][^.?]*[.:;]",
+    "What ... as the subject of a sentence": r"(?:\A|[.!?:] )(?:\*\*)?What [a-z`][^.?]*[.:;]",
     "cluster": r"\bclusters?\b",
     "worker node": r"\bworker nodes?\b",
 }

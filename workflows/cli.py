@@ -28,7 +28,7 @@ ON_NODES = ("ls", "cp", "rm", "eval", "map", "map-to-n", "map-from-n", "health")
 VERBS = {
     "ls": "list keys on the fleet",
     "cp": "copy keys to the fleet, or from it",
-    "rm": "remove keys, so that they can be made again",
+    "rm": "remove keys, so that they can be remade",
     "eval": "run a command on one key, on its node, and print its output",
     "map": "run a command over many keys: each makes one key of the same name",
     "map-to-n": "run a command over many keys: each makes the files whose names it prints",

@@ -47,7 +47,7 @@ _NOWHERE = "nothing-fills-this-slot.invalid"
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What `up` would do, and what the fleet then costs."""
+    """The actions that `up` would take, and the cost of the fleet afterwards."""
 
     spec: Spec
     keep: tuple[Instance, ...]

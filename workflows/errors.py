@@ -14,7 +14,7 @@
     ├── CheckpointError       a durable copy is missing, damaged or cannot be written
     └── FleetError            EC2 refused, or a fleet is not as it should be
         ├── NoCapacity        EC2 has too few instances of these types in these zones now
-        ├── OverQuota         the account may not have so many
+        ├── OverQuota         the account's quota is too small
         ├── NotAllowed        the credentials are missing, wrong, or lack a permission
         └── Rejected          EC2 does not take the request as it stands; waiting does not help
 """
@@ -259,7 +259,7 @@ class NoCapacity(FleetError):
 
 
 class OverQuota(FleetError):
-    """The account may not have so many instances."""
+    """The account's quota is too small for that many instances."""
 
     exit_code = 5
 

@@ -136,9 +136,9 @@ def make(kind: str, path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("FIFO", "is a FIFO, no file"),
-        ("socket", "is a socket, no file"),
-        ("device", "is a device, no file"),
+        ("FIFO", "is a FIFO, not a file"),
+        ("socket", "is a socket, not a file"),
+        ("device", "is a device, not a file"),
         ("loop", "is a dangling link: Too many levels of symbolic links"),
         ("dangling", "is a dangling link: No such file or directory"),
     ],

@@ -194,11 +194,11 @@ LINES = {
     " data/a.csv": "begins or ends with a blank, and there is no such file: remove the blank",
     "data/a.csv ": "begins or ends with a blank",
     "gone.csv": "gone.csv is listed, but No such file",
-    "data": "data is a directory, no file",
-    "data/": "data is a directory, no file",
+    "data": "data is a directory, not a file",
+    "data/": "data is a directory, not a file",
     "~/x.csv": "x.csv is listed, but No such file",
-    "/dev/null": "/dev/null is a device, no file",
-    "fifo": "fifo is a FIFO, no file",
+    "/dev/null": "/dev/null is a device, not a file",
+    "fifo": "fifo is a FIFO, not a file",
 }
 
 

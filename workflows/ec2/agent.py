@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""workflows-node: what a node does on its own, from its first boot on. Written by its user data.
+"""workflows-node: a node's own agent, from its first boot on. Installed by its user data.
 
 ``agent``     powers the node off when nobody has renewed its lease for --idle seconds, or it is
               --max seconds old; notes what EC2 says about taking it back

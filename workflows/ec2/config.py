@@ -1,4 +1,4 @@
-"""fleet.yaml: what an EC2 fleet is to be. Reading and checking it only; nothing is asked of AWS.
+"""fleet.yaml: the description of an EC2 fleet. Only reads and checks it; makes no AWS calls.
 
 The same keys may stand in a section ``[ec2 NAME]`` of luigi.cfg, each value written as YAML.
 """

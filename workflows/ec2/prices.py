@@ -210,7 +210,7 @@ def hourly(
     expected = (nodes - base) * cheapest + bought * min(demands, default=0.0)
     worst_each = max(dearest, fallback)
     at_most = (nodes - base) * worst_each + bought * demand
-    what = "the on-demand fallback" if fallback >= dearest else "the dearest spot pool"
+    what = "the on-demand fallback" if fallback >= dearest else "the most expensive spot pool"
     beside = (nodes + spec.results_host) * beside_usd(spec, per_gb_hour)
     worst = f"{what} at ${worst_each:.4f} each"
     return Cost(expected + beside, at_most + beside, worst, _unknown(spec, found), beside)

@@ -1,4 +1,4 @@
-"""Converging: bring EC2 to what a fleet's file says, however often and whatever broke.
+"""Converge EC2 on a fleet's file; safe to repeat after any failure.
 
 Existing resources are found by tags alone. A launch is a tagged launch template, CreateFleet, then
 slots written onto the instances: cut off anywhere, the next call sees what is there and does the

@@ -1,4 +1,4 @@
-"""What EC2 is asked for when nodes are launched: the template, CreateFleet, RunInstances."""
+"""Requests that launch nodes: the template, CreateFleet, RunInstances."""
 
 import base64
 import dataclasses

@@ -1,4 +1,4 @@
-"""Nodes at work by hand: log in to many at once, run, stream, copy; lost is told from failed."""
+"""Use nodes by hand: log in to many at once, run, stream, copy; tells lost from failed."""
 
 import concurrent.futures
 import contextlib

@@ -13,7 +13,7 @@ from workflows.node.wire import Wire
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_WAITS = 4  # after each but the last of so many, a silent runtime is asked for a sign of life
+_WAITS = 4  # after each but the last of these, a silent runtime is pinged
 _BLOCK = 1 << 18
 _AHEAD = 32  # files sent before the first is answered; as many answers fit into any buffer
 _SHIPS = 3  # times a node is sent what it lacks before it is given up

@@ -29,7 +29,7 @@ _NUMBERS = {
     "slots": (0, 4096),
     "slots_per_core": (0.01, 64),
     "patience": (0, 86400),
-    # Below these one could hardly log in any more.
+    # Below these a login could hardly work.
     "open_files": (1024, 1 << 30),
     "processes": (256, 1 << 22),
 }

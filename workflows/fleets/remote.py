@@ -50,7 +50,7 @@ class Session:
             raise ConnectionResetError(str(error) or type(error).__name__) from error
 
     def frames(self) -> Iterator[bytes]:
-        """Yield what the runtime says until the session is over, or the connection breaks."""
+        """Yield what the runtime says until the session ends, or the connection breaks."""
         while True:
             while len(self._buffer) >= LENGTH.size:
                 end = LENGTH.size + LENGTH.unpack_from(self._buffer)[0]

@@ -149,7 +149,7 @@ class Connection:
             raise ConnectionResetError(str(error)) from error
 
     def watch(self) -> None:
-        """Close the connection once its host says nothing any more, though its kernel may.
+        """Close the connection once its host is silent, though its kernel may not be.
 
         The host is asked now and then, so that one with nothing to say answers at least. Anything
         that it says counts: an answer may wait behind much data.
@@ -202,7 +202,7 @@ def connect(node: str, host: Host) -> Connection:
 
 
 def connect_watched(node: str, host: Host) -> Connection:
-    """Log in as `connect` does; the connection ends once its host does not answer any more."""
+    """Log in as `connect` does; the connection ends once its host no longer answers."""
     connection = connect(node, host)
     connection.watch()
     return connection
@@ -268,7 +268,7 @@ def _shake_hands(node: str, login: Login, transport: paramiko.Transport) -> None
         if time.monotonic() - started < CONNECT_S / 2 and "banner" in str(error):
             raise _Again(str(error)) from error
         raise NodeLost(node, f"no handshake with {login}: {error}") from error
-    if not transport.initial_kex_done:  # paramiko says nothing when its time is over
+    if not transport.initial_kex_done:  # paramiko says nothing at a timeout
         raise NodeLost(node, f"no handshake with {login}: it said nothing for {CONNECT_S:g} s")
 
 

@@ -123,7 +123,7 @@ def _interrupt_again(dropped: "sys.UnraisableHookArgs") -> None:
 
 
 def end_interrupts() -> None:
-    """Raise no dropped interrupt any more: the run has ended anyway."""
+    """Stop raising dropped interrupts: the run has ended anyway."""
     signal.setitimer(signal.ITIMER_REAL, 0)
     if signal.getsignal(signal.SIGALRM) is _interrupt:
         signal.signal(signal.SIGALRM, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Why a run did not reach its end, task by task, asked of Luigi's worker before it is gone.
+"""Why a run did not finish, task by task, read from Luigi's worker before it is gone.
 
 Steps say themselves what failed. Of other tasks only the worker knows, for each of their processes
 ends without a word to the run.

@@ -139,7 +139,7 @@ class Results:
                 self.put_here(error)
 
     def close(self) -> None:
-        """Take in nothing any more."""
+        """Accept nothing more."""
         self._is_closed = True
         if self._reader is not None:
             self._reader.join(_END_S)

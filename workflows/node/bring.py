@@ -1,4 +1,4 @@
-"""Files that come from elsewhere: pieces of this machine's nodes, and checkpoints. And: damage."""
+"""Files from elsewhere: pieces of this machine's nodes, and checkpoints; and checks for damage."""
 
 import contextlib
 import os

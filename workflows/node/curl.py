@@ -88,7 +88,7 @@ class Curl:
         return outcomes
 
     def attempts(self) -> Iterator[None]:
-        """Yield as often as something may be tried, after waits that double; until all is over."""
+        """Yield once per permitted attempt, after waits that double."""
         wait_s = self._backoff_s
         for attempt in range(self._attempts):
             if attempt:

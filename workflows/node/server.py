@@ -316,7 +316,7 @@ class Session(LookingOperations, VerbOperations):
                     for event in _outcomes(run, batch):
                         self.wire.post(dict(event, step=step))
             except OSError:
-                self.groups.cancel()  # nobody listens any more
+                self.groups.cancel()  # nobody listens now
             finally:
                 left.one()
 
@@ -335,7 +335,7 @@ class Session(LookingOperations, VerbOperations):
                 if not self.groups.cancelled:
                     self.wire.post(self._outcome(step, item, run, event))
             except OSError:
-                self.groups.cancel()  # nobody listens any more
+                self.groups.cancel()  # nobody listens now
             finally:
                 left.one()
 

@@ -1,4 +1,4 @@
-"""A node's part in a shuffle: fetch what others have for it."""
+"""A node's part in a shuffle: fetch its pieces from other nodes."""
 
 import contextlib
 import itertools

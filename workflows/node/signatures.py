@@ -58,7 +58,7 @@ class Signatures:
         """Return a key as it was asked for, its source's URL re-signed if needed.
 
         Raises:
-            KeyFailed: this node should sign itself, and cannot; or what others signed is over.
+            KeyFailed: this node cannot sign itself as it should; or another's URL has expired.
         """
         source = item.get("source")
         if source is not None and source["url"].startswith(role.PREFIX):

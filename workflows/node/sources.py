@@ -26,7 +26,7 @@ def change_of(source: "dict[str, Any]") -> str:
 
 
 def end_of(source: "dict[str, Any]") -> str:
-    """Say that the signature of a URL is over, if it is, which somebody else signed."""
+    """Refuse a URL that somebody else signed, if its signature has expired."""
     ends = expires(source["url"])
     if ends is None or ends > time.time():
         return ""

@@ -1,4 +1,4 @@
-"""Where a node keeps things, and how an output is published.
+"""A node's files, and how an output is published.
 
 ::
 

@@ -1,4 +1,4 @@
-"""Ends what commands leave behind, wherever it went: another session, another parent, a daemon.
+"""Kills leftover processes of commands, wherever they went: another session, parent, a daemon.
 
 A process is known by a variable in its environment, and by a pipe that all a command starts
 inherits. Neither would do alone: a daemon closes the pipe, ``env -i`` drops the variable, and while
@@ -16,7 +16,7 @@ from typing import Optional
 
 _SOON_S = 0.5  # within it the kernel cannot have given out all process numbers once
 _PATIENCE_S = 5.0
-_FEW = 100  # to ask for so many processes one by one is cheaper than to list all
+_FEW = 100  # asking for this many processes one by one is cheaper than listing all
 _LOOKS = 5
 
 

@@ -251,7 +251,7 @@ class VerbOperations:
         """Run beside the session's own thread: pings must be answered meanwhile."""
 
         def tell() -> None:
-            with contextlib.suppress(OSError):  # nobody listens any more
+            with contextlib.suppress(OSError):  # nobody listens now
                 try:
                     event = run()
                 except Exception as error:  # noqa: BLE001 - or whoever asked would wait for ever

@@ -87,7 +87,7 @@ def list_directory(path: str, pattern: str, own: Sequence[Own]) -> Listing:
         before = names
     raise SourceError(
         f"{plain(changed)} changes while it is listed: files are renamed or removed there; run the"
-        " same again when that is over"
+        " same again afterwards"
     )
 
 

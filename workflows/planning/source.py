@@ -19,7 +19,7 @@ from workflows.storage.place import SCHEME, Place, place_of
 __all__ = ["SourceKey", "conceal", "list_source", "look_at", "unsigned"]
 
 _PROBES = 16
-_TROUBLES = 20  # so many are enough to give a list up
+_TROUBLES = 20  # this many are enough to give up on a list
 _HIDDEN = "?hidden-"
 _secrets: dict[str, str] = {}
 

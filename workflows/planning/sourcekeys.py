@@ -1,4 +1,4 @@
-"""The keys of a source, and what a listing collects besides: what is left out, what is wrong."""
+"""The keys of a source, and a listing's other findings: names left out, names in error."""
 
 import fnmatch
 import itertools

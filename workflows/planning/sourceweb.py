@@ -86,7 +86,7 @@ def fetch_text(url: str, look: Callable[[bytes, int | None], None], head: int, m
 
 
 def refuse_expired(url: str) -> None:
-    """Refuse a signature that is over, or will be before a run has read what it is for.
+    """Refuse a signature that has expired, or will before a run has read the URL.
 
     Raises:
         SourceError: says when it ends.

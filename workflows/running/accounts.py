@@ -1,4 +1,4 @@
-"""The counts of a step's keys, gathered from the nodes, and what must hold of them together."""
+"""The counts of a step's keys, gathered from the nodes, and the laws over their sums."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""A run of this process from its start to its end: what Luigi tells of it, and its last words."""
+"""A run of this process from start to end: Luigi's reports of it, and its last lines."""
 
 import atexit
 import contextlib

@@ -1,4 +1,4 @@
-"""Outputs on their way from the nodes to S3, and back: URLs are signed here, and never kept."""
+"""Transfers from nodes to S3, and back: URLs are signed here, and never stored."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Where something is in S3: a bucket and a key."""
+"""A place in S3: a bucket and a key."""
 
 from typing import NamedTuple
 

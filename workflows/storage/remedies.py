@@ -1,4 +1,4 @@
-"""What S3 answers, as one message that names operation, bucket and key, and says what to do."""
+"""S3's errors, each as one message with the operation, bucket, key and remedy."""
 
 import re
 

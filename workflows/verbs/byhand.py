@@ -1,4 +1,4 @@
-"""What ``workflows fleet`` does on the nodes by hand: exec, put, get, ssh, rsync."""
+"""``workflows fleet`` on nodes by hand: exec, put, get, ssh, rsync."""
 
 import argparse
 import difflib

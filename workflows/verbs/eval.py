@@ -1,4 +1,4 @@
-"""``workflows eval KEY CMD``: a command over one key, where it is; prints what it prints."""
+"""``workflows eval KEY CMD``: a command on one key, on its node; prints its output."""
 
 import argparse
 import os
@@ -21,7 +21,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what the command prints, to the byte; return what it exits with."""
+    """Print what the command prints, byte for byte; return its exit code."""
     name = fleetkeys.parse_key(arguments.key)
     variables, hidden = passed(settings(), os.environ)
     with fleetkeys.opened(arguments.fleet) as fleet:

@@ -1,4 +1,4 @@
-"""``workflows fsck``: read every output on the nodes again."""
+"""``workflows fsck``: read every output on the nodes, and compare checksums."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""``workflows gc``: remove what no current pipeline refers to, after showing it.
+"""``workflows gc``: list, then remove, what no current pipeline references.
 
 Current is every pipeline that was run lately, by the record in ``runs/`` of the state directory,
 and the one that is named. It examines outputs, shipped files and runtimes on the nodes of

@@ -1,4 +1,4 @@
-"""Which typed maps have begun but not ended: what they make is not all there yet.
+"""Typed maps that have begun but not completed: their output is incomplete.
 
 A map notes on a node what it is to make, and takes the note away once it has. So a map that failed
 or was killed is known to the next one, which would work on what there happens to be.

@@ -1,4 +1,4 @@
-"""What ``map``, ``map-to-n`` and ``map-from-n`` share: a Luigi run of one step of `adhoc`."""
+"""Shared by ``map``, ``map-to-n`` and ``map-from-n``: a Luigi run of one step of `adhoc`."""
 
 import argparse
 import contextlib

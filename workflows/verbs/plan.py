@@ -1,4 +1,4 @@
-"""``workflows plan``: what would run, how many keys, where and why."""
+"""``workflows plan``: show what would run: how many keys, where and why."""
 
 import argparse
 from collections import Counter

@@ -1,4 +1,4 @@
-"""``workflows report``: what a run did, by stages, nodes and keys; or many runs side by side."""
+"""``workflows report``: what a run did, by steps, nodes and keys; or many runs side by side."""
 
 import argparse
 import glob

@@ -1,4 +1,4 @@
-"""``workflows rm``: remove keys, so that they can be made again."""
+"""``workflows rm``: remove keys, so that they can be remade."""
 
 import argparse
 

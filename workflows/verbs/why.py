@@ -1,4 +1,4 @@
-"""``workflows why URL``: what made an object of a checkpoint, from the manifest beside it alone."""
+"""``workflows why URL``: the origin of a checkpointed object, from its manifest alone."""
 
 import argparse
 import time
