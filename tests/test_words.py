@@ -32,8 +32,12 @@ FORBIDDEN = {
 }
 # Scripts that steps ship: their bytes are part of an output's identity, so a better word in a
 # comment would make every user's keys run again.
-SHIPPED = ("workflows/scripts/", "workflows/pipelines/classify/scripts/")
-SHIPPED += ("workflows/pipelines/disco/scripts/", "workflows/pipelines/partition/scripts/")
+SHIPPED = (
+    "workflows/scripts/",
+    "workflows/pipelines/classify/scripts/",
+    "workflows/pipelines/disco/scripts/",
+    "workflows/pipelines/partition/scripts/",
+)
 PAGES = [
     ROOT / "README.md",
     *sorted(ROOT.glob("docs/**/*.md")),
