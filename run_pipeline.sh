@@ -226,7 +226,7 @@ find_python() {
 
 pins_of() { if [[ $1 == .venv-dev ]]; then echo requirements-dev.txt; else echo requirements.txt; fi; }
 
-# What an environment was made from. It is compared, not hashed: cmp costs less than any digest.
+# The requirements that an environment was made from. It is compared, not hashed: cmp costs less than any digest.
 fingerprint() {
   printf 'directory %s\npython %s\nasked for %s\n' "$PWD" "$(readlink -f "$1/bin/python")" "$2"
   cat requirements.txt pyproject.toml
@@ -302,7 +302,7 @@ renew_environment() {
   lock 8 0 shared
 }
 
-# ensure_environment ENV: leave it ready, and locked against being made anew under a run.
+# ensure_environment ENV: leave it ready, and locked against a rebuild during a run.
 ensure_environment() {
   add "$STATE/lock/$1" ''
   exec 8>>"$STATE/lock/$1"
@@ -503,7 +503,7 @@ end_fleet() {
   return 1
 }
 
-# One word to whoever has to know, after all else. What becomes of it changes nothing.
+# Notify, after all else. Its failure changes nothing.
 send_word() {
   tail -n 20 "$log" 2>/dev/null |
     WORKFLOWS_EXIT=$1 WORKFLOWS_TASK=$task WORKFLOWS_SECONDS=$SECONDS WORKFLOWS_LOG=$log \
@@ -518,7 +518,7 @@ say_verdict() {
   if ((verdict == 124)); then
     say "stopped: $task ran longer than $timeout s (--timeout)"
   else
-    say "interrupted: what is done is kept, run the same again to go on"
+    say "interrupted: finished work is kept, run the same again to continue"
   fi
 }
 

@@ -220,7 +220,7 @@ def test_the_policy_is_for_the_partition_of_its_region(
 def test_a_role_of_another_partition_than_the_region_or_that_is_no_arn_is_refused() -> None:
     for role, region, why in (
         ("arn:aws:iam::1:role/x", "cn-north-1", "of the partition aws, --region cn-north-1 of"),
-        ("nodes", "", "'nodes' is no ARN"),
+        ("nodes", "", "'nodes' is not an ARN"),
         ("", "mars-north-1", "AWS has no region 'mars-north-1'"),
     ):
         with pytest.raises(UsageError, match=why):
@@ -344,5 +344,5 @@ def test_a_recipe_is_packages_then_pip_then_post_init_and_a_change_runs_what_fol
 
 
 def test_a_fleet_without_a_name_is_refused_with_what_to_write() -> None:
-    with pytest.raises(UsageError, match=r"--fleet ec2:NAME, .* into NAME\.yaml"):
+    with pytest.raises(UsageError, match=r"--fleet ec2:NAME, .* NAME in NAME\.yaml"):
         find_spec("")

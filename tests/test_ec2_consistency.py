@@ -276,7 +276,7 @@ def test_an_instance_that_is_left_out_for_long_is_lost_after_all(
 
     assert watched.look(one, within_s=0).id == one.id
     time.sleep(0.25)
-    with pytest.raises(NodeLost, match="EC2 shows it no more"):
+    with pytest.raises(NodeLost, match="EC2 no longer shows it"):
         watched.look(one, within_s=0)
 
 
@@ -319,7 +319,7 @@ def test_a_login_that_is_over_is_named_before_the_clock(ec2: "Ec2") -> None:
     done = ec2.run("status")
 
     assert done.code == 6, done
-    assert "(RequestExpired); the login is over: log in again (aws sso login" in done.err
+    assert "(RequestExpired); the login has expired: log in again (aws sso login" in done.err
     assert done.err.index("log in again") < done.err.index("clock may be wrong")
     assert "policy" not in done.err
 

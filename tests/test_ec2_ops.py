@@ -82,7 +82,7 @@ def test_down_does_not_depend_on_prices(ec2: "Ec2") -> None:
 
     assert done.code == 0, done
     assert left(ec2) == {}
-    assert "what it has cost is not known: describe_spot_price_history: " in done.err
+    assert "its cost is not known: describe_spot_price_history: " in done.err
     asked = [request.action for request in ec2.cloud.requests]
     assert asked.index("TerminateInstances") < asked.index("DescribeSpotPriceHistory")
 
@@ -96,7 +96,7 @@ def test_down_does_not_depend_on_the_logs_of_runs(ec2: "Ec2") -> None:
 
     assert done.code == 0, done
     assert left(ec2) == {}
-    assert "what it has cost is not known: " in done.err
+    assert "its cost is not known: " in done.err
 
 
 def test_what_shows_or_is_launched_while_a_fleet_goes_down_goes_too(ec2: "Ec2") -> None:

@@ -236,7 +236,7 @@ def test_fewer_than_min_nodes_are_terminated_again(ec2: "Ec2") -> None:
     ec2.write(nodes=3, min_nodes=3)
     one_short(ec2)
 
-    with pytest.raises(NoCapacity, match="only 2 of at least 3 nodes could be had"):
+    with pytest.raises(NoCapacity, match="only 2 of at least 3 nodes could be launched"):
         ec2.converge()
 
     assert ec2.live() == []
@@ -335,9 +335,10 @@ def test_quotas_that_do_not_suffice_have_their_exit_code_and_carry_all_refusals(
     done = ec2.run("up", "--yes")
 
     assert done.code == 5, done
-    assert "only 1 of at least 2 nodes could be had: MaxSpotInstanceCountExceeded x 1" in done.err
+    said = "only 1 of at least 2 nodes could be launched: MaxSpotInstanceCountExceeded x 1"
+    assert said in done.err
     assert "VcpuLimitExceeded x 1 (m7i.large us-east-1a: You have requested more vCPU" in done.err
-    assert "no matter of waiting: ask for more in Service Quotas" in done.err
+    assert "waiting does not help: ask for more in Service Quotas" in done.err
     assert ec2.live() == []
 
 

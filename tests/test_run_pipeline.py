@@ -18,7 +18,9 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPT_FILES = ["run_pipeline.sh", "requirements.txt", "requirements-dev.txt", "pyproject.toml"]
 PIDS = "echo $$ > pid.luigi; sleep 300 & echo $! > pid.child; "
-INTERRUPTED = "run_pipeline.sh: interrupted: what is done is kept, run the same again to go on\n"
+INTERRUPTED = (
+    "run_pipeline.sh: interrupted: finished work is kept, run the same again to continue\n"
+)
 
 
 @dataclasses.dataclass

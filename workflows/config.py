@@ -31,7 +31,7 @@ _OTHER_VARIABLES = frozenset(
         *("FETCH_ATTEMPTS", "FETCH_BACKOFF_S"),
     )
 )
-# What a command finds in its environment; a command may well run a verb. Elsewhere WORKFLOWS_SLOT
+# Variables in a command's environment; a command may well run a verb. Elsewhere WORKFLOWS_SLOT
 # is a misspelt WORKFLOWS_SLOTS.
 _IN_A_COMMAND = ("WORKFLOWS_RUNTIME", "WORKFLOWS_KEY")
 _OF_COMMANDS = frozenset(
@@ -67,7 +67,7 @@ def _setting(  # noqa: PLR0913 - all that there is to say about one
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Every setting there is; README and luigi.cfg explain each."""
+    """Every setting there is; docs/reference.md and luigi.cfg explain each."""
 
     source: str = _setting("source", "url", "samples/taxi")  # type: ignore[assignment]
     pattern: str = _setting("source", "pattern", "*")  # type: ignore[assignment]
@@ -173,7 +173,7 @@ def _unknown_variables(names: Iterable[str], known: list[str]) -> Iterator[str]:
     for name in sorted(found):
         bare = [one.removeprefix(_PREFIX) for one in known]
         near = difflib.get_close_matches(name.removeprefix(_PREFIX), bare, 1)
-        hint = f"did you mean {_PREFIX + near[0]!r}?" if near else "call it otherwise, or unset it"
+        hint = f"did you mean {_PREFIX + near[0]!r}?" if near else "rename it, or unset it"
         yield f"{name}: no such setting; {hint}"
 
 
@@ -234,7 +234,7 @@ def _variables(text: str) -> tuple[str, ...]:
     for name in names:
         if not _VARIABLE.fullmatch(name):
             raise ValueError(
-                f"{name} is no name of a variable; write AWS_PROFILE, or AWS_* for all"
+                f"{name} is not a variable's name; write AWS_PROFILE, or AWS_* for all"
             )
         if name.startswith("WORKFLOWS_") or name in _NEVER_PASSED:
             raise ValueError(f"{name} is set for commands by workflows itself, or never")

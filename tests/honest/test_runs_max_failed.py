@@ -136,7 +136,7 @@ def test_more_bad_keys_than_are_tolerated_fail_the_run_as_without(bad: Bad, limi
     assert run.out == ""
     assert bad.manifests() == []
     assert "Clean of bad" in run.err
-    assert run.err.splitlines()[-1].endswith("mend the cause, then run the same again")
+    assert run.err.splitlines()[-1].endswith("fix the cause, then run the same again")
     assert ("more bad keys than are tolerated" in run.err) == bool(limit)
 
 

@@ -99,10 +99,10 @@ _FIXES = {
         "the account has no role for spot instances; once, as an administrator:"
         " aws iam create-service-linked-role --aws-service-name spot.amazonaws.com"
     ),
-    "ExpiredToken": f"the login is over: {_LOGIN}",
-    "ExpiredTokenException": f"the login is over: {_LOGIN}",
+    "ExpiredToken": f"the login has expired: {_LOGIN}",
+    "ExpiredTokenException": f"the login has expired: {_LOGIN}",
     "InvalidClientTokenId": f"AWS does not know the keys: {_LOGIN}",
-    "RequestExpired": f"the login is over: {_LOGIN}; if it is not, {_CLOCK}",
+    "RequestExpired": f"the login has expired: {_LOGIN}; if it is not, {_CLOCK}",
     "SignatureDoesNotMatch": (
         "the secret key does not fit the key id: aws configure; if `aws sts get-caller-identity`"
         " works, please report this"
@@ -265,7 +265,7 @@ def refusal(code: str, why: str) -> FleetError:
         more = "; workflows fleet policy prints what is needed" if code in _UNPERMITTED else ""
         return NotAllowed(text + more, code)
     if code in _BUSY:
-        return FleetError(f"{text}; EC2 has trouble of its own: try again in some minutes", code)
+        return FleetError(f"{text}; EC2 has an internal error: try again in some minutes", code)
     if _OUR_FAULT.match(code):
         more = "; if this is no value of the fleet's file, please report this"
         return Rejected(text + more, code)

@@ -1,4 +1,4 @@
-"""What can be wrong before and beside a fleet, each with what to do. Changes nothing."""
+"""Checks of everything around a fleet, each with its remedy. Changes nothing."""
 
 import dataclasses
 import datetime as dt

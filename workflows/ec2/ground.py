@@ -1,4 +1,4 @@
-"""What an instance stands on: image, subnets, login key, security group. All tagged when made."""
+"""Prerequisites of an instance: image, subnets, login key, security group. All tagged when made."""
 
 import contextlib
 import dataclasses
@@ -45,7 +45,7 @@ class Network:
         where = ", ".join(f"{subnet} ({zone})" for zone, subnet in self.subnets.items())
         if not self.left_out:
             return where
-        return f"{where}; left out, for want of an internet gateway: {', '.join(self.left_out)}"
+        return f"{where}; left out, without an internet gateway: {', '.join(self.left_out)}"
 
 
 def common_tags(spec: Spec, now: dt.datetime | None = None) -> dict[str, str]:
@@ -298,7 +298,7 @@ def _is_imported(aws: Aws, spec: Spec, mine: str, *, in_use: bool) -> bool:
     if there and in_use:
         raise UsageError(
             f"the nodes of {spec.name} know another login key than {spec.identity}: copy it from"
-            f" the machine that made the fleet, or begin again: workflows fleet down {spec.name}"
+            f" the machine that made the fleet, or start over: workflows fleet down {spec.name}"
         )
     if there:
         aws.call("delete_key_pair", KeyName=_key_name(spec))

@@ -1,4 +1,4 @@
-"""The barrier behind a 1:n step: write down what all keys made, then move it to its owners."""
+"""The barrier after a 1:n step: record the pieces of all keys, then deliver them."""
 
 import json
 import posixpath

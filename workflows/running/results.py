@@ -1,4 +1,4 @@
-"""Results as a person reads them: where they are, and a table."""
+"""Results for a person: their paths, and a table."""
 
 import csv
 import gzip

@@ -14,7 +14,7 @@ The convention is that of luigi.contrib.hadoop, the words are Disco's::
 
     luigi --module mine WordCount --source texts --pattern '*.gz' --partitions 10
 
-The module that the class is in is shipped to the nodes as it stands. What it imports there is the
+The module that the class is in is shipped to the nodes as it stands. Its imports there are the
 standard library, `required_files` and what `pip` names; luigi and workflows are left out of it.
 """
 
@@ -45,7 +45,7 @@ Pairs = Iterable[tuple[Any, Any]]
 
 
 class _Halves(Step):
-    """What the two halves of a job share: its parameters, its files and its code."""
+    """The common part of both halves of a job: its parameters, its files and its code."""
 
     partitions = luigi.IntParameter(default=10, description="outputs; keys are spread over them")
     params: Any = luigi.DictParameter(
