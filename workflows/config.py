@@ -201,7 +201,7 @@ def _converted(field: dataclasses.Field[object], text: str) -> object:
     if kind is tuple:
         return _variables(text)
     try:
-        value = kind(text)  # type: ignore[call-arg]
+        value: float = kind(text)  # type: ignore[call-arg, assignment]
     except ValueError:
         raise ValueError(f"must be {'a whole number' if kind is int else 'a number'}") from None
     if isinstance(value, float) and not math.isfinite(value):

@@ -155,9 +155,10 @@ def _is_dated(headers: Message) -> bool:
 
 def _time(text: str | None) -> float | None:
     """Return a time as HTTP writes it, in seconds; None for anything else."""
+    if text is None or not text.strip().endswith(" GMT"):
+        return None
     try:
-        is_one = text is not None and text.strip().endswith(" GMT")
-        return email.utils.parsedate_to_datetime(text).timestamp() if is_one else None
+        return email.utils.parsedate_to_datetime(text).timestamp()
     except (TypeError, ValueError, OverflowError):
         return None
 
