@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import datetime as dt
 import json
+import os
 import re
 import threading
 import time
@@ -410,3 +411,15 @@ def partition_of(region: str) -> str:
 def canonical(body: Mapping[str, Any]) -> str:
     """Return a request body as text, the same for the same body."""
     return json.dumps(body, sort_keys=True, separators=(",", ":"))
+
+
+def home_region() -> str:
+    """Return a region of the login's own partition: as the environment or the profile says.
+
+    Keys of GovCloud and China are good for no other partition.
+    """
+    import boto3
+
+    # boto3 reads AWS_DEFAULT_REGION alone.
+    said = os.environ.get("AWS_REGION") or boto3.session.Session().region_name
+    return said or "us-east-1"

@@ -15,7 +15,7 @@ _GONE_S = 300.0
 # An `up` that was killed within CreateFleet: EC2 goes on launching, and shows the instances later.
 LATE_S = 30.0
 _AT_ONCE = 100
-# What is wrong with one instance fails the call for all.
+# One bad instance fails the call for all.
 _OF_ONE = (
     *("InvalidInstanceID", "IncorrectInstanceState", "OperationNotPermitted"),
     *("UnauthorizedOperation", "Unsupported"),
