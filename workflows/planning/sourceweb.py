@@ -156,8 +156,9 @@ def _is_dated(headers: Message) -> bool:
 def _time(text: str | None) -> float | None:
     """Return a time as HTTP writes it, in seconds; None for anything else."""
     try:
-        is_one = text is not None and text.strip().endswith(" GMT")
-        return email.utils.parsedate_to_datetime(text).timestamp() if is_one else None
+        if text is None or not text.strip().endswith(" GMT"):
+            return None
+        return email.utils.parsedate_to_datetime(text).timestamp()
     except (TypeError, ValueError, OverflowError):
         return None
 
