@@ -41,7 +41,7 @@ def home() -> str:
     """
     import boto3
 
-    # boto3 heeds AWS_DEFAULT_REGION alone.
+    # boto3 reads AWS_DEFAULT_REGION alone.
     said = os.environ.get("AWS_REGION") or boto3.session.Session().region_name
     return said or "us-east-1"
 
