@@ -83,6 +83,15 @@ def is_alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
+def make_environment(root: pathlib.Path) -> None:
+    """Make a .venv with the packages of the Python that runs the tests, and no programs."""
+    (root / ".venv/bin").mkdir(parents=True)
+    (root / ".venv/bin/python").symlink_to(sys.executable)
+    (root / ".venv/lib").symlink_to(pathlib.Path(sys.prefix, "lib"))
+    shutil.copy(pathlib.Path(sys.prefix, "pyvenv.cfg"), root / ".venv")
+    write_fingerprint(root)
+
+
 def write_fingerprint(root: pathlib.Path) -> None:
     """Say that .venv is up to date, the way the script does."""
     python = os.path.realpath(root / ".venv/bin/python")
@@ -95,12 +104,11 @@ def write_fingerprint(root: pathlib.Path) -> None:
 @pytest.fixture
 def clone(tmp_path: pathlib.Path) -> Iterator[Clone]:
     root = tmp_path.resolve() / "a project's path"
-    (root / ".venv/bin").mkdir(parents=True)
-    (root / ".venv/bin/python").symlink_to(sys.executable)
+    root.mkdir()
     for name in SCRIPT_FILES:
         shutil.copy(ROOT / name, root)
     (root / "luigi.cfg").touch()
-    write_fingerprint(root)
+    make_environment(root)
     made = Clone(root)
     made.luigi("true")
     yield made

@@ -24,6 +24,8 @@ _USAGE = 2
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)
 # Those that ask nodes: an ssh fleet's hub is begun before their own modules are loaded.
 ON_NODES = ("ls", "cp", "rm", "eval", "map", "map-to-n", "map-from-n", "health")
+# Most words of these are Luigi's, so they read their command lines themselves.
+_READS_ITSELF = ("cron",)
 # A verb's module is imported when it is used: Luigi alone would take 0.1 s of every start.
 VERBS = {
     "ls": "list keys on the fleet",
@@ -42,6 +44,7 @@ VERBS = {
     "get": "copy a file from every node",
     "config": "print the settings in effect and the nodes",
     "results": "print the last result as a table",
+    "cron": "run a pipeline that nobody watches: one at a time, with a log, a timeout, its fleet",
     "plan": "say what would run, how many keys, where and why; runs nothing",
     "verify": "count the source again with an independent program and compare",
     "report": "print what a run did: keys, seconds and bytes of every stage",
@@ -82,11 +85,16 @@ def _run(arguments: list[str]) -> int:
 
 
 def _verb(arguments: list[str]) -> int:
+    verb, words = (arguments[0] if arguments else ""), arguments
+    if verb in _READS_ITSELF:
+        words = [verb, "--help"] if _module(verb).asks_for_help(arguments[1:]) else [verb]
     try:
-        parsed = _parser(arguments[0] if arguments else "").parse_args(arguments)
+        parsed = _parser(verb).parse_args(words)
     except SystemExit:
         sys.stdout.flush()  # the help
         raise
+    if verb in _READS_ITSELF:
+        parsed.words = arguments[1:]
     code: int = _module(parsed.verb).run(parsed)
     sys.stdout.flush()
     return code
