@@ -461,9 +461,9 @@ def test_on_a_terminal_luigi_sees_one_and_ctrl_c_leaves_one_line(clone: Clone) -
 
 def test_a_second_start_adds_well_under_a_tenth_of_a_second(clone: Clone) -> None:
     clone.luigi("date +%s%N")
-    delays = []
+    delays = [10**9]
 
-    for _ in range(5):
+    while min(delays) >= 100_000_000 and len(delays) <= 20:  # the other tests need the cores, too
         before = time.time_ns()
         delays.append(int(clone.run().stdout) - before)
 

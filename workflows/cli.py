@@ -85,16 +85,17 @@ def _run(arguments: list[str]) -> int:
 
 
 def _verb(arguments: list[str]) -> int:
-    verb, words = (arguments[0] if arguments else ""), arguments
+    verb = arguments[0] if arguments else ""
     if verb in _READS_ITSELF:
-        words = [verb, "--help"] if _module(verb).asks_for_help(arguments[1:]) else [verb]
+        if not _module(verb).asks_for_help(arguments[1:]):
+            parsed = argparse.Namespace(words=arguments[1:])
+            return int(_module(verb).run(parsed))
+        arguments = [verb, "--help"]
     try:
-        parsed = _parser(verb).parse_args(words)
+        parsed = _parser(verb).parse_args(arguments)
     except SystemExit:
         sys.stdout.flush()  # the help
         raise
-    if verb in _READS_ITSELF:
-        parsed.words = arguments[1:]
     code: int = _module(parsed.verb).run(parsed)
     sys.stdout.flush()
     return code

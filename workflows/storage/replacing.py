@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import secrets
 from collections.abc import Iterable
 
 from workflows.errors import UsageError
@@ -33,7 +32,7 @@ def put(target: str, chunks: Iterable[bytes]) -> None:
         OSError: it cannot be written; what was there is there still.
     """
     folder, name = os.path.split(target)
-    new = os.path.join(folder, f".{name[:200]}.{secrets.token_hex(8)}")
+    new = os.path.join(folder, f".{name[:200]}.{os.urandom(8).hex()}")
     try:
         _write(new, chunks)
         os.rename(new, target)

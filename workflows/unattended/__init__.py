@@ -1,1 +1,1 @@
-"""A run that nobody watches: its options, lock, log, deadline and end. `workflows cron` joins them."""
+"""A run that nobody watches: its options, lock, log, deadline and end; for `workflows cron`."""

@@ -29,7 +29,7 @@ def start(options: Options, output: int, guard: Guard, signals: Signals, name: s
         try:
             _run(options, output, guard, signals, name)
         except BaseException as error:  # noqa: BLE001 - nothing may return into the parent's code
-            os.write(2, f"{name}: {error or type(error).__name__}\n".encode())
+            os.write(2, f"{name}: {str(error) or type(error).__name__}\n".encode())
         finally:
             os._exit(1)
     with contextlib.suppress(OSError):  # it has done so itself
@@ -54,7 +54,7 @@ def _run(options: Options, output: int, guard: Guard, signals: Signals, name: st
             _bring_up(options.fleet)
     luigi = program("luigi")
     try:
-        os.execvp(luigi, [luigi, *words])
+        os.execvp(luigi, [luigi, *words])  # noqa: S606 - no shell is wanted
     except OSError as error:
         os.write(2, f"{name}: cannot run {luigi}: {error.strerror}\n".encode())
         os._exit(_CANNOT_RUN)
@@ -63,12 +63,14 @@ def _run(options: Options, output: int, guard: Guard, signals: Signals, name: st
 def _is_done(words: list[str]) -> bool:
     """Tell whether the result is there, which depends on no fleet; if in doubt, it is not."""
     command = [program("workflows"), "plan", *words, "--fleet", "local:1"]
-    planned = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    planned = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
+    )
     return planned.returncode == 0 and b"\nnothing to run: " in planned.stdout
 
 
 def _bring_up(fleet: str) -> None:
     command = [program("workflows"), "fleet", "up", fleet, "--yes"]
-    code = status(subprocess.run(command, stdout=2).returncode)
+    code = status(subprocess.run(command, stdout=2, check=False).returncode)
     if code:
         os._exit(code)

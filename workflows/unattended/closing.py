@@ -10,8 +10,6 @@ import threading
 from collections.abc import Callable, Iterator
 
 from workflows.reporting import messages
-from workflows.reporting.progress import CLEAR
-from workflows.storage import replacing
 from workflows.unattended.child import program
 from workflows.unattended.log import DatedLog
 from workflows.unattended.options import Options
@@ -52,8 +50,7 @@ class FleetEnd:
         except OSError as error:
             self._say(f"workflows fleet {self._action} cannot be run: {error.strerror}")
             return
-        assert process.stdout is not None
-        for line in process.stdout:
+        for line in process.stdout or ():
             self._log.add(line)
             messages.say(line.rstrip(b"\n").decode("utf-8", "replace"))
         self._code = status(process.wait())
@@ -77,7 +74,11 @@ def say_verdict(verdict: int, options: Options, name: str) -> None:
         text = f"stopped: {options.task} ran longer than {options.timeout_s} s (--timeout)"
     else:
         text = "interrupted: what is done is kept, run the same again to go on"
-    clear = CLEAR if os.isatty(2) else ""  # of the progress: Luigi had no time for that
+    clear = ""
+    if os.isatty(2):
+        from workflows.reporting.progress import CLEAR
+
+        clear = CLEAR  # of the progress: Luigi had no time for that
     messages.say(f"{clear}{name}: {text}")
 
 
@@ -93,7 +94,8 @@ def deliver(output: int, code: int, options: Options, log: DatedLog, say: Say) -
             _print(output)
         except OSError as error:
             say(
-                f"the result could not be written to stdout: {error.strerror}. It is kept: see {log.path}"
+                f"the result could not be written to stdout: {error.strerror}. It is kept: see"
+                f" {log.path}"
             )
             return False
         return True
@@ -102,6 +104,8 @@ def deliver(output: int, code: int, options: Options, log: DatedLog, say: Say) -
     if not os.fstat(output).st_size:
         say(f"{options.task} printed no result, so {options.to} is left as it was")
         return False
+    from workflows.storage import replacing
+
     try:
         replacing.put(options.to, _chunks(output))
     except OSError as error:
@@ -122,10 +126,11 @@ def _chunks(file: int) -> Iterator[bytes]:
 
 def _print(output: int) -> None:
     """Copy a file to stdout, as slowly as its reader reads."""
-    for data in _chunks(output):
-        while data:
+    for chunk in _chunks(output):
+        left = chunk
+        while left:
             try:
-                data = data[os.write(1, data) :]
+                left = left[os.write(1, left) :]
             except BlockingIOError:  # whoever shares the pipe has set it so
                 select.select([], [1], [])
 
@@ -144,7 +149,9 @@ def notify(code: int, seconds: int, options: Options, log: DatedLog, name: str) 
     try:
         os.write(end, log.tail(20))
         os.lseek(end, 0, os.SEEK_SET)
-        failed = status(subprocess.run(command, stdin=end, stdout=2, env=environ).returncode)
+        failed = status(
+            subprocess.run(command, stdin=end, stdout=2, env=environ, check=False).returncode
+        )
         if failed:
             told.print(f"{name}: --notify exited {failed}: {options.notify}")
     except OSError as error:

@@ -52,7 +52,7 @@ def _locked(held: int, path: str) -> bool:
 
 
 def _holder(path: str) -> str:
-    """Return the pid in a lock file, once it is one that lives: its writer may be about to write."""
+    """Return the pid in a lock file, once it lives: its writer may be about to write."""
     pid = ""
     for _ in range(10):
         with contextlib.suppress(OSError), open(path, encoding="ascii", errors="replace") as file:

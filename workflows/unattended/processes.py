@@ -44,7 +44,7 @@ class Signals:
 
 
 def is_alive(group: int) -> bool:
-    """Tell whether anything of a group runs. Zombies do not: in a container nobody collects them."""
+    """Tell whether anything of a group runs. Zombies do not; a container may never collect them."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:

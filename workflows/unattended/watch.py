@@ -23,8 +23,8 @@ class Watch:
         ended = self._ended(os.WNOHANG)
         while ended is None and not self.verdict:
             self._spend(deadline - time.monotonic())
-            if not self.verdict and time.monotonic() >= deadline:
-                self.verdict = TIMEOUT
+            if time.monotonic() >= deadline:
+                self.verdict = self.verdict or TIMEOUT
             ended = self._ended(os.WNOHANG)
         processes.end(self._group, self._grace_s, self._spend)
         if ended is None:
