@@ -24,7 +24,7 @@ class Watch:
         while ended is None and not self.verdict:
             self._spend(deadline - time.monotonic())
             if time.monotonic() >= deadline:
-                self.verdict = self.verdict or TIMEOUT
+                self._decide(TIMEOUT)
             ended = self._ended(os.WNOHANG)
         processes.end(self._group, self._grace_s, self._spend)
         if ended is None:
@@ -36,7 +36,11 @@ class Watch:
         number = self._signals.wait(seconds)
         if number and self.verdict:
             processes.kill(self._group, signal.SIGKILL)
-        self.verdict = self.verdict or (128 + number if number else 0)
+        if number:
+            self._decide(128 + number)
+
+    def _decide(self, verdict: int) -> None:
+        self.verdict = self.verdict or verdict
 
     def _ended(self, options: int) -> int | None:
         pid, state = os.waitpid(self._group, options)
