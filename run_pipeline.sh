@@ -235,12 +235,15 @@ ensure_environment() {
   wait "$child" || exit
 }
 
+# Bash may have opened this script as a descriptor that was closed.
+is_open() { [[ -e /dev/fd/$1 && ! /dev/fd/$1 -ef ${BASH_SOURCE[0]} ]]; }
+
 main() {
   local self called_from=$PWD
   read_arguments "$@"
   # A stdout or stderr that is closed would be the next file that is opened.
-  [[ -e /dev/fd/2 ]] || exec 2>/dev/null
-  [[ -e /dev/fd/1 ]] || exec 1</dev/null
+  is_open 2 || exec 2>/dev/null
+  is_open 1 || exec 1</dev/null
   self=$(readlink -f -- "${BASH_SOURCE[0]}")
   cd -- "${self%/*}" || exit 1
   open_lock

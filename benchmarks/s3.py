@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks import data, measure, table
 from workflows.fleets.fleet import open_fleet
-from workflows.planning.lineage import Key
+from workflows.model import Key
 from workflows.running import uploads
 from workflows.storage import s3
 from workflows.storage.s3store import S3Store

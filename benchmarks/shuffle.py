@@ -20,7 +20,8 @@ from typing import Any, cast
 from benchmarks import table
 from benchmarks.jobs import NODES, ROOT
 from workflows.fleets.fleet import Fleet, open_fleet
-from workflows.planning.lineage import Piece, pieces_of
+from workflows.model import Piece
+from workflows.planning.lineage import pieces_of
 from workflows.running import shuffle
 
 sys.path.append(str(ROOT / "tests"))

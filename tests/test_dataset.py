@@ -13,9 +13,10 @@ from signed_urls import SignedObjects
 
 from workflows.config import settings
 from workflows.errors import KeyNameError, SourceError, UsageError
+from workflows.model import SourceKey
 from workflows.planning import dataset, source, sourceweb
 from workflows.planning.dataset import load, place
-from workflows.planning.source import SourceKey, list_source
+from workflows.planning.source import list_source
 from workflows.storage.store import DirectoryStore
 
 

@@ -122,7 +122,7 @@ def test_everything_that_a_step_may_state_is_described() -> None:
     stated = {name for kind in kinds for name in inspect.get_annotations(kind)}
     stated = {name for name in stated if not name.startswith("_")}
     stated -= {"mode", "by_name"}  # what the kinds of steps differ in, and what typed ones have
-    stated |= {"command", "pip"}  # properties, which a step may state as attributes
+    stated |= {"command", "pip", "timeout_s"}  # properties, which a step may state as attributes
 
     described = re.findall(r"^\| `(\w+)` \| ", section(README, "## How to write a pipeline"), re.M)
 

@@ -4,8 +4,10 @@ import ast
 import collections
 import configparser
 import csv
+import graphlib
 import pathlib
 import re
+import subprocess
 import sys
 
 import pytest
@@ -161,3 +163,37 @@ def test_no_file_of_the_project_names_a_machine_it_was_written_on() -> None:
     private = re.compile(r"/(root|work)/[a-z]")
 
     assert [file.name for file in files if private.search(file.read_text(encoding="utf-8"))] == []
+
+
+def test_the_picture_of_the_layers_is_drawn_from_the_contract() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / ".ci/picture.py"), "--check"], capture_output=True, text=True
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (ROOT / "workflows").rglob("*.py")
+        if "scripts" not in path.parts
+    }
+    imports = {name: imported(path) & set(modules) - {name} for name, path in modules.items()}
+
+    circles = graphlib.TopologicalSorter(imports)
+
+    circles.prepare()  # raises CycleError, which names the circle
+    assert len(imports["workflows.steps"]) > 5
+
+
+def imported(path: pathlib.Path) -> set[str]:
+    """Return all that a module imports, in functions and for type hints too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            found.add(str(node.module))
+    return found

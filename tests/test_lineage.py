@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from workflows.planning.lineage import Key, pieces_of, shards_of, slot_shards
+from workflows.model import Key
+from workflows.planning.lineage import pieces_of, shards_of, slot_shards
 
 
 def manifest(**sizes: int) -> dict[str, Any]:

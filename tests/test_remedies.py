@@ -9,8 +9,9 @@ import pytest
 from workflows.config import settings
 from workflows.errors import CheckpointError
 from workflows.storage import remedies, s3
+from workflows.storage.place import Place
 
-PLACE = s3.Place("bucket", "key")
+PLACE = Place("bucket", "key")
 
 
 @pytest.fixture(autouse=True)
@@ -126,8 +127,8 @@ def test_urls_for_amazon_name_the_buckets_own_region(
     monkeypatch.setitem(s3._regions, bucket, "eu-north-1")
     settings.cache_clear()
 
-    put = s3.sign("put_object", s3.Place(bucket, "k"), md5="1B2M2Y8AsgTpgAmY7PhCfg==")
-    part = s3.sign("upload_part", s3.Place(bucket, "k"), UploadId="u", PartNumber=1)
+    put = s3.sign("put_object", Place(bucket, "k"), md5="1B2M2Y8AsgTpgAmY7PhCfg==")
+    part = s3.sign("upload_part", Place(bucket, "k"), UploadId="u", PartNumber=1)
 
     for url in (put, part):
         assert "s3.eu-north-1.amazonaws.com/" in url.partition("?")[0]

@@ -14,7 +14,7 @@ import pytest
 
 from workflows.errors import NodeRefused
 from workflows.fleets.fleet import open_fleet
-from workflows.planning.lineage import Input, Key, Piece
+from workflows.model import Input, Key, Piece
 from workflows.running import shuffle
 
 if TYPE_CHECKING:

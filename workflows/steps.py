@@ -17,12 +17,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import luigi
-from luigi.task_register import Register
 
 from workflows.config import passed, settings
 from workflows.errors import WorkflowsError
+from workflows.luigi_seam import commandline
 from workflows.luigi_seam.install import install
-from workflows.luigi_seam.worker import use_step_workers
 from workflows.planning import context, from_n
 from workflows.planning.from_n import PlanFromN
 from workflows.planning.gather import Basename, Prefix
@@ -32,10 +31,6 @@ from workflows.running import barriers, checkpoints, execution, lifecycle, resul
 from workflows.running.taskreport import log_path
 
 __all__ = ["Basename", "Map", "MapFromN", "MapToN", "Prefix", "Step"]
-
-
-def _is_shipped(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] == "workflows"
 
 
 class Step(Plan):
@@ -53,11 +48,7 @@ class Step(Plan):
             UsageError: an attribute is misspelt, or of the wrong type.
         """
         super().__init_subclass__(**kwargs)
-        if not _is_shipped(cls):
-            cls._visible_in_registry = True  # not as the shipped step that it may be made from
-            for other in Register._reg:
-                if other.__name__ == cls.__name__ and _is_shipped(other):
-                    other._visible_in_registry = False
+        commandline.give_name(cls)
 
     # -- Luigi ---------------------------------------------------------------------------------
 
@@ -185,8 +176,7 @@ class Step(Plan):
         results.announce(self.name, self.show)
 
 
-install()
-use_step_workers()
+install(lifecycle.LISTENERS, lifecycle.note_unfinished, lifecycle.leave)
 
 
 @Step.event_handler(luigi.Event.DEPENDENCY_PRESENT)  # type: ignore[untyped-decorator]

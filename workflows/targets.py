@@ -1,4 +1,4 @@
-"""What Luigi asks for: keys that are done on a node, and steps that are durable in a store."""
+"""Luigi targets: keys that are done on a node, and steps that are durable in a store."""
 
 import json
 import os
@@ -14,8 +14,8 @@ import luigi
 from workflows.errors import CheckpointError, NodeLost, WorkflowsError
 from workflows.fleets.channel import is_in_task
 from workflows.fleets.fleet import Fleet
+from workflows.model import Key
 from workflows.node.packers import UNPACKERS
-from workflows.planning.lineage import Key
 from workflows.storage.store import Store
 
 _ASKED_AGAIN = 5

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workflows.model import SourceKey
 from workflows.node.keys import group_of, numeric_prefix
 from workflows.planning.dataset import Dataset, load, place
-from workflows.planning.source import SourceKey
 from workflows.storage.store import DirectoryStore
 
 SIZES = st.one_of(st.integers(0, 40), st.integers(0, 10**9))

@@ -16,13 +16,13 @@ from conftest import Place
 from scriptnode import Node
 
 from workflows.errors import SourceError, UsageError
+from workflows.model import SourceKey
 from workflows.node.signatures import Signatures
 from workflows.node.urls import expires, scrubbed, shown, unsigned
 from workflows.node.work import KeyFailed
 from workflows.planning import sourceweb
 from workflows.planning.dataset import load
 from workflows.planning.source import conceal, list_source, look_at
-from workflows.planning.sourcekeys import SourceKey
 from workflows.storage.store import DirectoryStore
 
 LARGE = 64 << 20

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workflows.model import SourceKey
 from workflows.node.keys import digest_of, node_for
 from workflows.planning.dataset import place as placed
 from workflows.planning.gather import Basename, Gather, Prefix
-from workflows.planning.source import SourceKey
 
 if TYPE_CHECKING:
     from conftest import Done, Keys, Place

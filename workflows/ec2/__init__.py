@@ -1,1 +1,1 @@
-"""What is below `workflows.ec2_fleet`: EC2 in small parts. Only `api` knows boto3."""
+"""Parts of an EC2 fleet: request, launch, bootstrap, lease, teardown; only `api` knows boto3."""

@@ -2,7 +2,7 @@
 
 from workflows.ec2.api import Aws
 from workflows.errors import FleetError
-from workflows.storage.s3 import SCHEME, place_of
+from workflows.storage.place import SCHEME, place_of
 
 # From S3, or EC2, to another region: in America and Europe; elsewhere up to seven times as much.
 USD_PER_GB = 0.02

@@ -3,9 +3,9 @@
 import contextlib
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Protocol
 
 from workflows.errors import CheckpointError, NodeLost, WorkflowsError
 from workflows.node.wire import Wire
@@ -53,6 +53,9 @@ class Node(Protocol):
 
 class Channel:
     """One session with a node's runtime. After a silence it is pinged; after a long one, lost."""
+
+    # Signs the URL of a source again, where its signature has expired; runs set it.
+    sign: ClassVar[Callable[[str], str]] = staticmethod(str)
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -212,9 +215,7 @@ class Channel:
             if event["event"] == "pong":
                 continue
             if event["event"] == "stale":
-                from workflows.storage import s3  # which only runs need, and they have it
-
-                self.tell_signed(event, [s3.transit(str(event["url"]))])
+                self.tell_signed(event, [Channel.sign(str(event["url"]))])
                 continue
             if event["event"] == "error":
                 raise WorkflowsError(f"{self.node.name}: {event['why']}")

@@ -35,6 +35,7 @@ _interrupts: list[int] = []
 # Failures that were shown, and for each those in the same way that are held back until the end.
 _held: dict[tuple[str, str, str], list[KeysFailed]] = {}
 _holding = threading.Lock()
+_python_excepthook = [sys.__excepthook__]
 _SOON_S = 2.0  # within which an interrupted run usually ends
 
 
@@ -205,13 +206,17 @@ def _excepthook(
     if isinstance(error, WorkflowsError | TaskClassException):
         print(f"workflows: {error}", file=sys.stderr)
     else:
-        _python_excepthook(kind, error, trace)
+        _python_excepthook[0](kind, error, trace)
 
 
-logging.getLogger("luigi-interface").addFilter(_brief)
-logging.getLogger("luigi-interface").addFilter(clear_line)
-_python_excepthook, sys.excepthook = sys.excepthook, _excepthook
-# Luigi obeys the rpc_ settings of its [core], and warns that it does not know them.
-warnings.filterwarnings(
-    "ignore", "The configuration contains the parameter 'rpc_", UnconsumedParameterWarning
-)
+def speak_plainly() -> None:
+    """Filter Luigi's messages, and those of errors that nobody catches."""
+    luigi = logging.getLogger("luigi-interface")
+    luigi.addFilter(_brief)
+    luigi.addFilter(clear_line)
+    if sys.excepthook is not _excepthook:
+        _python_excepthook[0], sys.excepthook = sys.excepthook, _excepthook
+    # Luigi obeys the rpc_ settings of its [core], and warns that it does not know them.
+    warnings.filterwarnings(
+        "ignore", "The configuration contains the parameter 'rpc_", UnconsumedParameterWarning
+    )

@@ -6,10 +6,12 @@ default of the parameter. `install` changes that default, so whatever the user s
 and whenever it is said. Luigi reads each of them after it has imported the module of `--module`.
 """
 
+import atexit
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import luigi
 import luigi.configuration
 import luigi.interface
 import luigi.parameter
@@ -18,8 +20,7 @@ import luigi.scheduler
 import luigi.worker
 
 from workflows.config import settings
-from workflows.luigi_seam.outcomes import watch_outcomes
-from workflows.luigi_seam.retries import retry_lost
+from workflows.luigi_seam import console, retries, worker
 from workflows.reporting.stdio import guard
 
 # The reasons are in luigi.cfg, which has the same values.
@@ -62,24 +63,35 @@ _CONFIGS: dict[str, type[luigi.Config]] = {
 }
 _WHERE = ("scheduler_host", "scheduler_port", "scheduler_url")
 _installed: list[bool] = []
+RETRIES = [(luigi.Event.FAILURE, retries.note_failure), (luigi.Event.START, retries.note_start)]
 
 
-def install() -> None:
-    """Fill the settings of Luigi that the user left unset; a second call changes nothing.
+def install(
+    listeners: Mapping[str, Callable[..., None]],
+    at_end: Callable[[Any], None],
+    last: Callable[[], None],
+) -> None:
+    """Make Luigi's runs those of steps; a second call changes nothing.
 
-    Runs have a scheduler of their own unless the user names luigid, or sets `local_scheduler`.
+    The settings of Luigi that the user left unset are filled in. Runs have a scheduler of their own
+    unless the user names luigid, or sets `local_scheduler`. `listeners` are called at the events of
+    tasks that they are listed under, `at_end` with a worker that has run all it could, and `last`
+    after all else at the end of the process.
     """
     if _installed:
         return
     _installed.append(True)
+    atexit.register(last)
     guard()
+    console.speak_plainly()
+    worker.use_step_workers()
+    worker.at_end.append(at_end)
+    for event, listener in [*RETRIES, *listeners.items()]:
+        luigi.Task.event_handler(event)(listener)
     for section, values in DEFAULTS.items():
         for name, value in values.items():
             _default(section, name, value)
-    _default("core", "lock_pid_dir", settings().state)
-    _choose_scheduler()
-    retry_lost()
-    watch_outcomes()
+    _complete_core()
     config = luigi.configuration.get_config()
     for section, numbers in READ_LATER.items():
         for name, number in numbers.items():
@@ -92,15 +104,18 @@ def _default(section: str, name: str, value: Any) -> None:
     getattr(_CONFIGS[section], name)._default = value
 
 
-def _choose_scheduler() -> None:
-    """Let a run have a scheduler of its own, unless the user says where luigid is."""
+def _complete_core() -> None:
+    """Give a run a scheduler of its own, unless the user says where luigid is; and its pid file."""
     core: Any = luigi.interface.core
     find = core.get_param_values.__func__
 
     def values(cls: Any, params: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        chosen = settings()  # read before any task: a wrong one is told in its own words
         if "local_scheduler" not in kwargs and not _is_given(core, "local_scheduler"):
             is_named = any(name in kwargs or _is_given(core, name) for name in _WHERE)
             kwargs = {**kwargs, "local_scheduler": not is_named}
+        if "lock_pid_dir" not in kwargs and not _is_given(core, "lock_pid_dir"):
+            kwargs = {**kwargs, "lock_pid_dir": chosen.state}
         return find(cls, params, args, kwargs)
 
     core.get_param_values = classmethod(values)

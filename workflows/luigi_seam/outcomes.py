@@ -10,36 +10,22 @@ from typing import Any
 
 import luigi.execution_summary
 from luigi.task_status import DISABLED
-from luigi.worker import Worker
 
-from workflows.planning import context
 from workflows.reporting.runlog import read_lines
-from workflows.running import lifecycle
 
 _NAMED, _LONG = 3, 200
-_leave: Any = Worker.__exit__
 
 
-def watch_outcomes() -> None:
-    """Let each worker of this process tell the run, at its end, what became of its tasks."""
-    Worker.__exit__ = _exit  # type: ignore[method-assign]
-
-
-def _exit(worker: Any, kind: Any, value: Any, trace: Any) -> Any:
-    if kind is None and lifecycle.is_watched():
-        lifecycle.note_unfinished(list(unfinished(worker)))
-    return _leave(worker, kind, value, trace)
-
-
-def unfinished(worker: Any) -> Iterator[str]:
+def unfinished(worker: Any, log: str) -> Iterator[str]:
     """Yield a sentence for each reason why tasks of a worker are not done.
 
-    Steps that failed, or that have to wait for others, are not in it.
+    Steps that failed, or that have to wait for others, are not in it. `log` is the path of the
+    run's log.
     """
     found = luigi.execution_summary._summary_dict(worker)
     for task in sorted(found["failed"], key=str):
         if not hasattr(task, "shard"):
-            yield f"{_name(task)} failed{_why(task)}"
+            yield f"{_name(task)} failed{_why(task, log)}"
     broken = [task for task in found["scheduling_error"] if not hasattr(task, "shard")]
     if broken:
         yield f"{_names(broken)} could not be scheduled: see the error above"
@@ -53,10 +39,10 @@ def unfinished(worker: Any) -> Iterator[str]:
         yield f"another run is at work on {_names(found['run_by_other_worker'])}"
 
 
-def _why(task: Any) -> str:
+def _why(task: Any, log: str) -> str:
     whys = [
         line["why"]
-        for _, line in read_lines(context.log().path)
+        for _, line in read_lines(log)
         if line["what"] == "failed" and line.get("task") == task.task_id
     ]
     return f": {whys[-1]}" if whys else ""

@@ -6,49 +6,30 @@ for its task again by itself.
 """
 
 import time
-from typing import Any
 
 import luigi
-from luigi.task_status import PENDING
-from luigi.worker import Worker
 
 from workflows.errors import NodeLost, NodeRefused
 
 AFTER_S = 10.0
 _due: dict[str, float] = {}  # task id -> when it may run again
-_ask: Any = Worker._get_work
 
 
-def retry_lost() -> None:
-    """Let a worker put such tasks back whenever it asks for work; after the run nothing does."""
-    Worker._get_work = _get_work  # type: ignore[method-assign]
-
-
-def _get_work(worker: Any) -> Any:
+def due() -> list[str]:
+    """Return the ids of tasks that may run again now; each is returned once."""
     now = time.monotonic()
-    for task_id, at in list(_due.items()):
-        task = worker._scheduled_tasks.get(task_id)
-        if task is not None and at <= now:
-            del _due[task_id]
-            about = {"family": task.task_family, "module": task.task_module}
-            worker._add_task(
-                worker=worker._id,
-                task_id=task_id,
-                status=PENDING,
-                runnable=True,
-                params=task.to_str_params(),
-                resources=task.process_resources(),
-                **about,
-            )
-    return _ask(worker)
+    found = [task_id for task_id, at in list(_due.items()) if at <= now]
+    for task_id in found:
+        del _due[task_id]
+    return found
 
 
-@luigi.Task.event_handler(luigi.Event.FAILURE)  # type: ignore[untyped-decorator]
-def _failed(task: luigi.Task, error: BaseException) -> None:
+def note_failure(task: luigi.Task, error: BaseException) -> None:
+    """Let a task run again after a while if its node was lost."""
     if isinstance(error, NodeLost | NodeRefused):
         _due[task.task_id] = time.monotonic() + AFTER_S
 
 
-@luigi.Task.event_handler(luigi.Event.START)  # type: ignore[untyped-decorator]
-def _started(task: luigi.Task) -> None:
+def note_start(task: luigi.Task) -> None:
+    """Forget a task that runs again already."""
     _due.pop(task.task_id, None)

@@ -11,19 +11,24 @@ import multiprocessing
 import queue
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import luigi
 import luigi.interface
 from luigi.interface import _WorkerSchedulerFactory
+from luigi.task_status import PENDING
 from luigi.worker import TaskProcess, Worker
 
 from workflows.fleets.channel import Conversations
+from workflows.luigi_seam import retries
 
 _END_S = 5.0
 _LOOK_S = 0.05
 _HEARD_S = 2.0  # after it all has been read that a process said before it died
 _patience_until = [-_END_S]
+# What is told of a worker that has run all it could, before it is gone.
+at_end: "list[Callable[[Worker], None]]" = []
 
 
 class TaskThread:
@@ -165,6 +170,28 @@ class StepWorker(Worker):
                 # With more it would ask after each task for one that no node has room for.
                 self.worker_processes = min(self.worker_processes, task.most_at_once)  # type: ignore[attr-defined]
         return TaskThread(process)
+
+    def _get_work(self) -> Any:
+        for task_id in retries.due():
+            task = self._scheduled_tasks.get(task_id)
+            if task is not None:
+                self._add_task(  # type: ignore[no-untyped-call]
+                    worker=self._id,
+                    task_id=task_id,
+                    status=PENDING,
+                    runnable=True,
+                    params=task.to_str_params(),
+                    resources=task.process_resources(),
+                    family=task.task_family,
+                    module=task.task_module,
+                )
+        return super()._get_work()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, kind: object, value: object, trace: object) -> Any:
+        if kind is None:
+            for tell in at_end:
+                tell(self)
+        return super().__exit__(kind, value, trace)  # type: ignore[no-untyped-call]
 
 
 class StepWorkerFactory(_WorkerSchedulerFactory):

@@ -1,1 +1,1 @@
-"""Everything that is known before a run: sources, datasets, keys, shards and identities."""
+"""Planning: from a source to keys, shards and identities; nothing runs."""

@@ -12,12 +12,14 @@ import resource
 
 from workflows.config import settings
 from workflows.errors import UsageError, WorkflowsError
+from workflows.fleets.channel import Channel
 from workflows.fleets.fleet import Fleet, gone_fleet
 from workflows.luigi_seam import console
 from workflows.planning.dataset import Dataset, load
 from workflows.planning.opening import open_any, open_to_look
 from workflows.reporting.runlog import RunLog
-from workflows.storage.s3 import SCHEME
+from workflows.storage import s3
+from workflows.storage.place import SCHEME
 from workflows.storage.s3store import S3Store
 from workflows.storage.store import Store, open_store
 from workflows.targets import Listings
@@ -129,6 +131,7 @@ def begin() -> None:
     """Prepare this process to use nodes, for a run or for a verb; called once."""
     logger.addFilter(console.clear_line)
     logger.setLevel(logging.INFO)
+    Channel.sign = staticmethod(s3.transit)
     _raise_open_files()
     path = os.environ.get("WORKFLOWS_LOG")
     if path:

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from workflows.errors import CheckpointError
+from workflows.model import SourceKey
 from workflows.node.keys import digest_of, group_of, numeric_prefix
 from workflows.planning.gather import joined_by_prefix
-from workflows.planning.source import SourceKey, look_at
+from workflows.planning.source import look_at
 from workflows.storage.store import Store
 
 IMBALANCE = 1.1

@@ -30,7 +30,6 @@ class Definition(StepParameters):
     max_failed: ClassVar["int | str"] = 0
     # Whether a key's name is taken once, whatever made it; and inputs are compared before each use.
     by_name: ClassVar[bool] = False
-    timeout_s: float = settings().timeout_s
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Check what a class of steps states.
@@ -49,6 +48,11 @@ class Definition(StepParameters):
             UsageError: the step states none.
         """
         raise UsageError(f"{self.name} states no command")
+
+    @property
+    def timeout_s(self) -> float:
+        """Return the seconds that a command may take for one key; 0: any."""
+        return settings().timeout_s
 
     @property
     def pip(self) -> Sequence[str]:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from workflows.errors import SourceError
-from workflows.planning.sourcekeys import Listing, SourceKey, plain
+from workflows.model import SourceKey
+from workflows.planning.sourcekeys import Listing, plain
 
 _WALKS = 5
 _REMEDY = "remove it, or choose others with --pattern"

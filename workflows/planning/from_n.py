@@ -4,9 +4,10 @@ import posixpath
 from typing import ClassVar
 
 from workflows.errors import UsageError
+from workflows.model import Key
 from workflows.planning import context
 from workflows.planning.gather import Basename, Gather, are_all_alone
-from workflows.planning.lineage import Key, merged_keys
+from workflows.planning.lineage import merged_keys
 from workflows.planning.plan import Plan
 
 _BY_DEFAULT = Basename()

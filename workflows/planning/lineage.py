@@ -5,38 +5,12 @@ that a 1:n step makes are not known before it has run; they come from its manife
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from workflows.model import Input, Key, Piece, Shard, SourceKey
 from workflows.node.keys import digest_of, identity_of, node_for
 from workflows.planning.dataset import Dataset, place
 from workflows.planning.gather import Gather
-from workflows.planning.source import SourceKey
-
-
-class Input(NamedTuple):
-    """One output that a key is made from: the ledger it is in, its identity and its name."""
-
-    step: str
-    identity: str
-    name: str
-
-
-class Key(NamedTuple):
-    """One key of a step, planned: its identity follows from what it will be made of."""
-
-    name: str
-    identity: str
-    slot: int
-    inputs: tuple[Input, ...] = ()
-    source: SourceKey | None = None
-
-
-class Shard(NamedTuple):
-    """Some of the keys of one slot; one Luigi task."""
-
-    label: str
-    slot: int
-    keys: tuple[Key, ...]
 
 
 def source_keys(spec: str, dataset: Dataset) -> list[Key]:
@@ -76,19 +50,6 @@ def merged_keys(spec: str, ledger: str, upstream: Iterable[Key], rule: Gather) -
         inputs = tuple(Input(ledger, member.identity, member.name) for member in members)
         merged.append(Key(name, identity, slot, inputs))
     return sorted(merged)
-
-
-class Piece(NamedTuple):
-    """One file that a 1:n step made: which key made it, and what it must be.
-
-    `proof` stands for all files that its maker made.
-    """
-
-    key: Key
-    size: int
-    crc: str
-    maker: Input
-    proof: str = ""
 
 
 def pieces_of(

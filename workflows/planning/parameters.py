@@ -5,11 +5,11 @@ from typing import Any
 import luigi
 from luigi.parameter import ParameterVisibility
 
-from workflows.config import settings
+from workflows.luigi_seam.setting import BoolSettingParameter, SettingParameter
 from workflows.planning.source import conceal
 
 
-class SourceParameter(luigi.Parameter):
+class SourceParameter(SettingParameter):
     """A source as luigid, logs and checkpoints may show it: see `source.conceal`."""
 
     def normalize(self, value: str) -> str:
@@ -25,34 +25,34 @@ class StepParameters(luigi.Task):
 
     shard = luigi.Parameter(default="", description="set by workflows: which keys")
     source = SourceParameter(
-        default=settings().source,
+        setting="source",
         description="directory or s3://bucket/prefix/, or file or URL that lists URLs",
     )
-    pattern = luigi.Parameter(
-        default=settings().pattern,
+    pattern = SettingParameter(
+        setting="pattern",
         description="glob of the keys to take",
         visibility=ParameterVisibility.HIDDEN,
     )
-    fleet = luigi.Parameter(
-        default=settings().fleet,
+    fleet = SettingParameter(
+        setting="fleet",
         description="local:N or ssh:FILE",
         visibility=ParameterVisibility.HIDDEN,
     )
-    checkpoint = luigi.Parameter(
-        default=settings().checkpoint,
+    checkpoint = SettingParameter(
+        setting="checkpoint",
         description="directory or s3://bucket/prefix of the durable results",
         visibility=ParameterVisibility.HIDDEN,
     )
-    fuse = luigi.BoolParameter(
-        default=settings().fuse,
+    fuse = BoolSettingParameter(
+        setting="fuse",
         # Also `--fuse false`: to overrule luigi.cfg, and since luigid prints parameters that way.
         parsing=luigi.BoolParameter.EXPLICIT_PARSING,
         significant=False,
         description="run neighbouring 1:1 steps of a key as one pipe",
         visibility=ParameterVisibility.HIDDEN,
     )
-    strict = luigi.BoolParameter(
-        default=settings().strict,
+    strict = BoolSettingParameter(
+        setting="strict",
         parsing=luigi.BoolParameter.EXPLICIT_PARSING,
         significant=False,
         description="refuse a bucket in another region than the EC2 fleet",

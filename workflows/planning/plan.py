@@ -12,19 +12,12 @@ import luigi
 from workflows.config import settings
 from workflows.errors import UsageError
 from workflows.fleets.fleet import Fleet
+from workflows.model import Key, Piece, Shard
 from workflows.node.keys import digest_of
 from workflows.planning import context, tolerance
 from workflows.planning.dataset import Dataset
 from workflows.planning.definition import Definition
-from workflows.planning.lineage import (
-    Key,
-    Piece,
-    Shard,
-    mapped_keys,
-    shards_of,
-    slot_shards,
-    source_keys,
-)
+from workflows.planning.lineage import mapped_keys, shards_of, slot_shards, source_keys
 from workflows.targets import CheckpointTarget, NodeTarget
 
 if TYPE_CHECKING:

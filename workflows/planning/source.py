@@ -6,13 +6,15 @@ from collections.abc import Iterator
 
 from workflows.config import settings
 from workflows.errors import SourceError, UsageError, WorkflowsError
+from workflows.model import SourceKey
 from workflows.node.keys import digest_of
 from workflows.node.urls import normal, scheme_of, shown, split_login, unsigned
 from workflows.planning import sourcelists, sourceweb
 from workflows.planning.directories import Own, etag_of, is_same, kind_of, list_directory
-from workflows.planning.sourcekeys import Listing, SourceKey, plain
+from workflows.planning.sourcekeys import Listing, plain
 from workflows.planning.sourcelists import BadLine, Line
 from workflows.storage import s3
+from workflows.storage.place import SCHEME, Place, place_of
 
 __all__ = ["SourceKey", "conceal", "list_source", "look_at", "unsigned"]
 
@@ -48,7 +50,7 @@ def look_at(url: str, pattern: str, but: str = "") -> Listing:
         raise UsageError(f"{url} is the source and the checkpoint: give each a place of its own")
     if path is not None and os.path.isdir(path):
         found = _directory(path, pattern, but)
-    elif scheme_of(url) == "s3" and s3.place_of(url).key[-1:] in ("", "/"):
+    elif scheme_of(url) == "s3" and place_of(url).key[-1:] in ("", "/"):
         found = _bucket(url, pattern, but)
     else:
         found = _list(url, path, pattern)
@@ -57,7 +59,7 @@ def look_at(url: str, pattern: str, but: str = "") -> Listing:
 
 
 def _is_place(url: str, other: str) -> bool:
-    if url.startswith(s3.SCHEME) or other.startswith(s3.SCHEME):
+    if url.startswith(SCHEME) or other.startswith(SCHEME):
         return url.rstrip("/") == other.rstrip("/")
     return is_same(url, other)
 
@@ -112,16 +114,16 @@ def _directory(path: str, pattern: str, but: str) -> Listing:
 
 def _bucket(url: str, pattern: str, but: str) -> Listing:
     """List a prefix once, 1,000 objects a call; empty objects that stand for folders are left."""
-    place, found = s3.place_of(url), Listing(url, pattern)
-    inside = f"{but}/".startswith(place.url) and but.startswith(s3.SCHEME)
-    left_out = s3.place_of(but).key + "/" if inside else None
+    place, found = place_of(url), Listing(url, pattern)
+    inside = f"{but}/".startswith(place.url) and but.startswith(SCHEME)
+    left_out = place_of(but).key + "/" if inside else None
     is_left_out = False
     for item in s3.listing(place, SourceError):
         name = item.name.removeprefix(place.key)
         if left_out and item.name.startswith(left_out):
             is_left_out = True
         elif (item.size or not item.name.endswith("/")) and found.wants(name.rstrip("/")):
-            where = s3.Place(place.bucket, item.name).url
+            where = Place(place.bucket, item.name).url
             found.add(SourceKey(name, where, item.size, item.etag))
     if is_left_out:
         found.leave_out("the checkpoint", [but])
@@ -164,8 +166,8 @@ def _lines(url: str, path: str | None) -> Iterator[Line | BadLine]:
     def look(head: bytes, size: int | None) -> None:
         sourcelists.refuse_data(url, head, size)
 
-    if url.startswith(s3.SCHEME):
-        text = s3.read(s3.place_of(url), SourceError, look)
+    if url.startswith(SCHEME):
+        text = s3.read(place_of(url), SourceError, look)
         if text is None:
             raise UsageError(f"there is no object {url}; a prefix ends with a slash: {url}/")
     else:
@@ -189,7 +191,7 @@ def _probed(line: Line | BadLine, found: Listing) -> SourceKey | WorkflowsError 
 def _asked(line: Line) -> SourceKey:
     scheme = scheme_of(line.url)
     if scheme == "s3":
-        stored = s3.status(s3.place_of(line.url))
+        stored = s3.status(place_of(line.url))
         if stored is None:
             raise SourceError(f"{plain(line.url)} is listed, but there is no such object")
         return SourceKey(line.name, line.url, stored.size, stored.etag)

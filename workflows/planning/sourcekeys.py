@@ -3,32 +3,13 @@
 import fnmatch
 import itertools
 import posixpath
-from typing import NamedTuple
 
 from workflows.errors import KeyNameError, SourceError, UsageError, WorkflowsError
-from workflows.node.keys import check_name, digest_of
-from workflows.node.urls import shown, unsigned
+from workflows.model import SourceKey
+from workflows.node.keys import check_name
+from workflows.node.urls import shown
 
 _SHOWN = 5
-
-
-class SourceKey(NamedTuple):
-    """One object of a source. `size` is bytes or None if unknown; `etag` changes when bytes do."""
-
-    name: str
-    url: str
-    size: int | None
-    etag: str
-
-    @property
-    def identity(self) -> str:
-        """Return what stands for the content of the source key."""
-        return digest_of([unsigned(self.url), self.size, self.etag])
-
-    @property
-    def shown(self) -> str:
-        """Return the URL as it may be shown and kept: without secrets."""
-        return shown(self.url)
 
 
 class Listing:

@@ -4,9 +4,10 @@ import json
 from typing import Any, ClassVar
 
 from workflows.errors import CheckpointError
+from workflows.model import Key, Piece
 from workflows.node.keys import PIECES
 from workflows.planning import context
-from workflows.planning.lineage import Key, Piece, pieces_of, slot_shards
+from workflows.planning.lineage import pieces_of, slot_shards
 from workflows.planning.plan import Plan
 from workflows.targets import NodeTarget
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from workflows.planning.lineage import Key
+from workflows.model import Key
 
 Event = Mapping[str, Any]
 _failed: dict[str, dict[str, Event]] = {}

@@ -1,1 +1,1 @@
-"""The log of a run, and what a person sees of it."""
+"""The run's log, the progress and tables made from it, and printing that never blocks."""

@@ -1,1 +1,1 @@
-"""What a task does when Luigi runs it: execute keys, move pieces, commit checkpoints, report."""
+"""Running a task: its keys, the shuffle behind a 1:n step, checkpoints, and the run's report."""

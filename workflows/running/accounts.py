@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from workflows.errors import LawBroken, WorkflowsError
+from workflows.model import Key
 from workflows.node import laws
 from workflows.planning import context
-from workflows.planning.lineage import Key
 from workflows.planning.plan import Plan
 
 Event = dict[str, Any]

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from workflows.errors import KeysFailed, WorkflowsError
+from workflows.model import Piece
 from workflows.planning import context, tolerance
-from workflows.planning.lineage import Piece, pieces_of, proof_of
+from workflows.planning.lineage import pieces_of, proof_of
 from workflows.planning.to_n import PlanToN
 from workflows.running import shuffle
 from workflows.running.accounts import check_totals, records_of, summed, warn_of_nothing

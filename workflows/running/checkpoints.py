@@ -6,8 +6,8 @@ from typing import Any
 
 from workflows.errors import CheckpointError, WorkflowsError
 from workflows.fleets.channel import Channel
+from workflows.model import Key
 from workflows.planning import context, tolerance
-from workflows.planning.lineage import Key
 from workflows.planning.plan import Plan
 from workflows.planning.to_n import PlanToN
 from workflows.running import uploads

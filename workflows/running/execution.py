@@ -9,13 +9,14 @@ from workflows.config import passed, settings
 from workflows.errors import KeysFailed, NodeLost, NodeRefused, WorkflowsError
 from workflows.fleets.channel import Channel, conversations
 from workflows.luigi_seam import console
+from workflows.model import Key, Shard
 from workflows.node.urls import scheme_of
 from workflows.planning import context, tolerance
-from workflows.planning.lineage import Key, Shard
 from workflows.planning.plan import Plan
 from workflows.running import checkpoints, lifecycle
 from workflows.running.taskreport import TaskReport, failed_before, remember_failure
 from workflows.storage import s3
+from workflows.storage.place import SCHEME
 
 Event = dict[str, Any]
 # How programs say, in the end of a command's stderr, that they took a URL for a path.
@@ -229,7 +230,7 @@ def _require(channel: Channel, stages: list[Plan]) -> None:
         NodeRefused: says what to install.
     """
     wanted = {package: stage.name for stage in stages for package in stage.pip}
-    is_packed = stages[-1].checkpoint.startswith(s3.SCHEME) and settings().s3_compress != "none"
+    is_packed = stages[-1].checkpoint.startswith(SCHEME) and settings().s3_compress != "none"
     programs = [settings().s3_compress] if is_packed else []
     if not wanted and not programs:
         return

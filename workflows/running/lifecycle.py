@@ -5,18 +5,15 @@ import contextlib
 import functools
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import luigi
-from luigi.cmdline_parser import CmdlineParser
-from luigi.interface import core
-from luigi.retcodes import retcode
-from luigi.task_register import Register
 
 from workflows.config import settings
 from workflows.errors import WorkflowsError
 from workflows.fleets.channel import is_in_task
-from workflows.luigi_seam import console
+from workflows.luigi_seam import commandline, console, outcomes
 from workflows.planning import context, tolerance
 from workflows.reporting.deadline import Deadline
 from workflows.reporting.progress import Progress
@@ -40,22 +37,15 @@ def watch(root: luigi.Task) -> None:
     progress.start()
     deadline.start()
     # Asked now: what the command line said is not known any longer at exit.
-    atexit.register(_end, progress, deadline, root, os.getpid(), _luigid())
+    atexit.register(_end, progress, deadline, root, os.getpid(), commandline.luigid())
     _advise(root)
-
-
-def _luigid() -> str:
-    """Return the URL of luigid, or nothing if this run has a scheduler of its own."""
-    if core().local_scheduler:
-        return ""
-    return core().scheduler_url or f"http://{core().scheduler_host}:{core().scheduler_port}"
 
 
 def _advise(root: luigi.Task) -> None:
     """Say so if there are fewer tasks in flight than nodes that could work."""
     spec = getattr(root, "fleet", "")
-    if spec and CmdlineParser.get_instance() is not None:
-        workers, nodes = core().workers, len(context.fleet(spec))
+    if spec and commandline.is_used():
+        workers, nodes = commandline.workers(), len(context.fleet(spec))
         if workers < nodes:
             context.logger.warning(
                 "%d workers cannot keep %d nodes busy; add --workers %d, or write it in luigi.cfg",
@@ -68,28 +58,22 @@ def _advise(root: luigi.Task) -> None:
 def fail(error: WorkflowsError) -> None:
     """Say what is wrong and let Luigi's command fail, from where Luigi swallows every error."""
     context.logger.error("%s", error)
-    if CmdlineParser.get_instance() is not None:
-        _exit_code[0] = retcode().task_failed or 1
+    if commandline.is_used():
+        _exit_code[0] = commandline.code_of_failure()
 
 
-def _leave() -> None:
+def leave() -> None:
+    """End the process with the exit code of what failed where Luigi swallows every error."""
     if _exit_code[0]:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(_exit_code[0])
 
 
-atexit.register(_leave)  # before all others of this module, so that it comes after them
-
-
-def is_watched() -> bool:
-    """Tell whether Luigi schedules, or has scheduled, a run that has to do with steps."""
-    return bool(_driver[0])
-
-
-def note_unfinished(reasons: list[str]) -> None:
-    """Keep for the end of the run why Luigi did not do all of it."""
-    _unfinished.extend(reasons)
+def note_unfinished(worker: Any) -> None:
+    """Keep for the end of the run why Luigi did not do all of it, if it has to do with steps."""
+    if _driver[0]:
+        _unfinished.extend(outcomes.unfinished(worker, context.log().path))
 
 
 def is_driver() -> bool:
@@ -97,7 +81,6 @@ def is_driver() -> bool:
     return os.getpid() == _driver[0] and not is_in_task()
 
 
-@luigi.Task.event_handler(luigi.Event.DEPENDENCY_DISCOVERED)  # type: ignore[untyped-decorator]
 def _schedules(task: luigi.Task, dependency: luigi.Task) -> None:
     """Know that Luigi schedules a run; what the run is for is asked for its dependencies first."""
     if not _driver[0]:
@@ -124,14 +107,12 @@ def note_asked(step: Any) -> None:
         )
 
 
-@luigi.Task.event_handler(luigi.Event.SUCCESS)  # type: ignore[untyped-decorator]
 def _finished(task: luigi.Task) -> None:
     """Let the driver know that all is done; its own answers may be seconds old by then."""
     if task.task_id == _root[0]:
         context.log().add(what="finished", task=task.task_family)
 
 
-@luigi.Task.event_handler(luigi.Event.FAILURE)  # type: ignore[untyped-decorator]
 def _note_failure(task: luigi.Task, error: BaseException) -> None:
     """Note what a task raised that is no step, and so has no report: its process knows it alone."""
     if _driver[0] and not hasattr(task, "shard"):
@@ -139,7 +120,6 @@ def _note_failure(task: luigi.Task, error: BaseException) -> None:
         context.log().add(what="failed", step=task.task_family, task=task.task_id, why=why)
 
 
-@luigi.Task.event_handler(luigi.Event.TIMEOUT)  # type: ignore[untyped-decorator]
 def _say_timeout(task: luigi.Task, _message: str) -> None:
     """Say what Luigi does not: a task took longer than its settings let it."""
     shard = getattr(task, "shard", "")
@@ -148,7 +128,6 @@ def _say_timeout(task: luigi.Task, _message: str) -> None:
     context.logger.error("%s %s: %s", task.task_family, shard, why)
 
 
-@luigi.Task.event_handler(luigi.Event.PROCESS_FAILURE)  # type: ignore[untyped-decorator]
 def _say_death(task: luigi.Task, message: str) -> None:
     """Say what Luigi only notes, again and again: the process of a task, no step, was killed."""
     if task.task_id in _dead:
@@ -168,7 +147,7 @@ def close() -> None:
     console.tell_held()
     context.close()
     watch.cache_clear()
-    Register.clear_instance_cache()  # tasks remember their keys and shards
+    commandline.forget_tasks()
     _driver[0], _root[0] = 0, ""
     _read_on.clear()
     _asked.clear()
@@ -221,3 +200,13 @@ def _last_words(totals: Totals, root: luigi.Task) -> str:
         "(luigid was restarted or paused, or another run does the same);"
         " what is done is kept: run it again"
     )
+
+
+# Told by Luigi of every task.
+LISTENERS: dict[str, Callable[..., None]] = {
+    luigi.Event.DEPENDENCY_DISCOVERED: _schedules,
+    luigi.Event.SUCCESS: _finished,
+    luigi.Event.FAILURE: _note_failure,
+    luigi.Event.TIMEOUT: _say_timeout,
+    luigi.Event.PROCESS_FAILURE: _say_death,
+}

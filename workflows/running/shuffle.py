@@ -10,7 +10,7 @@ from typing import Any
 
 from workflows.errors import NodeRefused
 from workflows.fleets.fleet import Fleet
-from workflows.planning.lineage import Piece
+from workflows.model import Piece
 from workflows.planning.to_n import PlanToN
 
 Event = dict[str, Any]

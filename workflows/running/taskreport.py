@@ -11,8 +11,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from workflows.config import settings
 from workflows.errors import KeysFailed, describe_failure
+from workflows.model import Shard
 from workflows.planning import context
-from workflows.planning.lineage import Shard
 from workflows.planning.plan import Plan
 from workflows.reporting.runlog import Tally, appending
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from workflows.config import settings
 from workflows.errors import CheckpointError
-from workflows.planning.lineage import Key
+from workflows.model import Key
 from workflows.planning.plan import Plan
 from workflows.storage.s3store import S3Store
 

@@ -1,1 +1,1 @@
-"""Where durable data is: directories and S3."""
+"""Durable storage: directories and S3, signed URLs, and messages that say what to do."""

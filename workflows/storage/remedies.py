@@ -1,12 +1,9 @@
 """What S3 answers, as one message that names operation, bucket and key, and says what to do."""
 
 import re
-from typing import TYPE_CHECKING
 
 from workflows.config import settings
-
-if TYPE_CHECKING:
-    from workflows.storage.s3 import Place
+from workflows.storage.place import Place
 
 _LOGIN = "log in again (aws sso login), then run the same"
 _CLOCK = "set this machine's clock (timedatectl set-ntp true)"
@@ -88,7 +85,7 @@ _DENIED = {
 }
 
 
-def explanation(operation: str, place: "Place", code: str, why: str, region: str = "") -> str:
+def explanation(operation: str, place: Place, code: str, why: str, region: str = "") -> str:
     """Return one message for what S3 answered: operation, bucket, key, reason and remedy."""
     region = region or "".join(re.findall(r"expecting '([\w-]+)'", why)[:1])
     remedy = _remedy(code, why, region)
@@ -117,7 +114,7 @@ def _remedy(code: str, why: str, region: str) -> str:
     return _REMEDIES.get(_SAME_AS.get(code, code), "run the same again; what is done is kept")
 
 
-def unreachable(operation: str, place: "Place", error: Exception) -> str:
+def unreachable(operation: str, place: Place, error: Exception) -> str:
     """Return one message for an error that is no answer of S3."""
     name, why = type(error).__name__, str(error)
     if "Credentials" in name or "Token" in name or "SSO" in name:

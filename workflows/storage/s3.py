@@ -13,49 +13,22 @@ import re
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from workflows.config import Settings, settings
-from workflows.errors import CheckpointError, SourceError, UsageError, WorkflowsError
+from workflows.errors import CheckpointError, SourceError, WorkflowsError
 from workflows.node.role import PREFIX
 from workflows.storage import presign
+from workflows.storage.place import SCHEME, Place, place_of
 from workflows.storage.remedies import explanation, unreachable
 from workflows.storage.store import Stored
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-SCHEME = "s3://"
 _HEAD = 1 << 16
 _AMAZON = re.compile(r"//s3[.-][^/]*amazonaws\.com")
 TRIES = 6  # of each call, with waits that double up to 20 s; AWS_MAX_ATTEMPTS overrides it
-
-
-class Place(NamedTuple):
-    """A bucket and a key in it, or the prefix of keys."""
-
-    bucket: str
-    key: str
-
-    @property
-    def url(self) -> str:
-        """Return its stable URL: unquoted, as the AWS command line writes it."""
-        return f"{SCHEME}{self.bucket}/{self.key}"
-
-
-def place_of(url: str) -> Place:
-    """Return the bucket and key of an ``s3://`` URL.
-
-    >>> place_of("s3://nyc-tlc/trip data/100%+é.csv")
-    Place(bucket='nyc-tlc', key='trip data/100%+é.csv')
-
-    Raises:
-        UsageError: it names no bucket.
-    """
-    bucket, _, key = url.removeprefix(SCHEME).partition("/")
-    if not url.startswith(SCHEME) or not bucket:
-        raise UsageError(f"{url} is no S3 URL: write s3://BUCKET/PREFIX/")
-    return Place(bucket, key)
 
 
 # -- calls ---------------------------------------------------------------------------------------

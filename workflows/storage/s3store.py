@@ -8,19 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from workflows.errors import CheckpointError
 from workflows.node.curl import in_base64
+from workflows.storage.place import Place, place_of
 from workflows.storage.remedies import explanation
-from workflows.storage.s3 import (
-    TRIES,
-    Place,
-    client,
-    explained,
-    for_node,
-    listing,
-    place_of,
-    read,
-    sign,
-    wait,
-)
+from workflows.storage.s3 import TRIES, client, explained, for_node, listing, read, sign, wait
 from workflows.storage.store import Stored
 
 if TYPE_CHECKING:

@@ -19,12 +19,12 @@ import luigi
 from workflows.config import settings
 from workflows.errors import UsageError
 from workflows.fleets.fleet import Fleet
+from workflows.luigi_seam.setting import FloatSettingParameter
+from workflows.model import Input, Key, SourceKey
 from workflows.node.keys import digest_of, group_name, group_of, identity_of
 from workflows.planning import context
 from workflows.planning.dataset import Dataset
-from workflows.planning.lineage import Input, Key
 from workflows.planning.plan import Plan
-from workflows.planning.source import SourceKey
 from workflows.steps import Map, MapFromN, MapToN, Step
 from workflows.verbs import fleetkeys, incomplete
 from workflows.verbs.fleetkeys import Found, Name
@@ -38,8 +38,8 @@ class Adhoc(Step):
     source = luigi.Parameter(description="step/dir/ or a glob: the keys to read")
     target = luigi.Parameter(description="step/dir/: where the keys go that are made")
     bash = luigi.Parameter(description="what bash runs for each key")
-    timeout_s = luigi.FloatParameter(
-        default=settings().timeout_s, significant=False, description="seconds for one key; 0: any"
+    timeout_s = FloatSettingParameter(
+        setting="timeout_s", significant=False, description="seconds for one key; 0: any"
     )
 
     by_name = True

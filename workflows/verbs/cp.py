@@ -12,6 +12,7 @@ from workflows.errors import SourceError, UsageError, WorkflowsError
 from workflows.fleets.fleet import Fleet
 from workflows.node.keys import check_name, node_for
 from workflows.storage import s3
+from workflows.storage.place import SCHEME, place_of
 from workflows.storage.s3store import S3Store
 from workflows.verbs import fleetkeys
 from workflows.verbs.fleetkeys import Name, is_on_fleet
@@ -103,7 +104,7 @@ def _refuse_taken(fleet: Fleet, names: list[Name]) -> None:
 def _read(source: str) -> Iterator[bytes]:
     """Yield the bytes of a file, of stdin as they come, or of an S3 object."""
     if _is_s3(source):
-        yield from s3.stream(s3.place_of(source), SourceError)
+        yield from s3.stream(place_of(source), SourceError)
         return
     try:
         with _opened(source) as file:
@@ -138,7 +139,7 @@ def _get_one(fleet: Fleet, source: str, target: str) -> None:
             sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
         return
-    if _is_s3(target) and not s3.place_of(target).key:
+    if _is_s3(target) and not place_of(target).key:
         target += "/"
     if target.endswith("/") or os.path.isdir(target):
         target = target.rstrip("/") + "/" + posixpath.basename(name.rest)
@@ -207,12 +208,12 @@ def _umask() -> int:
 
 
 def _is_s3(text: str) -> bool:
-    return text.startswith(s3.SCHEME)
+    return text.startswith(SCHEME)
 
 
 def _objects(url: str) -> Iterator[tuple[str, str]]:
     """Yield the name and URL of every object below a prefix; those that stand for folders not."""
-    top = s3.place_of(url)
+    top = place_of(url)
     prefix = top.key.rstrip("/") + "/" if top.key.strip("/") else ""
     for item in s3.listing(top._replace(key=prefix), SourceError):
         if not item.name.endswith("/"):
@@ -220,7 +221,7 @@ def _objects(url: str) -> Iterator[tuple[str, str]]:
 
 
 def _to_s3(url: str, chunks: Iterator[bytes]) -> None:
-    place = s3.place_of(url)
-    if not S3Store(f"{s3.SCHEME}{place.bucket}").create(place.key, chunks):
+    place = place_of(url)
+    if not S3Store(f"{SCHEME}{place.bucket}").create(place.key, chunks):
         raise UsageError(f"{url} exists already, and is not replaced")
     say(f"wrote {url}")

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import luigi
 
 from workflows.errors import WorkflowsError
+from workflows.model import Key
 from workflows.node.keys import PIECES
-from workflows.planning.lineage import Key
 from workflows.reporting.runlog import Line, read_lines
 from workflows.steps import MapToN, Step
 from workflows.verbs.pipeline import run_logs

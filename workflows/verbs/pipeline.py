@@ -9,6 +9,7 @@ from typing import Any
 
 from workflows.config import settings
 from workflows.errors import UsageError, did_you_mean
+from workflows.luigi_seam import commandline
 from workflows.planning.plan import Plan
 from workflows.reporting.runlog import Line, read_lines
 from workflows.steps import Step
@@ -33,13 +34,10 @@ def step_from(arguments: argparse.Namespace) -> Step:
     Raises:
         UsageError: there is none, or Luigi does not understand its parameters.
     """
-    from luigi.cmdline_parser import CmdlineParser
-
     words = ["--module", arguments.module, arguments.task, *arguments.parameters]
     _import(arguments.module)
     try:
-        with CmdlineParser.global_instance(words) as parser:
-            task = parser.get_task_obj()
+        task = commandline.parsed(words)
     except SystemExit as error:
         meant = _meant(arguments.task, arguments.parameters)
         raise UsageError(f"luigi does not understand: {shlex.join(words)}{meant}") from error
@@ -54,9 +52,7 @@ def step_from(arguments: argparse.Namespace) -> Step:
 
 def _meant(task: str, words: Iterable[str]) -> str:
     """Return which parameters of a task were meant by those that it does not have."""
-    from luigi.task_register import Register
-
-    kind = Register.get_task_cls(task)
+    kind = commandline.task_class(task)
     known = {f"--{name.replace('_', '-')}" for name, _ in kind.get_params()}
     given = [word.partition("=")[0] for word in words if word.startswith("--")]
     wrong = [word for word in given if word not in known]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from workflows.errors import NodeLost
+from workflows.model import Key
 from workflows.planning import context
-from workflows.planning.lineage import Key
 from workflows.planning.plan import Plan
 from workflows.reporting.runlog import aligned
 from workflows.verbs.pipeline import add_pipeline, step_from

@@ -11,10 +11,10 @@ import zlib
 
 from workflows.config import passed, settings
 from workflows.errors import KeysFailed, UsageError, WorkflowsError, did_you_mean
+from workflows.model import Input, Key
 from workflows.node.environment import environment, of_source
 from workflows.node.work import BASH
 from workflows.planning import context
-from workflows.planning.lineage import Input, Key
 from workflows.planning.plan import Plan
 from workflows.storage import s3
 from workflows.verbs.pipeline import plan_on_record, step_on_record

@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from workflows.errors import SourceError, UsageError
+from workflows.model import SourceKey
 from workflows.node.urls import scheme_of, shown
-from workflows.planning.source import SourceKey, list_source
+from workflows.planning.source import list_source
 from workflows.planning.sourceweb import open_url
 from workflows.storage import s3
 from workflows.verbs.results import last_result

@@ -8,7 +8,7 @@ from workflows.errors import UsageError
 from workflows.node import urls
 from workflows.planning import context
 from workflows.reporting.runlog import aligned
-from workflows.storage.s3 import SCHEME
+from workflows.storage.place import SCHEME
 from workflows.storage.s3store import S3Store
 from workflows.targets import CheckpointTarget
 
