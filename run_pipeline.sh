@@ -212,6 +212,7 @@ renew_environment() {
 stop() {
   local _
   trap '' INT TERM HUP
+  [[ -n $child ]] || exit "$1"
   kill -TERM -- "-$child" 2>/dev/null
   for _ in {1..100}; do
     kill -0 -- "-$child" 2>/dev/null || exit "$1"
@@ -224,10 +225,6 @@ stop() {
 # Leave the environment ready, and locked against being made anew under a run.
 ensure_environment() {
   if lock 0 shared && is_ready "$env"; then return; fi
-  local child=
-  trap 'stop 130' INT
-  trap 'stop 143' TERM
-  trap 'stop 129' HUP
   set -m
   renew_environment &
   child=$!
@@ -239,7 +236,10 @@ ensure_environment() {
 is_open() { [[ -e /dev/fd/$1 && ! /dev/fd/$1 -ef ${BASH_SOURCE[0]} ]]; }
 
 main() {
-  local self called_from=$PWD
+  local self called_from=$PWD child=
+  trap 'stop 130' INT  # Bash itself goes on if a command that it waits for survives the signal
+  trap 'stop 143' TERM
+  trap 'stop 129' HUP
   read_arguments "$@"
   # A stdout or stderr that is closed would be the next file that is opened.
   is_open 2 || exec 2>/dev/null

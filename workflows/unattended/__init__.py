@@ -1,1 +1,1 @@
-"""A run that nobody watches: its options, lock, log, deadline and end; for `workflows cron`."""
+"""Runs that nobody watches: their options, lock, log, timeout and end."""
