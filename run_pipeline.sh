@@ -249,7 +249,10 @@ main() {
   open_lock
   ensure_environment
   [[ -z $setup_only ]] || exit 0
-  WORKFLOWS_CALLED_FROM=$called_from exec .venv/bin/python -m workflows cron "$@"
+  # Python cannot be interrupted while it starts: signals wait until the verb asks for them, if env can do that.
+  local hold=(env --block-signal=INT,TERM,HUP)
+  "${hold[@]}" true 2>/dev/null || hold=()
+  WORKFLOWS_CALLED_FROM=$called_from exec "${hold[@]}" .venv/bin/python -m workflows cron "$@"
 }
 
 main "$@"

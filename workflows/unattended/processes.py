@@ -16,13 +16,14 @@ class Signals:
     """
 
     def __init__(self) -> None:
-        asked = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-        self.asked = {one for one in asked if signal.getsignal(one) != signal.SIG_IGN}
+        held = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD}
+        ignored = {one for one in held if signal.getsignal(one) == signal.SIG_IGN}
+        self.asked = held - ignored - {signal.SIGCHLD}
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        self._before = signal.pthread_sigmask(signal.SIG_BLOCK, {*self.asked, signal.SIGCHLD}) - {
-            *self.asked,
-            signal.SIGCHLD,
-        }
+        # run_pipeline.sh may have held them back already.
+        self._before = (
+            signal.pthread_sigmask(signal.SIG_BLOCK, {*self.asked, signal.SIGCHLD}) - held
+        )
 
     def wait(self, seconds: float) -> int:
         """Wait for a signal or a change of a child; return the signal, or 0."""
