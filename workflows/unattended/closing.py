@@ -136,7 +136,7 @@ def _print(output: int) -> None:
 
 
 def notify(code: int, seconds: int, options: Options, log: DatedLog, name: str) -> None:
-    """Run the user's command with the end of the log; whatever becomes of it changes nothing."""
+    """Run the user's command with the end of the log; its outcome changes nothing."""
     told = messages.Stream(2)  # apart from the lines that decide the exit code
     environ = os.environ | {
         "WORKFLOWS_EXIT": str(code),
