@@ -227,8 +227,8 @@ def _delete(
 ) -> None:
     """Delete something; that it is gone already is no error.
 
-    EC2 may not know for some seconds what was just made. What it still shows, or showed a moment
-    ago, is tried again.
+    EC2 may not know for some seconds what was just made. A thing that it still shows, or showed a
+    moment ago, is tried again.
     """
     absences = 0
     for pause_s in aws.pauses_s():
