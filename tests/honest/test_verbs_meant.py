@@ -48,6 +48,7 @@ def here(tmp_path: "pathlib.Path", monkeypatch: pytest.MonkeyPatch) -> "Iterator
         ("eval a/b true --timout 3", 255, "for --timout, did you mean --timeout?"),
         ("fleet stauts x", 2, "did you mean 'status'?"),
         ("fleet status x --jsn", 2, "for --jsn, did you mean --json?"),
+        ("plan --source x Select", 2, "the parameters of a task follow its name"),
     ],
 )
 def test_a_misspelt_verb_action_or_option_is_answered_with_the_one_that_was_meant(
