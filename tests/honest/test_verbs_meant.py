@@ -48,7 +48,6 @@ def here(tmp_path: "pathlib.Path", monkeypatch: pytest.MonkeyPatch) -> "Iterator
         ("eval a/b true --timout 3", 255, "for --timout, did you mean --timeout?"),
         ("fleet stauts x", 2, "did you mean 'status'?"),
         ("fleet status x --jsn", 2, "for --jsn, did you mean --json?"),
-        ("plan --source x Select", 2, "the parameters of a task follow its name"),
     ],
 )
 def test_a_misspelt_verb_action_or_option_is_answered_with_the_one_that_was_meant(
@@ -157,6 +156,7 @@ def test_a_misspelt_step_task_run_or_parameter_is_answered_with_the_one_that_was
         (("report", run[:-1]), f"did you mean '{run}'?"),
         (("plan", "MergeCount"), "workflows.tasks has no step 'MergeCount'; did you mean 'MergeC"),
         (("plan", "tasks.Sum"), "no step 'tasks.Sum'; there are Fetch, GroupCount, MergeCounts, "),
+        (("plan", "--source", "x", "Select"), "the parameters of a task follow its name"),
         (("plan", "MergeCounts", "--sorce", "x"), "no --sorce; did you mean '--source'?"),
         (("gc", "MergeCount"), "MergeCounts"),
         (("repro", "Slect", "x"), "did you mean 'Select'?"),
