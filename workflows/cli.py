@@ -125,16 +125,23 @@ class Parser(argparse.ArgumentParser):
     def _meant(self, words: Sequence[str]) -> Iterator[str]:
         """Yield what was meant by each option that there is not, on this level or below."""
         known = [*self._options()]
+        if any(action.dest == "parameters" for action in self._below()):
+            yield "; the parameters of a task follow its name"
         for word in (word.partition("=")[0] for word in words if word.startswith("-")):
             for near in difflib.get_close_matches(word, known, 1):
                 yield f"; for {word}, did you mean {near}?"
 
     def _options(self) -> Iterator[str]:
-        for action in self._actions:
+        for action in self._below():
             yield from action.option_strings
+
+    def _below(self) -> Iterator[argparse.Action]:
+        """Yield what this parser takes, and those below it."""
+        for action in self._actions:
+            yield action
             if isinstance(action, argparse._SubParsersAction):
                 for below in action.choices.values():
-                    yield from below._options()
+                    yield from below._below()
 
 
 def _failed(arguments: Sequence[str]) -> int:

@@ -156,6 +156,7 @@ def test_a_misspelt_step_task_run_or_parameter_is_answered_with_the_one_that_was
         (("report", run[:-1]), f"did you mean '{run}'?"),
         (("plan", "MergeCount"), "workflows.tasks has no step 'MergeCount'; did you mean 'MergeC"),
         (("plan", "tasks.Sum"), "no step 'tasks.Sum'; there are Fetch, GroupCount, MergeCounts, "),
+        (("plan", "--source", "x", "Select"), "the parameters of a task follow its name"),
         (("plan", "MergeCounts", "--sorce", "x"), "no --sorce; did you mean '--source'?"),
         (("gc", "MergeCount"), "MergeCounts"),
         (("repro", "Slect", "x"), "did you mean 'Select'?"),
