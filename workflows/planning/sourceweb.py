@@ -37,8 +37,8 @@ _NOT_HEAD = (400, 403, 404, 405, 406, 410, 501)  # what servers answer that know
 _REFUSED = " (too many requests, or no such file)"
 _EXPIRED = ": has its signature expired, or is it not for GET? Sign the URLs again"
 _LOGIN = (
-    ": it asks for a user and a password, https://USER:PASSWORD@HOST/...; what a source is given is"
-    " not kept, so other commands need it again: WORKFLOWS_SOURCE"
+    ": it asks for a user and a password, https://USER:PASSWORD@HOST/...; credentials of a source"
+    " are not stored, so other commands need them again: WORKFLOWS_SOURCE"
 )
 _Read = TypeVar("_Read")
 

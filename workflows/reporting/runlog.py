@@ -230,7 +230,7 @@ class Totals:
             yield f"slot {line['slot']} was lost and filled by {line['id']} {after}"
         if self.noted["refilled"]:
             keys = "1 key" if again == 1 else f"{again} keys"
-            yield f"what the lost nodes had done ran again: {keys}, {busy:.1f} s of their commands"
+            yield f"keys of lost nodes ran again: {keys}, {busy:.1f} s of their commands"
 
     def left_out(self) -> Iterator[str]:
         """Yield a line for each step whose bad keys the run did without."""
