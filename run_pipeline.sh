@@ -250,7 +250,7 @@ main() {
   ensure_environment
   [[ -z $setup_only ]] || exit 0
   # Python cannot be interrupted while it starts: signals wait until the verb asks for them, if env can do that.
-  local hold=(env "--block-signal=INT,TERM,HUP")
+  local hold=(env '--block-signal=INT,TERM,HUP')
   "${hold[@]}" true 2>/dev/null || hold=()
   WORKFLOWS_CALLED_FROM=$called_from exec "${hold[@]}" .venv/bin/python -m workflows cron "$@"
 }
