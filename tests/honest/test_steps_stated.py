@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import luigi
+import luigi.util
 import pytest
 
 from workflows.errors import UsageError
@@ -74,6 +75,16 @@ def test_a_method_by_which_steps_work_is_refused_unless_it_calls_that_of_steps(
             return [*super().requires()]
 
     assert More.requires is not Map.requires
+
+
+def test_luigis_decorator_in_place_of_upstream_is_refused_before_anything_runs() -> None:
+    here = {"__module__": __name__, "command": "cat"}
+    decorated = luigi.util.requires(Fetch)(made(**here))
+
+    with pytest.raises(UsageError, match=r"requires of \S+Mine takes the place .* upstream ="):
+        _ = decorated().spec
+    assert Fetch().spec
+    assert made(MapFromN, upstream=Fetch, **here)().spec
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "a\nb", 3, None])

@@ -100,6 +100,7 @@ class Definition(StepParameters):
             UsageError: a law is malformed or would never be checked, `durable` would be ignored,
                 or a file that the step ships is not there.
         """
+        stated.check_decorated(type(self), Definition)
         for name in ("command", "files", "laws", "total_laws", "pip"):
             stated.check_value(self.name, name, getattr(self, name))
         self._check_laws()

@@ -98,11 +98,8 @@ def _check_name(kind: type) -> None:
 
 def _check_own(kind: type, owner: type, root: type, name: str, value: Any) -> None:
     hidden = _hidden(kind, owner, name)
-    if name in _LUIGI and not _is_ours(owner) and not _extends(value):
-        raise UsageError(
-            f"{name} of {_called(kind)} takes the place of what every step has under that name:"
-            f" {_LUIGI[name]}; to add to it, call super().{name}()"
-        )
+    if name in _LUIGI and not _is_ours(owner):
+        _check_method(kind, name, value)
     if hidden is None:
         _check_spelling(kind, root, name, value)
     elif isinstance(hidden[1], luigi.Parameter) and hidden[0] in root.__mro__:
@@ -130,9 +127,25 @@ def _is_used(owner: type, hidden: Any) -> bool:
     return _is_ours(owner) and (isinstance(hidden, FunctionType) or _is_computed(hidden))
 
 
-def _extends(value: Any) -> bool:
-    """Tell whether a method goes on to the one whose place it takes."""
-    return isinstance(value, FunctionType) and "super" in value.__code__.co_names
+def check_decorated(kind: type, root: type) -> None:
+    """Check what a decorator, as Luigi's `requires` is one, made of a class that was checked.
+
+    Raises:
+        UsageError: a method by which steps work is another one.
+    """
+    for name in _LUIGI:
+        owner = next(one for one in kind.__mro__ if name in vars(one))
+        if not _is_ours(owner) and owner not in root.__mro__:
+            _check_method(kind, name, vars(owner)[name])
+
+
+def _check_method(kind: type, name: str, value: Any) -> None:
+    """Check that what stands for one of Luigi's methods goes on to that of steps."""
+    if not (isinstance(value, FunctionType) and "super" in value.__code__.co_names):
+        raise UsageError(
+            f"{name} of {_called(kind)} takes the place of what every step has under that name:"
+            f" {_LUIGI[name]}; to add to it, call super().{name}()"
+        )
 
 
 def _check_spelling(kind: type, root: type, name: str, value: Any) -> None:
