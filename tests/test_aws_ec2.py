@@ -413,7 +413,7 @@ def test_the_same_seed_makes_the_same_things_late(cloud: "Cloud") -> None:
 def test_every_row_of_the_table_has_a_source_and_is_met_by_a_test() -> None:
     elsewhere = {
         *("credentials", "signature", "anonymous", "expired", "token", "image", "architecture"),
-        *("small disk", "clock behind", "clock ahead"),
+        *("small disk", "clock behind", "clock ahead", "private image"),
         *("new group", "new instance", "new key pair", "new template", "new template id"),
         *("spot quota", "on-demand quota", "permission", "dry run", "throttle"),
     }

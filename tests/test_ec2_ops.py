@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ec2cloud import KEYS, Request
 
-from workflows.ec2 import agent, doctor, ground, policy, rehearsal, sweep
+from workflows.ec2 import agent, api, doctor, ground, policy, rehearsal, sweep
 from workflows.ec2.accounts import phases
 from workflows.ec2.api import ACCESS, EXPIRES, Aws, Instance, instances
 from workflows.ec2.prices import Spent, integrated, spent
@@ -292,9 +292,9 @@ def test_sweep_begins_in_the_logins_own_partition(
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_DEFAULT_REGION", region)
 
-    assert sweep.home() == (region or "us-east-1")
+    assert api.home_region() == (region or "us-east-1")
     monkeypatch.setenv("AWS_REGION", "us-gov-east-1")
-    assert sweep.home() == "us-gov-east-1"
+    assert api.home_region() == "us-gov-east-1"
 
 
 def test_a_fleet_that_will_not_go_keeps_sweep_from_no_other(ec2: "Ec2") -> None:

@@ -440,6 +440,29 @@ def test_a_disk_that_is_smaller_than_the_image_is_refused_before_anything_is_mad
     assert not ec2.cloud.asked("CreateSecurityGroup")
 
 
+def test_an_image_that_is_not_shared_is_no_wrong_key(ec2: "Ec2") -> None:
+    (image, *_) = ec2.region.ec2.describe_images()["Images"]
+    ec2.write(ami=image["ImageId"])
+    ec2.cloud.account.private = {image["ImageId"]}
+
+    with pytest.raises(NotAllowed) as raised:
+        ec2.converge()
+
+    assert "does not share it with this one: name another ami" in str(raised.value)
+    assert "keys" not in str(raised.value)
+    assert ec2.cloud.refused[-1][1].rule.name == "private image"
+
+
+def test_a_missing_permission_is_told_without_what_nobody_can_read(ec2: "Ec2") -> None:
+    ec2.cloud.account.denied = {"CreateSecurityGroup"}
+
+    with pytest.raises(NotAllowed) as raised:
+        ec2.converge()
+
+    assert "You are not authorized to perform this operation. (Unauth" in str(raised.value)
+    assert "Encoded" not in str(raised.value)
+
+
 def test_only_a_want_of_capacity_is_told_as_one_that_passes() -> None:
     spec = Spec("crawl")
     capacity = refusal("InsufficientInstanceCapacity", "m7i.large us-east-1a: none left")

@@ -25,6 +25,8 @@ _READER_LEFT = 141  # what a shell says of a command that SIGPIPE ended
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)
 # Those that ask nodes: an ssh fleet's hub is begun before their own modules are loaded.
 ON_NODES = ("ls", "cp", "rm", "eval", "map", "map-to-n", "map-from-n", "health")
+# Most words of these are Luigi's, so they read their command lines themselves.
+_READS_ITSELF = ("cron",)
 # A verb's module is imported when it is used: Luigi alone would take 0.1 s of every start.
 VERBS = {
     "ls": "list keys on the fleet",
@@ -43,6 +45,7 @@ VERBS = {
     "get": "copy a file from every node",
     "config": "print the settings in effect and the nodes",
     "results": "print the last result as a table",
+    "cron": "run a pipeline that nobody watches: one at a time, with a log, a timeout, its fleet",
     "plan": "show what would run: how many keys, where and why; runs nothing",
     "verify": "recount the source with an independent program and compare",
     "report": "print what a run did: keys, seconds and bytes of each step",
@@ -85,8 +88,14 @@ def _run(arguments: list[str]) -> int:
 
 
 def _verb(arguments: list[str]) -> int:
+    verb = arguments[0] if arguments else ""
+    if verb in _READS_ITSELF:
+        if not _module(verb).asks_for_help(arguments[1:]):
+            parsed = argparse.Namespace(words=arguments[1:])
+            return int(_module(verb).run(parsed))
+        arguments = [verb, "--help"]
     try:
-        parsed = _parser(arguments[0] if arguments else "").parse_args(arguments)
+        parsed = _parser(verb).parse_args(arguments)
     except SystemExit:
         sys.stdout.flush()  # the help
         raise

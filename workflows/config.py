@@ -201,10 +201,10 @@ def _converted(field: dataclasses.Field[object], text: str) -> object:
     if kind is tuple:
         return _variables(text)
     try:
-        value: float = kind(text)  # type: ignore[call-arg, assignment]
+        value: int | float = kind(text)  # type: ignore[call-arg,assignment]
     except ValueError:
         raise ValueError(f"must be {'a whole number' if kind is int else 'a number'}") from None
-    if kind is float and not math.isfinite(value):
+    if not math.isfinite(value):
         raise ValueError("must be a number")
     _check_bounds(value, field.metadata["least"], field.metadata["most"])
     return value

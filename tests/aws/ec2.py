@@ -154,6 +154,7 @@ class Account:
         self.lag = 2  # a new thing is not there for up to so many calls that name it
         self.quotas: dict[str, float] = {}  # code -> vCPUs; 64 of the others
         self.denied: set[str] = set()
+        self.private: set[str] = set()  # images that are not shared with this account
         self.policy: Mapping[str, Any] | None = None  # of IAM; None allows everything
         self.throttled: dict[str, int] = {}  # action -> how many calls are yet refused
         self._random = random.Random(seed)
@@ -202,9 +203,9 @@ class Account:
         for name, most in _MOST.items():
             if len(str(found.get(name, ""))) > most:
                 raise RULES["length"].refuse(name=name, value=found[name][:60], most=str(most))
-        values = [one for each in found.get("Filters", []) for one in each.get("Values", [])]
-        if len(values) > _FILTER_VALUES:
-            raise RULES["filter values"].refuse()
+        for image in {*found.get("ImageIds", []), found.get("ImageId")} & self.private:
+            raise RULES["private image"].refuse(name=image)
+        _check_filters(found)
         _check_tags(action, found)
         _check_texts(action, found)
         if action == "CreateLaunchTemplate":
@@ -407,6 +408,12 @@ def _texts(found: Any) -> list[str]:
         skipped = {"Filters", "Filter", "Tags", "TagSpecifications", "ClientToken"}
         return [text for key, one in found.items() if key not in skipped for text in _texts(one)]
     return []
+
+
+def _check_filters(found: Mapping[str, Any]) -> None:
+    values = [one for each in found.get("Filters", []) for one in each.get("Values", [])]
+    if len(values) > _FILTER_VALUES:
+        raise RULES["filter values"].refuse()
 
 
 def _check_tags(action: str, found: Mapping[str, Any]) -> None:

@@ -264,6 +264,14 @@ _ROWS = (
         _ERRORS,
     ),
     Rule(
+        "private image",
+        "an image of another account that does not share it",
+        401,
+        "AuthFailure",
+        "Not authorized for images: [{name}]",
+        "StreisandEffect/streisand#82",
+    ),
+    Rule(
         "architecture",
         "an image of another architecture than the type",
         400,
@@ -345,8 +353,9 @@ _ROWS = (
         "an action that the credentials may not do",
         403,
         "UnauthorizedOperation",
-        "You are not authorized to perform this operation.",
-        _ERRORS,
+        "You are not authorized to perform this operation. Encoded authorization failure message:"
+        " 4GIOHlTkIaWHQD0Q0m6XSnuUMCm",
+        f"{_ERRORS}, CheckPointSW/Cuckoo-AWS#21",
     ),
     Rule(
         "dry run",

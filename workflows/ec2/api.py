@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import datetime as dt
 import json
+import os
 import re
 import threading
 import time
@@ -109,6 +110,17 @@ _FIXES = {
     ),
     "UnrecognizedClientException": f"AWS does not know the keys: {_LOGIN}",
 }
+# Codes that mean something else with some messages: code, message, what to do.
+_OTHERWISE = (
+    (
+        "AuthFailure",
+        re.compile("Not authorized for image"),
+        "the image is another account's, which does not share it with this one: name another ami",
+    ),
+    ("SignatureDoesNotMatch", re.compile("Signature (expired|not yet current)"), _CLOCK),
+)
+# A thousand letters that nobody reads; the sentence before it says what is missing.
+_ENCODED = re.compile(r"\s*Encoded authorization failure message: \S*")
 # Errors of botocore about credentials, before anything is sent.
 _LOGIN_ERRORS = {
     "CredentialRetrievalError",
@@ -252,16 +264,16 @@ def is_quota(code: str) -> bool:
 
 def refusal(code: str, why: str) -> FleetError:
     """Return the error that a code of EC2's stands for."""
-    text = f"{why} ({code})" + (f"; {_FIXES[code]}" if code in _FIXES else "")
+    why = _ENCODED.sub("", why)
+    fix = next((said for of, at, said in _OTHERWISE if of == code and at.search(why)), "")
+    fix = fix or _FIXES.get(code, "")
+    text = f"{why} ({code})" + (f"; {fix}" if fix else "")
     if code in CAPACITY:
         return NoCapacity(text, code)
     if is_quota(code):
         more = "; ask for more in Service Quotas, or name fewer or smaller nodes"
         return OverQuota(text + more, code)
     if code in DENIED:
-        # STS says so of a clock: "Signature expired: ...", "Signature not yet current: ...".
-        if code == "SignatureDoesNotMatch" and re.search("Signature (expired|not yet)", why):
-            text = f"{why} ({code}); {_CLOCK}"
         more = "; workflows fleet policy prints what is needed" if code in _UNPERMITTED else ""
         return NotAllowed(text + more, code)
     if code in _BUSY:
@@ -410,3 +422,15 @@ def partition_of(region: str) -> str:
 def canonical(body: Mapping[str, Any]) -> str:
     """Return a request body as text, the same for the same body."""
     return json.dumps(body, sort_keys=True, separators=(",", ":"))
+
+
+def home_region() -> str:
+    """Return a region of the login's own partition: as the environment or the profile says.
+
+    Keys of GovCloud and China are good for no other partition.
+    """
+    import boto3
+
+    # boto3 reads AWS_DEFAULT_REGION alone.
+    said = os.environ.get("AWS_REGION") or boto3.session.Session().region_name
+    return said or "us-east-1"

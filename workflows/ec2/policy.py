@@ -21,7 +21,6 @@ _MADE = (
 
 _LOOK = [
     "ec2:Describe*",
-    "ec2:GetSpotPlacementScores",
     "iam:GetRole",
     "pricing:GetProducts",
     "servicequotas:GetAWSDefaultServiceQuota",

@@ -4,7 +4,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import datetime as dt
-import os
 from collections.abc import Iterable, Sequence
 
 from workflows.ec2 import loginkey
@@ -32,18 +31,6 @@ class Leftover:
     def is_over(self, now: dt.datetime) -> bool:
         """Tell whether it has expired."""
         return self.expires is None or self.expires < now
-
-
-def home() -> str:
-    """Return a region of the login's own partition: as the environment or the profile says.
-
-    Keys of GovCloud and China are good for no other partition.
-    """
-    import boto3
-
-    # boto3 reads AWS_DEFAULT_REGION alone.
-    said = os.environ.get("AWS_REGION") or boto3.session.Session().region_name
-    return said or "us-east-1"
 
 
 def regions(aws: Aws) -> list[str]:

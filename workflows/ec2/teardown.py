@@ -15,7 +15,7 @@ _GONE_S = 300.0
 # An `up` that was killed within CreateFleet: EC2 goes on launching, and shows the instances later.
 LATE_S = 30.0
 _AT_ONCE = 100
-# An error of one instance fails the call for all.
+# One bad instance fails the call for all.
 _OF_ONE = (
     *("InvalidInstanceID", "IncorrectInstanceState", "OperationNotPermitted"),
     *("UnauthorizedOperation", "Unsupported"),
@@ -227,8 +227,8 @@ def _delete(
 ) -> None:
     """Delete something; that it is gone already is no error.
 
-    EC2 may not know a new resource for some seconds. Deleting one that it still shows, or showed a
-    moment ago, is retried.
+    EC2 may not know for some seconds what was just made. A thing that it still shows, or showed a
+    moment ago, is tried again.
     """
     absences = 0
     for pause_s in aws.pauses_s():

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Optional
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?\Z")
+_WHOLE = re.compile(r"[+-]?[0-9]+\Z")
 
 
 def parse(law: str) -> tuple[list[str], list[str]]:
@@ -69,7 +70,8 @@ def parse_metrics(text: str) -> Mapping[str, int]:
     metrics: dict[str, int] = {}
     for line in text.splitlines():
         name, equals, value = line.partition("=")
-        if not equals or not _NAME.match(name) or "." in name:
+        is_whole = equals and _WHOLE.match(value.strip())
+        if not is_whole or not _NAME.match(name) or "." in name:
             raise ValueError(f"{line!r} in $WORKFLOWS_METRICS is not name=integer")
         metrics[name] = metrics.get(name, 0) + int(value)
     return metrics

@@ -138,6 +138,8 @@ def _extends(value: Any) -> bool:
 def _check_spelling(kind: type, root: type, name: str, value: Any) -> None:
     if name in _RULES or name.isupper() or isinstance(value, luigi.Parameter):
         return
+    if any(name in inspect.get_annotations(one) for one in kind.__mro__):
+        return  # declared with its type: it is meant
     is_step = isinstance(value, type) and issubclass(value, root)
     if not (_is_plain(value) or _is_computed(value) or is_step):
         return

@@ -197,7 +197,8 @@ def _last_words(totals: Totals, root: luigi.Task) -> str:
             return ""
     return (
         "not finished, though nothing failed: the scheduler had no more work for this run\n"
-        "(luigid was restarted or paused, or another run does the same);"
+        "(luigid was restarted or paused, another run does the same, or luigid takes what was done"
+        " seconds ago for done: stable_done_cooldown_secs = 0 in its luigi.cfg);"
         " finished work is kept: run it again"
     )
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from workflows.config import duration_s
-from workflows.ec2 import accounts, doctor, policy, prices, shown, sweep
+from workflows.ec2 import accounts, api, doctor, policy, prices, shown, sweep
 from workflows.ec2.api import LEAVING, Aws, Instance, instances
 from workflows.ec2.sample import SAMPLE
 from workflows.ec2_fleet import Ec2Fleet
@@ -215,7 +215,7 @@ def _extend(arguments: argparse.Namespace) -> int:
 
 def _sweep(arguments: argparse.Namespace) -> int:
     asked = arguments.regions.split(",") if arguments.regions else []
-    names = asked or sweep.regions(Aws(sweep.home()))
+    names = asked or sweep.regions(Aws(api.home_region()))
     found, failed = sweep.find(names)
     over = sweep.overdue(found, dt.datetime.now(dt.timezone.utc))
     rows = [("region", "fleet", "kind", "id", "expires", "")]
