@@ -118,9 +118,9 @@ def measured(chosen: argparse.Namespace, work: str) -> dict[str, Any]:
     return {
         "name": "classify",
         "title": "Rows classified in pandas data frames",
-        "about": f"Frames of 100 rows, pieces of {chosen.piece_rows}, one slot a node, medians of"
-        f" {chosen.rounds} rounds. Start is all that comes before the first command of a node,"
-        " compute is from there to the end of the last one, end is the checkpoint. The results"
+        "about": f"Frames of 100 rows, pieces of {chosen.piece_rows}, one slot per node, medians of"
+        f" {chosen.rounds} rounds. Start is the time before a node's first command, compute the"
+        " time from there to the end of the last command, end is the checkpoint. The results"
         " are the same bytes for any number of nodes.",
         "run": table.command("classify", sys.argv[1:]),
         "machine": before,

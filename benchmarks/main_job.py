@@ -121,10 +121,10 @@ def measured(chosen: argparse.Namespace, work: str) -> dict[str, Any]:
         "name": "main_job",
         "title": "The main job against the same commands under xargs",
         "about": f"Fetch, Select, GroupCount, Shuffle and MergeCounts on {jobs.NODES} local nodes"
-        f" with {jobs.slots()} slots in all, {chosen.rounds} rounds in turn with the floor, who is"
-        f" first takes turns; results compared. Ratios are medians of those of each round, to the"
-        f" floor with the least median. {small_title}: {ours_ms:.2f} ms of wall time per key and"
-        f" step, {floor_ms:.2f} the floor's.",
+        f" with {jobs.slots()} slots in all, {chosen.rounds} rounds interleaved with the floor,"
+        " in alternating order; results compared. Ratios are medians of the ratios of each round,"
+        f" relative to the floor with the least median. {small_title}: {ours_ms:.2f} ms of wall"
+        f" time per key and step, {floor_ms:.2f} the floor's.",
         "run": table.command("main_job", sys.argv[1:]),
         "machine": before,
         "tables": [

@@ -223,7 +223,7 @@ def result(args: argparse.Namespace, big: Timed, small: Timed, listed: Timed) ->
         "about": "One node sends a step's outputs with signed URLs and curl, is verified by one"
         " listing and committed; another, empty node restores them, compares checksums and"
         " publishes. Both are running, as in the middle of a run; the other tools start up each"
-        " time. Who is first takes turns. Each begins with nothing left to be written to the disk,"
+        " time. The order alternates. Each begins with a flushed disk,"
         " and with memory that the virtual machine has already got from its host. SeaweedFS shares"
         " the machine's cores with its client.",
         "run": "python -m benchmarks.s3",

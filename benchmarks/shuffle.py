@@ -165,7 +165,7 @@ def _result(
     return {
         "name": "shuffle",
         "title": "A shuffle between ssh nodes",
-        "about": f"{gb:.2f} GB in {pieces} pieces, each made on another node than the one that owns"
+        "about": f"{gb:.2f} GB in {pieces} pieces, none made on the node that owns"
         f" it, between {NODES} nodes: sshd processes on loopback addresses, two slots each. Ours"
         " compares every piece with its maker's checksum and publishes it; rsync, six pairs at"
         " once, only copies. CPU is that of both ends. Medians.",

@@ -189,8 +189,8 @@ def measured(keys: int, nodes: int, work: pathlib.Path) -> dict[str, Any]:
         "about": f"One 1:1 step over {keys} tiny keys on {NODES} nodes with one slot each: sshd"
         " processes on loopback addresses, or local directories; the floor is the same commands"
         " under xargs. Wall times are from the start of luigi to its end, medians of"
-        f" {_RUNS} runs in turn. Overhead is what is above the floor, the start included; without"
-        f" the start is what a run takes longer than one over {_FEW} keys.",
+        f" {_RUNS} runs in turn. Overhead is the time above the floor, start-up included;"
+        f" 'without the start' is the time above a run over {_FEW} keys.",
         "run": table.command("ssh", sys.argv[1:]),
         "machine": before,
         "tables": [

@@ -21,13 +21,12 @@ PAGE = HERE.parent / "docs" / "benchmarks.md"
 _INTRO = """\
 # Benchmarks
 
-Made by `python benchmarks/table.py` from `benchmarks/results/*.json`; do not edit. The floor is
-what the same commands cost without this project: on the same files, writing the same files, under
-`xargs -P`. Ours and the floor run in turn, from nothing, with the inputs in the page cache; tables
-show medians.
+Made by `python benchmarks/table.py` from `benchmarks/results/*.json`; do not edit. The floor is the
+cost of the same commands without this project: on the same files, writing the same files, under
+`xargs -P`. Runs of ours and of the floor alternate, each from an empty state, with the inputs in
+the page cache; tables show medians.
 
-To run them all again: `make bench`, or one by one as shown; `--help` lists the flags that make them
-small.
+`make bench` reruns all, and each command below reruns one; `--help` lists flags for small runs.
 """
 
 

@@ -91,7 +91,7 @@ def measured(folder: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def maps(folder: str, name: str, command: str, runs: int) -> tuple[list[Took], list[Took]]:
-    """Map all keys of a step, and do the same under xargs; who is first takes turns."""
+    """Map all keys of a step, and do the same under xargs, in alternating order."""
     strict = shlex.join([*BASH, f'{command} < "{name}/$0" > "floor/$0"'])
     floor = ["bash", "-c", f"ls {name} | xargs -d '\\n' -n 1 -P {CORES} {strict}"]
     ours, theirs = [], []

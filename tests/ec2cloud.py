@@ -5,6 +5,7 @@ refuses. What moto does not do is done here: ClientToken, spot prices, price lis
 Every request is kept.
 """
 
+import email.utils
 import itertools
 import json
 import logging
@@ -76,11 +77,20 @@ class Cloud:
         import boto3
         from botocore.config import Config
         from moto import server as moto
-        from werkzeug.serving import make_server
+        from werkzeug.serving import WSGIRequestHandler, make_server
+
+        class Handler(WSGIRequestHandler):
+            """Answers with the time on AWS's clock."""
+
+            def date_time_string(_, timestamp: float | None = None) -> str:  # noqa: N805
+                now = time.time() + self.account.clock_s if timestamp is None else timestamp
+                return email.utils.formatdate(now, usegmt=True)
 
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self._moto: Any = moto.DomainDispatcherApplication(moto.create_backend_app)  # type: ignore[attr-defined]
-        self._server = make_server("127.0.0.1", 0, self._serve, threaded=True)
+        self._server = make_server(
+            "127.0.0.1", 0, self._serve, threaded=True, request_handler=Handler
+        )
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.requests: list[Request] = []
         self.refused: list[tuple[Request, Refusal]] = []
@@ -176,6 +186,7 @@ class Cloud:
         late = self._late(request, found)
         own = late if late is not None else self._by_fault(request)
         if own is None and request.service == "ec2":
+            self.account.check_policy(request.action, found, self._facts)
             self.account.check_token(request.action, found)
             if found.get("DryRun"):
                 raise RULES["dry run"].refuse()

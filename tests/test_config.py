@@ -37,6 +37,7 @@ def test_a_switch_is_read_as_people_write_it(text: str, value: bool) -> None:
         ("node", "slots", "1.5", "must be a whole number"),
         ("node", "slots", "-1", "must be at least 0"),
         ("node", "silence", "0.5", "must be at least 1"),
+        ("s3", "signature", "604801", "must be at most 604800"),
         ("node", "timeout", "soon", "must be a number"),
         ("node", "timeout", "nan", "must be a number"),
         ("node", "timeout", "inf", "must be a number"),

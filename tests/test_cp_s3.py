@@ -88,7 +88,7 @@ def test_what_exists_is_not_replaced_on_either_side(copies: Copies) -> None:
 
     assert (to_s3.code, to_fleet.code) == (2, 2)
     assert f"s3://{copies.bucket}/a exists already, and is not replaced" in to_s3.err
-    assert "in/a exists already; to make it anew: workflows rm in/a" in to_fleet.err
+    assert "in/a exists already; to replace it: workflows rm in/a" in to_fleet.err
     assert (copies.get("a"), copies.keys.read("in/a")) == (b"old\n", "new\n")
 
 
@@ -99,7 +99,7 @@ def test_what_exists_is_not_replaced_on_either_side(copies: Copies) -> None:
         (["s3://nowhere/x", "fleet://in/x"], {}, "there is no such bucket at http://127.0.0.1"),
         (["-r", "s3://BUCKET/none", "fleet://in"], {}, "there is nothing below s3://BUCKET/none"),
         (["fleet://in/a", "s3://BUCKET/a"], environ_of("", READER), "grant s3:PutObject"),
-        (["s3:///a", "fleet://in/x"], {}, "s3:///a is no S3 URL"),
+        (["s3:///a", "fleet://in/x"], {}, "s3:///a is not an S3 URL"),
     ],
 )
 def test_what_cannot_be_copied_is_named_with_a_remedy_and_leaves_nothing(

@@ -73,7 +73,7 @@ def test_a_parameter_that_a_step_in_between_would_drop_is_refused_naming_that_st
     passed = place.luigi("Last", "--word", "hello")
 
     assert (refused.code, default.code, passed.code) == (35, 0, 0), (refused, default, passed)
-    assert "word of Last does not get to First: Between between them has no such" in refused.err
+    assert "word of Last does not reach First: Between, between them, does not" in refused.err
     assert "Traceback" not in refused.err
     assert nothing_ran
     assert place.outputs("Last") == {"a": b"hello\n"}

@@ -62,6 +62,7 @@ def test_an_unknown_key_is_an_error_with_the_near_match() -> None:
         ({"nodes": "three"}, "nodes: must be a whole number from 1 to 1000"),
         ({"nodes": True}, "nodes: must be a whole number from 1 to 1000"),
         ({"nodes": 2, "min_nodes": 3}, "min_nodes is more than nodes"),
+        ({"types": ["m5.large", "c5.large", "m5.large"]}, "types names m5.large twice"),
         ({"ttl": {"idle": "soon"}}, "ttl: idle: must be a duration: 90, 90s, 30m, 2h or 1d"),
         ({"ttl": {"idle": "2h", "max": "1h"}}, "ttl: idle is more than max"),
         (
@@ -219,7 +220,7 @@ def test_the_policy_is_for_the_partition_of_its_region(
 def test_a_role_of_another_partition_than_the_region_or_that_is_no_arn_is_refused() -> None:
     for role, region, why in (
         ("arn:aws:iam::1:role/x", "cn-north-1", "of the partition aws, --region cn-north-1 of"),
-        ("nodes", "", "'nodes' is no ARN"),
+        ("nodes", "", "'nodes' is not an ARN"),
         ("", "mars-north-1", "AWS has no region 'mars-north-1'"),
     ):
         with pytest.raises(UsageError, match=why):
@@ -343,5 +344,5 @@ def test_a_recipe_is_packages_then_pip_then_post_init_and_a_change_runs_what_fol
 
 
 def test_a_fleet_without_a_name_is_refused_with_what_to_write() -> None:
-    with pytest.raises(UsageError, match=r"--fleet ec2:NAME, .* into NAME\.yaml"):
+    with pytest.raises(UsageError, match=r"--fleet ec2:NAME, .* NAME in NAME\.yaml"):
         find_spec("")

@@ -1,5 +1,6 @@
 """EC2 is told what exists, and does not know it yet; shows it, and then does not."""
 
+import pathlib
 import time
 from typing import TYPE_CHECKING
 
@@ -84,8 +85,9 @@ def test_what_was_just_launched_is_terminated_though_ec2_does_not_know_it_yet(
 
 
 def test_a_group_and_a_template_that_were_just_made_go_down_though_ec2_does_not_know_them(
-    ec2: "Ec2",
+    ec2: "Ec2", monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(teardown, "LATE_S", 0.5)
     Late(ec2, 2)
     aws, spec = Aws("us-east-1"), ec2.spec
     ground.security_group(aws, spec, ec2.region.vpc)
@@ -94,6 +96,116 @@ def test_a_group_and_a_template_that_were_just_made_go_down_though_ec2_does_not_
 
     ec2.fleet.down()
 
+    assert teardown.leftovers(aws, spec.name) == {}
+
+
+GROUPS = b"<DescribeSecurityGroupsResponse><securityGroupInfo/></DescribeSecurityGroupsResponse>"
+KEYS = b"<DescribeKeyPairsResponse><keySet/></DescribeKeyPairsResponse>"
+
+
+def empty(ec2: "Ec2", action: str, answer: bytes, times: int) -> None:
+    """Let the next calls of a Describe show nothing."""
+    left = [times]
+
+    def fault(request: Request) -> bytes | None:
+        if request.action != action or left[0] <= 0:
+            return None
+        left[0] -= 1
+        return answer
+
+    ec2.cloud.faults.append(fault)
+
+
+def test_a_group_that_was_made_but_does_not_show_is_waited_for(ec2: "Ec2") -> None:
+    """An `up` was killed after it had made the group; the next one comes at once."""
+    aws, spec = Aws("us-east-1"), ec2.spec
+    first = ground.security_group(aws, spec, ec2.region.vpc)
+    empty(ec2, "DescribeSecurityGroups", GROUPS, 4)
+
+    assert ground.security_group(aws, spec, ec2.region.vpc) == first
+
+
+def test_a_key_that_was_imported_but_does_not_show_is_waited_for(ec2: "Ec2") -> None:
+    aws, spec = Aws("us-east-1"), ec2.spec
+    first = ground.login_key(aws, spec, in_use=False)
+    empty(ec2, "DescribeKeyPairs", KEYS, 4)
+
+    assert ground.login_key(aws, spec, in_use=False) == first
+
+
+def test_another_key_of_the_name_that_does_not_show_at_first_is_replaced(ec2: "Ec2") -> None:
+    aws, spec = Aws("us-east-1"), ec2.spec
+    ground.login_key(aws, spec, in_use=False)
+    for name in (spec.identity, f"{spec.identity}.pub"):
+        pathlib.Path(name).unlink()
+    empty(ec2, "DescribeKeyPairs", KEYS, 2)
+
+    mine = ground.login_key(aws, spec, in_use=False)
+
+    filters = [{"Name": "key-name", "Values": [f"workflows-{spec.name}"]}]
+    answer = ec2.region.ec2.describe_key_pairs(Filters=filters, IncludePublicKey=True)
+    (row,) = answer["KeyPairs"]
+    assert row["PublicKey"].startswith(mine)
+
+
+def test_a_rule_that_shows_though_it_is_out_already_is_no_error(ec2: "Ec2") -> None:
+    aws, spec = Aws("us-east-1"), ec2.spec
+    ground.security_group(aws, spec, ec2.region.vpc)
+    access = {**ec2.top["access"], "from": ["127.0.0.2/32"]}
+    ec2.write(access=access)
+    ec2.cloud.refuse("RevokeSecurityGroupIngress", "InvalidPermission.NotFound")
+
+    ground.security_group(aws, ec2.spec, ec2.region.vpc)
+
+    assert ec2.cloud.asked("RevokeSecurityGroupIngress")
+
+
+def test_instances_that_are_gone_are_waited_for_together_not_one_after_the_other(
+    ec2: "Ec2", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Aws, "settle_s", 0.5)
+    ec2.region.boots = False
+    ids = ec2.converge()
+    gone = [f"i-{number:017x}" for number in range(8)]
+    started = time.monotonic()
+
+    teardown.terminate(Aws("us-east-1"), [*gone, *ids])
+
+    assert time.monotonic() - started < 8 * 0.5
+    assert ec2.live() == []
+
+
+def test_a_refusal_that_is_about_no_instance_is_not_asked_for_each(ec2: "Ec2") -> None:
+    """With a hundred instances that would be a hundred calls more, each of which is retried."""
+    ec2.region.boots = False
+    ids = ec2.converge()
+    ec2.cloud.refuse("TerminateInstances", "AuthFailure")
+
+    with pytest.raises(FleetError, match="AuthFailure"):
+        teardown.terminate(Aws("us-east-1"), ids)
+
+    (asked,) = ec2.cloud.asked("TerminateInstances")
+    assert len(asked.listed("InstanceId")) == 2
+
+
+def test_what_another_down_has_removed_meanwhile_holds_nobody_up(ec2: "Ec2") -> None:
+    """Two downs at once: the one that comes second neither fails nor waits for half a minute."""
+    aws, spec = Aws("us-east-1"), ec2.spec
+    ground.security_group(aws, spec, ec2.region.vpc)
+    ec2.cloud.refuse("DeleteSecurityGroup", "InvalidGroup.NotFound")
+    (group,) = teardown.leftovers(aws, spec.name)["security groups"]
+
+    def gone(request: Request) -> None:
+        if request.action == "DescribeSecurityGroups":
+            ec2.region.ec2.delete_security_group(GroupId=group)
+            ec2.cloud.answered.clear()
+
+    ec2.cloud.answered.append(gone)
+    started = time.monotonic()
+
+    teardown.tear_down(aws, spec.name, say=print)
+
+    assert time.monotonic() - started < 10
     assert teardown.leftovers(aws, spec.name) == {}
 
 
@@ -164,7 +276,7 @@ def test_an_instance_that_is_left_out_for_long_is_lost_after_all(
 
     assert watched.look(one, within_s=0).id == one.id
     time.sleep(0.25)
-    with pytest.raises(NodeLost, match="EC2 shows it no more"):
+    with pytest.raises(NodeLost, match="EC2 no longer shows it"):
         watched.look(one, within_s=0)
 
 
@@ -207,7 +319,7 @@ def test_a_login_that_is_over_is_named_before_the_clock(ec2: "Ec2") -> None:
     done = ec2.run("status")
 
     assert done.code == 6, done
-    assert "(RequestExpired); the login is over: log in again (aws sso login" in done.err
+    assert "(RequestExpired); the login has expired: log in again (aws sso login" in done.err
     assert done.err.index("log in again") < done.err.index("clock may be wrong")
     assert "policy" not in done.err
 

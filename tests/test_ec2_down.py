@@ -316,7 +316,7 @@ def test_logs_of_runs_that_make_no_sense_do_not_matter(ec2: "Ec2") -> None:
 
     assert done.code == 0, done
     assert is_gone(ec2)
-    assert "what it has cost is not known: " in done.err
+    assert "its cost is not known: " in done.err
     assert "Traceback" not in done.err
 
 

@@ -246,7 +246,7 @@ def test_a_node_does_not_end_itself_while_it_is_set_up_or_used_by_hand(ec2: "Ec2
     lease = ec2.node_home(before) / ".workflows/lease"
 
     said = ec2.run("exec", "sleep 14; echo still here")
-    lease.touch()  # what counts is how long it is used, not how long a verb takes to start
+    lease.touch()  # the committed one is how long it is used, not how long a verb takes to start
     typed = ec2.run("ssh", "sleep 14; echo still here")
 
     assert said.out == "0: still here\n", said

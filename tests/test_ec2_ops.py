@@ -4,6 +4,7 @@ import dataclasses
 import datetime as dt
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ec2cloud import KEYS, Request
 
-from workflows.ec2 import agent, ground, sweep
+from workflows.ec2 import agent, api, doctor, ground, policy, rehearsal, sweep
 from workflows.ec2.accounts import phases
-from workflows.ec2.api import ACCESS, EXPIRES, Aws, Instance
+from workflows.ec2.api import ACCESS, EXPIRES, Aws, Instance, instances
 from workflows.ec2.prices import Spent, integrated, spent
 from workflows.ec2.teardown import leftovers
-from workflows.errors import FleetError
+from workflows.errors import FleetError, NotAllowed
 
 if TYPE_CHECKING:
     from conftest import Done
@@ -81,7 +82,7 @@ def test_down_does_not_depend_on_prices(ec2: "Ec2") -> None:
 
     assert done.code == 0, done
     assert left(ec2) == {}
-    assert "what it has cost is not known: describe_spot_price_history: " in done.err
+    assert "its cost is not known: describe_spot_price_history: " in done.err
     asked = [request.action for request in ec2.cloud.requests]
     assert asked.index("TerminateInstances") < asked.index("DescribeSpotPriceHistory")
 
@@ -95,7 +96,7 @@ def test_down_does_not_depend_on_the_logs_of_runs(ec2: "Ec2") -> None:
 
     assert done.code == 0, done
     assert left(ec2) == {}
-    assert "what it has cost is not known: " in done.err
+    assert "its cost is not known: " in done.err
 
 
 def test_what_shows_or_is_launched_while_a_fleet_goes_down_goes_too(ec2: "Ec2") -> None:
@@ -284,6 +285,18 @@ def test_sweep_finds_what_is_over_and_removes_it_only_if_told(ec2: "Ec2") -> Non
     assert left(ec2) == {}
 
 
+@pytest.mark.parametrize("region", ["us-gov-west-1", "cn-north-1", ""])
+def test_sweep_begins_in_the_logins_own_partition(
+    monkeypatch: pytest.MonkeyPatch, region: str
+) -> None:
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", region)
+
+    assert api.home_region() == (region or "us-east-1")
+    monkeypatch.setenv("AWS_REGION", "us-gov-east-1")
+    assert api.home_region() == "us-gov-east-1"
+
+
 def test_a_fleet_that_will_not_go_keeps_sweep_from_no_other(ec2: "Ec2") -> None:
     names = [f"{ec2.name}-{letter}" for letter in "ab"]
     for name in names:
@@ -349,12 +362,30 @@ def test_the_doctor_finds_all_well_on_a_good_account(ec2: "Ec2") -> None:
     done = with_spot_role(ec2)
 
     assert done.code == 0, done
-    assert "quotas: 4 of 64 spot vCPUs, 0 of 64 on-demand vCPUs" in done.out
+    # Those of other tests count too: they are in the same account.
+    assert re.search(r"quotas: \d+ of 64 spot vCPUs, \d+ of 64 on-demand vCPUs", done.out), done
     assert "permissions: 4 calls rehearsed (DryRun), all allowed" in done.out
     assert "private: what nodes fetch needs a NAT or endpoints" in done.out
     made = ("Create", "Import", "Run")
     real = [one for one in ec2.cloud.requests if one.action.startswith(made)]
     assert [one.action for one in real if one.service == "ec2"] == []
+
+
+@pytest.mark.parametrize(("ahead_s", "says"), [(3600, "Signature expired"), (-3600, "not yet")])
+def test_the_doctor_tells_how_far_a_clock_is_off_though_aws_refuses_what_it_signs(
+    ec2: "Ec2", ahead_s: float, says: str
+) -> None:
+    ec2.cloud.account.clock_s = ahead_s
+
+    found = {one.what: one for one in doctor.examine(Aws("us-east-1"), ec2.spec)}
+
+    assert not found["clock"].is_well
+    off = re.search(r"this machine's clock is off by (-?\d+) s", found["clock"].says)
+    assert off is not None
+    assert abs(int(off[1]) + ahead_s) < 60
+    assert says in found["identity"].says
+    assert "clock may be wrong" in found["identity"].says
+    assert "secret key" not in found["identity"].says
 
 
 def test_the_doctor_names_what_is_wrong_and_what_to_type(ec2: "Ec2") -> None:
@@ -391,6 +422,40 @@ def test_the_doctor_names_each_permission_that_is_missing_and_changes_nothing(ec
     assert "ec2:CreateLaunchTemplate" not in line
     assert "workflows fleet policy prints what is needed" in line
     assert left(ec2) == before
+
+
+def test_the_policy_that_is_printed_is_enough_for_the_doctor_up_and_down(ec2: "Ec2") -> None:
+    """As IAM asks for each resource of a call: also of the network interface and the group."""
+    ec2.cloud.account.policy = policy.policy()
+    aws, spec = Aws("us-east-1"), ec2.spec
+
+    before = rehearsal.rehearse(aws, spec, [])
+    ec2.fleet.up()
+    there = rehearsal.rehearse(aws, spec, instances(aws, spec.name))
+    ec2.fleet.down()
+
+    assert before == ((), ("ec2:RunInstances (once the fleet is up)",), 3)
+    assert there == ((), (), 9)
+    assert ec2.cloud.asked("CreateFleet")
+    assert not ec2.cloud.asked("RunInstances")  # which is launched by where CreateFleet is denied
+    assert left(ec2) == {}
+
+
+def test_one_by_one_the_policy_that_is_printed_is_enough_too(ec2: "Ec2") -> None:
+    ec2.cloud.account.policy = policy.policy()
+    ec2.cloud.refuse("CreateFleet", "UnauthorizedOperation")
+
+    assert len(ec2.converge()) == 2
+
+
+@pytest.mark.parametrize("sid", ["MakeTagged", "LaunchFrom", "LaunchFromOwn", "TagWhenMade"])
+def test_no_statement_of_the_policy_is_too_much(ec2: "Ec2", sid: str) -> None:
+    least = policy.policy()
+    kept = [row for row in least["Statement"] if row["Sid"] != sid]
+    ec2.cloud.account.policy = {**least, "Statement": kept}
+
+    with pytest.raises(NotAllowed, match="UnauthorizedOperation"):
+        ec2.converge()
 
 
 def test_what_runs_in_the_account_and_every_family_of_types_is_counted(ec2: "Ec2") -> None:

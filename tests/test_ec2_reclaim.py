@@ -62,7 +62,7 @@ def test_a_node_reclaimed_in_the_middle_of_merge_counts_changes_nothing_but_the_
     assert result_of(run.said) == result_of(here.out) != []
     wait_for(lambda: old not in ec2.tags(), WITHIN_S)
     assert re.search(rf"^slot {slot} was lost and filled by i-\w+ after \d+\.\d s$", run.said, re.M)
-    (again,) = re.findall(r"^what the lost nodes had done ran again: (\d+) keys?, ", run.said, re.M)
+    (again,) = re.findall(r"^keys of lost nodes ran again: (\d+) keys?, ", run.said, re.M)
     assert int(again) >= 2  # what was held there had been fetched and selected
     assert " failed on" not in run.said
 

@@ -236,7 +236,7 @@ def test_fewer_than_min_nodes_are_terminated_again(ec2: "Ec2") -> None:
     ec2.write(nodes=3, min_nodes=3)
     one_short(ec2)
 
-    with pytest.raises(NoCapacity, match="only 2 of at least 3 nodes could be had"):
+    with pytest.raises(NoCapacity, match="only 2 of at least 3 nodes could be launched"):
         ec2.converge()
 
     assert ec2.live() == []
@@ -335,9 +335,10 @@ def test_quotas_that_do_not_suffice_have_their_exit_code_and_carry_all_refusals(
     done = ec2.run("up", "--yes")
 
     assert done.code == 5, done
-    assert "only 1 of at least 2 nodes could be had: MaxSpotInstanceCountExceeded x 1" in done.err
+    said = "only 1 of at least 2 nodes could be launched: MaxSpotInstanceCountExceeded x 1"
+    assert said in done.err
     assert "VcpuLimitExceeded x 1 (m7i.large us-east-1a: You have requested more vCPU" in done.err
-    assert "no matter of waiting: ask for more in Service Quotas" in done.err
+    assert "waiting does not help: ask for more in Service Quotas" in done.err
     assert ec2.live() == []
 
 
@@ -391,6 +392,75 @@ def test_what_ec2_does_not_take_is_no_want_of_capacity(code: str, says: str, whe
     assert error.exit_code == 7
     assert says in str(error)
     assert "policy" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *("VcpuLimitExceeded", "MaxSpotInstanceCountExceeded", "MaxFleetCountExceeded"),
+        *("SecurityGroupLimitExceeded", "RulesPerSecurityGroupLimitExceeded"),
+        *("NetworkInterfaceLimitExceeded", "VolumeLimitExceeded", "InstanceLimitExceeded"),
+    ],
+)
+def test_a_quota_of_anything_is_no_matter_of_waiting(code: str) -> None:
+    error = refusal(code, "create_security_group: too many")
+
+    assert error.exit_code == 5
+    assert "Service Quotas" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code"),
+    [("RequestLimitExceeded", 1), ("FilterLimitExceeded", 7), ("TagLimitExceeded", 7)],
+)
+def test_a_limit_of_one_call_is_no_quota(code: str, exit_code: int) -> None:
+    assert refusal(code, "describe_instances: no").exit_code == exit_code
+
+
+def test_more_types_than_ec2_takes_in_one_filter_are_asked_for_in_several_calls(
+    ec2: "Ec2",
+) -> None:
+    types = tuple(f"m7i.size{number}" for number in range(201))
+
+    with pytest.raises(UsageError, match="no such instance types"):
+        ground.type_details(Aws("us-east-1"), types)
+
+    asked = ec2.cloud.asked("DescribeInstanceTypes")
+    assert [len(one.listed(r"Filter\.1\.Value")) for one in asked] == [200, 1]
+
+
+def test_a_disk_that_is_smaller_than_the_image_is_refused_before_anything_is_made(
+    ec2: "Ec2",
+) -> None:
+    ec2.write(disk_gb=8)
+
+    with pytest.raises(UsageError, match=r"disk_gb: 8 is less than the \d+ GB of the image"):
+        ec2.converge()
+
+    assert not ec2.cloud.asked("CreateSecurityGroup")
+
+
+def test_an_image_that_is_not_shared_is_no_wrong_key(ec2: "Ec2") -> None:
+    (image, *_) = ec2.region.ec2.describe_images()["Images"]
+    ec2.write(ami=image["ImageId"])
+    ec2.cloud.account.private = {image["ImageId"]}
+
+    with pytest.raises(NotAllowed) as raised:
+        ec2.converge()
+
+    assert "does not share it with this one: name another ami" in str(raised.value)
+    assert "keys" not in str(raised.value)
+    assert ec2.cloud.refused[-1][1].rule.name == "private image"
+
+
+def test_a_missing_permission_is_told_without_what_nobody_can_read(ec2: "Ec2") -> None:
+    ec2.cloud.account.denied = {"CreateSecurityGroup"}
+
+    with pytest.raises(NotAllowed) as raised:
+        ec2.converge()
+
+    assert "You are not authorized to perform this operation. (Unauth" in str(raised.value)
+    assert "Encoded" not in str(raised.value)
 
 
 def test_only_a_want_of_capacity_is_told_as_one_that_passes() -> None:

@@ -143,7 +143,7 @@ def test_a_runtime_that_keeps_no_shipped_file_is_lost(node: FakeNode) -> None:
         list(channel.run({"op": "run"}, {"d": b"x"}))
 
 
-# -- it talks nonsense -----------------------------------------------------------------------------
+# -- protocol errors ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_runtime_that_talks_nonsense_is_lost_and_quoted(node: FakeNode, said: 
 
     node.theirs.sendall(said)
 
-    with pytest.raises(NodeLost, match=r"^node 0 is lost: it talks nonsense: ") as caught:
+    with pytest.raises(NodeLost, match=r"^node 0 is lost: protocol error: unexpected ") as caught:
         channel.one(LISTING, "listing")
     assert len(str(caught.value)) < 300
 
@@ -203,7 +203,7 @@ def test_a_runtime_that_lacks_what_it_was_not_offered_is_lost(
 
     Wire(node.theirs).send(said)
 
-    with pytest.raises(NodeLost, match=r"^node 0 is lost: it talks nonsense: "):
+    with pytest.raises(NodeLost, match=r"^node 0 is lost: protocol error: unexpected reply: "):
         list(channel.run({"op": "run"}, {"d": b"x"}))
 
 
@@ -213,7 +213,7 @@ def test_a_runtime_that_states_a_wrong_size_is_lost(node: FakeNode, size: object
 
     Wire(node.theirs).send({"event": "data", "size": size})
 
-    with pytest.raises(NodeLost, match=r"^node 0 is lost: it talks nonsense: "):
+    with pytest.raises(NodeLost, match=r"^node 0 is lost: protocol error: unexpected reply: "):
         list(channel.read("Step", "id", "key"))
 
 

@@ -238,7 +238,7 @@ def test_a_ctrl_c_that_python_drops_within_a_fork_ends_the_run_all_the_same(tria
     os.kill(run.process.pid, signal.SIGINT)
 
     assert run.wait(10) == -signal.SIGINT, run.err
-    assert "interrupted: what is done is kept" in run.err
+    assert "interrupted: finished work is kept" in run.err
     assert "Traceback" not in run.err, run.err
 
 

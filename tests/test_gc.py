@@ -100,7 +100,7 @@ def test_gc_keeps_what_the_same_pipeline_with_other_parameters_refers_to(mine: "
     runs = [mine.luigi("Last"), mine.luigi("Last", "--mark", "y")]
 
     assert all_kept == {"Fetch": 2, "Marked": 4, "Spread": 4, "Spread.pieces": 4, "Last": 2}
-    assert "kept: what Last --mark y --pattern '*' --source source refers to" in shown
+    assert "kept: everything that Last --mark y --pattern '*' --source source references" in shown
     assert "nothing to remove" in shown
     assert "nothing to remove" in removed
     assert [run.code for run in runs] == [0, 0], runs
@@ -204,7 +204,7 @@ def test_of_a_pipeline_that_cannot_be_asked_all_outputs_stay(
 
     said = gc(mine, "--yes")
 
-    assert "kept: all outputs of Fetch, Marked, Spread, Last, for it cannot be told what" in said
+    assert "kept: all outputs of Fetch, Marked, Spread, Last, because" in said
     assert why in said
     assert kept(mine) == before
 

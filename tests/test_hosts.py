@@ -93,7 +93,7 @@ def test_everything_that_is_wrong_is_named_with_the_near_match(tmp_path: pathlib
         ("hosts: [{address: a, packages: git}]", "packages must be a list of names"),
         ("hosts: [{address: a, packages: [git, --force]}]", "packages must be a list of names"),
         ("hosts: [{address: a, post_int: x}]", "no such key 'post_int'; did you mean 'post_init'?"),
-        ("hosts: [{address: a", "is no YAML"),
+        ("hosts: [{address: a", "is not YAML"),
         ("hosts: [a]\npatience: long", "patience must be a number"),
     ],
 )

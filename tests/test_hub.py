@@ -164,7 +164,11 @@ def test_a_hub_whose_driver_is_gone_when_it_listens_says_nothing() -> None:
 def test_a_fleet_that_luigi_is_told_otherwise_is_used_all_the_same(
     place: "Place", hosts: "Hosts"
 ) -> None:
-    place.module(STEP + "class Mine(First):\n    fleet = 'local:1'\n")
+    place.module(
+        "import luigi\n"
+        + STEP
+        + "class Mine(First):\n    fleet = luigi.Parameter(default='local:1')\n"
+    )
     place.key("a_key", b"x\n")
     hosts.add(1)
 

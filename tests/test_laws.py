@@ -34,7 +34,7 @@ def test_a_law_is_two_sums_of_names_around_one_equals_sign() -> None:
     ],
 )
 def test_a_malformed_law_is_refused_and_shown(law: str) -> None:
-    with pytest.raises(ValueError, match="is no law; write it as") as caught:
+    with pytest.raises(ValueError, match="is not a law; write it as") as caught:
         parse(law)
 
     assert repr(law) in str(caught.value)
@@ -165,10 +165,10 @@ def test_a_malformed_law_of_a_step_is_refused_before_anything_runs(place: "Place
     )
 
     assert done.code == 35, done
-    assert "is no law" in done.err
+    assert "is not a law" in done.err
     assert "Traceback" not in done.err
     assert verb.code == 2, verb
-    assert "is no law" in verb.err
+    assert "is not a law" in verb.err
     assert "Traceback" not in verb.err
     assert place.ledger("Fetch") == []
 

@@ -392,7 +392,7 @@ def test_a_run_under_luigid_fails_and_says_so_as_it_does_without(
     assert run.code == 30
     assert f"luigid shows it: http://127.0.0.1:{luigid.port}\n" in run.err
     assert f"Select of {BAD} on node" in run.err
-    assert run.err.splitlines()[-1].startswith("1 key failed, what is done is kept")
+    assert run.err.splitlines()[-1].startswith("1 key failed, finished work is kept")
     assert "Warning" not in run.err
 
 
@@ -487,7 +487,7 @@ def test_a_luigid_killed_and_started_again_ends_the_run_which_the_next_one_compl
 
     assert code == 25, err
     assert err.splitlines()[-2].startswith("not finished, though nothing failed: ")
-    assert err.splitlines()[-1].endswith("what is done is kept: run it again")
+    assert err.splitlines()[-1].endswith("finished work is kept: run it again")
     assert kept > 0
     assert (again.code, sorted(place.outputs("Lines"))) == (0, ["k0", "k1", "k2", "k3"])
     assert len(place.ledger("Gated")) == 4
@@ -533,7 +533,7 @@ def test_luigis_own_timeout_ends_a_task_and_its_command_and_says_so(place: "Plac
 
     assert started == {"k0"}
     assert run.returncode == 30
-    assert "ERROR: Gated k0: ended by [worker] timeout in luigi.cfg; what is done is kept" in err
+    assert "ERROR: Gated k0: ended by [worker] timeout in luigi.cfg; finished work is kept" in err
     assert "Traceback" not in err, err
     assert place.ledger("Gated") == []
     assert place.leftovers() == []

@@ -1,6 +1,7 @@
 """URLs that are signed in large numbers: exactly those that boto3 makes, or none."""
 
 import calendar
+import os
 import time
 import urllib.parse
 from typing import Any
@@ -9,7 +10,8 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from workflows.storage import presign
+from workflows.config import Settings
+from workflows.storage import presign, s3
 
 KEYS = ["a", "a b/100%+é.csv", "~/'q\"&=?#*(1)", "//double/./..", "e\u0301", "x" * 900]
 
@@ -75,3 +77,36 @@ def test_credentials_that_were_renewed_sign_the_next_url() -> None:
     after = parts(signer("a", now=0))[1]["X-Amz-Credential"]
 
     assert (before.split("/")[0], after.split("/")[0]) == ("key", "renewed")
+
+
+AMAZON = [
+    ("us-east-1", "rides", "https://rides.s3.amazonaws.com/"),
+    ("eu-central-2", "rides", "https://rides.s3.eu-central-2.amazonaws.com/"),
+    ("cn-north-1", "rides", "https://rides.s3.cn-north-1.amazonaws.com.cn/"),
+    ("us-gov-west-1", "rides", "https://rides.s3.us-gov-west-1.amazonaws.com/"),
+    # No certificate is good for a name with a dot before s3.
+    ("eu-west-1", "my.rides", "https://s3.eu-west-1.amazonaws.com/my.rides/"),
+]
+
+
+@pytest.mark.parametrize(("region", "bucket", "address"), AMAZON)
+@pytest.mark.parametrize("dual", ["false", "true"])
+def test_amazons_buckets_are_addressed_in_their_region_by_a_name_that_tls_can_prove(
+    monkeypatch: pytest.MonkeyPatch, region: str, bucket: str, address: str, dual: str
+) -> None:
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    for name, value in {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_USE_DUALSTACK_ENDPOINT", dual)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "ap-south-1")
+    monkeypatch.setenv("AWS_REGION", region)  # which other SDKs heed first
+    made = s3._Client(Settings())
+
+    signer = made.signer("put_object", bucket, 60)
+
+    if dual == "true":
+        address = address.replace("s3.amazonaws", f"s3.{region}.amazonaws")
+        address = address.replace(f"s3.{region}.", f"s3.dualstack.{region}.")
+    assert signer is not None
+    assert signer("a b", presign.EXAMPLE_MD5).startswith(f"{address}a%20b?")
+    assert f"%2F{region}%2Fs3%2F" in signer("a b")

@@ -6,6 +6,7 @@ import os
 import pathlib
 import pty
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,9 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPT_FILES = ["run_pipeline.sh", "requirements.txt", "requirements-dev.txt", "pyproject.toml"]
 PIDS = "echo $$ > pid.luigi; sleep 300 & echo $! > pid.child; "
-INTERRUPTED = "run_pipeline.sh: interrupted: what is done is kept, run the same again to go on\n"
+INTERRUPTED = (
+    "run_pipeline.sh: interrupted: finished work is kept, run the same again to continue\n"
+)
 
 
 @dataclasses.dataclass
@@ -83,6 +86,15 @@ def is_alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
+def make_environment(root: pathlib.Path) -> None:
+    """Make a .venv with the packages of the Python that runs the tests, and no programs."""
+    (root / ".venv/bin").mkdir(parents=True)
+    (root / ".venv/bin/python").symlink_to(sys.executable)
+    (root / ".venv/lib").symlink_to(pathlib.Path(sys.prefix, "lib"))
+    shutil.copy(pathlib.Path(sys.prefix, "pyvenv.cfg"), root / ".venv")
+    write_fingerprint(root)
+
+
 def write_fingerprint(root: pathlib.Path) -> None:
     """Say that .venv is up to date, the way the script does."""
     python = os.path.realpath(root / ".venv/bin/python")
@@ -95,12 +107,11 @@ def write_fingerprint(root: pathlib.Path) -> None:
 @pytest.fixture
 def clone(tmp_path: pathlib.Path) -> Iterator[Clone]:
     root = tmp_path.resolve() / "a project's path"
-    (root / ".venv/bin").mkdir(parents=True)
-    (root / ".venv/bin/python").symlink_to(sys.executable)
+    root.mkdir()
     for name in SCRIPT_FILES:
         shutil.copy(ROOT / name, root)
     (root / "luigi.cfg").touch()
-    write_fingerprint(root)
+    make_environment(root)
     made = Clone(root)
     made.luigi("true")
     yield made
@@ -452,14 +463,23 @@ def test_on_a_terminal_luigi_sees_one_and_ctrl_c_leaves_one_line(clone: Clone) -
 
 
 def test_a_second_start_adds_well_under_a_tenth_of_a_second(clone: Clone) -> None:
+    """Of processor time, and not much waiting: other tests run beside this one."""
     clone.luigi("date +%s%N")
-    delays = []
+    worked, waited = [], []
 
     for _ in range(5):
-        before = time.time_ns()
-        delays.append(int(clone.run().stdout) - before)
+        before, busy = time.time_ns(), busy_s()
+        waited.append(int(clone.run().stdout) - before)
+        worked.append(busy_s() - busy)
 
-    assert min(delays) < 100_000_000
+    assert min(worked) < 0.1
+    assert min(waited) < 500_000_000
+
+
+def busy_s() -> float:
+    """Return the processor seconds of all processes that this one has waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def test_a_changed_pin_makes_the_environment_anew(clone: Clone) -> None:

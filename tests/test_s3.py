@@ -325,9 +325,9 @@ def test_a_server_killed_in_the_middle_of_uploads_leaves_nothing_half_written_as
         ({"WORKFLOWS_S3_ENDPOINT_URL": "http://127.0.0.1:1"}, [], "endpoint_url is right (http:"),
         ({"AWS_ACCESS_KEY_ID": "nobody"}, [], "does not know these credentials"),
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, [], "the secret key is not that of the access key"),
-        ({"WORKFLOWS_S3_PROFILE": "gone"}, [], "mend [s3] profile"),
-        ({"WORKFLOWS_S3_REGION": "eu west"}, [], "mend [s3] region: the name of one is like"),
-        ({}, ["--source", "s3://no!bucket/x/"], "mend the URL: s3://BUCKET/PREFIX"),
+        ({"WORKFLOWS_S3_PROFILE": "gone"}, [], "fix [s3] profile"),
+        ({"WORKFLOWS_S3_REGION": "eu west"}, [], "fix [s3] region: the name of one is like"),
+        ({}, ["--source", "s3://no!bucket/x/"], "fix the URL: s3://BUCKET/PREFIX"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_operation_bucket_and_remedy(

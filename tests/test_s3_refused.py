@@ -252,7 +252,7 @@ def test_credentials_that_may_only_read_find_a_result_whatever_the_fleet(
 
 # -- what Amazon refuses of uploads and sources ----------------------------------------------------
 
-OURS = "fault of workflows, not of your credentials. Please report this"
+OURS = "bug in workflows, not of your credentials. Please report this"
 UPLOADS = {
     "headers not signed": OURS,
     "invalid argument": OURS,

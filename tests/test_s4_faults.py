@@ -135,7 +135,7 @@ def test_after_ctrl_c_nothing_runs_on_and_a_rerun_goes_on(six: "Keys") -> None:
 
     assert process.returncode == 130
     assert b"Traceback" not in err
-    assert b"what is done is kept" in err
+    assert b"finished work is kept" in err
     wait_for(lambda: not ours(six), 10)
     assert six.names("out") == ["000_f0", "003_f3"]
     six.ok("rm", "-r", "out/")

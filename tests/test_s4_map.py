@@ -64,7 +64,7 @@ def test_a_timeout_that_is_no_number_of_seconds_is_refused(six: "Keys", text: st
     done = six.run("map", f"--timeout={text}", "in/", "out/", "cat")
 
     assert done.code == 2
-    assert f"'{text}' is no number of seconds" in done.err
+    assert f"'{text}' is not a number of seconds" in done.err
 
 
 def test_map_makes_one_key_of_each_with_its_name(six: "Keys") -> None:

@@ -255,7 +255,7 @@ def test_a_flipped_byte_is_told_by_everything_that_reads_it(keys: "Keys") -> Non
     assert not pathlib.Path(keys.place.path, "copy").exists()
     checked = keys.run("fsck", "in")
     assert checked.code == 1, checked
-    assert "nothing makes it: put it again, workflows cp FILE fleet://in/000_a" in checked.out
+    assert "no step makes it: copy it again, workflows cp FILE fleet://in/000_a" in checked.out
     assert checked.out.endswith("2 keys read, 1 damaged\n")
 
 

@@ -179,7 +179,7 @@ def test_up_refuses_what_is_no_ssh_fleet_and_a_script_that_is_not_there(
 
     assert [missing.code, local.code, ec2.code] == [2, 2, 2]
     assert "none.sh: No such file" in missing.err
-    assert "local:2 is no ssh fleet" in local.err
+    assert "local:2 is not an ssh fleet" in local.err
     assert "workflows fleet up mine" in ec2.err
 
 

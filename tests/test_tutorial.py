@@ -16,7 +16,7 @@ import pytest
 import yaml
 from aws import sigv4
 from s3_servers import ADMIN, Weed
-from test_run_pipeline import SCRIPT_FILES, write_fingerprint
+from test_run_pipeline import SCRIPT_FILES, make_environment
 from transcripts import ROOT, SAMPLES, Checkout, blocks, commands, matches
 
 if TYPE_CHECKING:
@@ -118,14 +118,11 @@ def make_runnable(checkout: Checkout) -> None:
     """Put run_pipeline.sh into a checkout, with an environment that is ready."""
     for name in SCRIPT_FILES:
         shutil.copy(ROOT / name, checkout.path)
-    programs = checkout.path / ".venv/bin"
-    programs.mkdir(parents=True)
-    (programs / "python").symlink_to(sys.executable)
+    make_environment(checkout.path)
     for name in ("luigi", "workflows"):
-        script = programs / name
+        script = checkout.path / ".venv/bin" / name
         script.write_text(f'#!/bin/sh\nexec {sys.executable} -m {name} "$@"\n')
         script.chmod(0o755)
-    write_fingerprint(checkout.path)
 
 
 def test_there_is_no_command_that_none_of_these_runs() -> None:

@@ -19,7 +19,7 @@ def test_a_command_with_nothing_in_it_is_refused(keys: "Keys", command: str) -> 
         done = keys.run(*words, command)
 
         assert done.code == (2 if words[0] == "map" else 255), done
-        assert "it is empty; write what bash is to run" in done.err
+        assert "it is empty; write a bash command" in done.err
     assert keys.names("out") == []
 
 

@@ -159,7 +159,7 @@ def test_processes_that_are_killed_are_told_once_and_steps_beside_them_are_done(
     done = place.luigi("After", "--workers", "8")
 
     assert done.code == 30, done
-    assert done.err.count("died unexpectedly with exit code -9; what is done is kept") == 20
+    assert done.err.count("died unexpectedly with exit code -9; finished work is kept") == 20
     assert place.outputs("Copy") == {"one": b"text\n"}
 
 

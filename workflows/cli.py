@@ -25,32 +25,35 @@ _READER_LEFT = 141  # what a shell says of a command that SIGPIPE ended
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)
 # Those that ask nodes: an ssh fleet's hub is begun before their own modules are loaded.
 ON_NODES = ("ls", "cp", "rm", "eval", "map", "map-to-n", "map-from-n", "health")
+# Most words of these are Luigi's, so they read their command lines themselves.
+_READS_ITSELF = ("cron",)
 # A verb's module is imported when it is used: Luigi alone would take 0.1 s of every start.
 VERBS = {
     "ls": "list keys on the fleet",
     "cp": "copy keys to the fleet, or from it",
-    "rm": "remove keys, so that they can be made again",
-    "eval": "run a command over one key, where it is, and print its output",
+    "rm": "remove keys, so that they can be remade",
+    "eval": "run a command on one key, on its node, and print its output",
     "map": "run a command over many keys: each makes one key of the same name",
     "map-to-n": "run a command over many keys: each makes the files whose names it prints",
     "map-from-n": "run a command over the keys of equal names, or equal numeric prefixes",
-    "up": "make the hosts of an ssh fleet ready: packages, pip, limits, a script of your own",
+    "up": "prepare the hosts of an ssh fleet: packages, pip, limits, your own script",
     "ssh": "log in to a node with the system's ssh, or run a command there",
-    "health": "say whether every node can work",
-    "status": "print the nodes, and what they hold",
+    "health": "check that every node can work",
+    "status": "print the nodes and what they store",
     "exec": "run a command on every node",
     "put": "copy a file to every node",
     "get": "copy a file from every node",
     "config": "print the settings in effect and the nodes",
     "results": "print the last result as a table",
-    "plan": "say what would run, how many keys, where and why; runs nothing",
-    "verify": "count the source again with an independent program and compare",
-    "report": "print what a run did: keys, seconds and bytes of every stage",
-    "fsck": "read every output on the nodes again; damaged ones will be made again",
-    "repro": "run one step's command on one key, here, with what it reads",
-    "why": "print what made an object of a checkpoint: inputs, commands, code, place and time",
+    "cron": "run a pipeline that nobody watches: one at a time, with a log, a timeout, its fleet",
+    "plan": "show what would run: how many keys, where and why; runs nothing",
+    "verify": "recount the source with an independent program and compare",
+    "report": "print what a run did: keys, seconds and bytes of each step",
+    "fsck": "read every output on the nodes; the next run remakes damaged ones",
+    "repro": "run one step's command on one key, here, with its input",
+    "why": "print the origin of a checkpointed object: inputs, commands, code, place and time",
     "fleet": "prices, up, status, exec, down, sweep, ... of disposable EC2 fleets",
-    "gc": "show, and remove, what no pipeline refers to that was run here lately",
+    "gc": "list, and remove, what no recent pipeline references",
 }
 
 
@@ -64,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return messages.finish(_run(arguments))
     except KeyboardInterrupt:
-        return 130
+        return messages.finish(130)
 
 
 def _run(arguments: list[str]) -> int:
@@ -85,8 +88,14 @@ def _run(arguments: list[str]) -> int:
 
 
 def _verb(arguments: list[str]) -> int:
+    verb = arguments[0] if arguments else ""
+    if verb in _READS_ITSELF:
+        if not _module(verb).asks_for_help(arguments[1:]):
+            parsed = argparse.Namespace(words=arguments[1:])
+            return int(_module(verb).run(parsed))
+        arguments = [verb, "--help"]
     try:
-        parsed = _parser(arguments[0] if arguments else "").parse_args(arguments)
+        parsed = _parser(verb).parse_args(arguments)
     except SystemExit:
         sys.stdout.flush()  # the help
         raise

@@ -31,7 +31,7 @@ _OTHER_VARIABLES = frozenset(
         *("FETCH_ATTEMPTS", "FETCH_BACKOFF_S"),
     )
 )
-# What a command finds in its environment; a command may well run a verb. Elsewhere WORKFLOWS_SLOT
+# Variables in a command's environment; a command may well run a verb. Elsewhere WORKFLOWS_SLOT
 # is a misspelt WORKFLOWS_SLOTS.
 _IN_A_COMMAND = ("WORKFLOWS_RUNTIME", "WORKFLOWS_KEY")
 _OF_COMMANDS = frozenset(
@@ -52,21 +52,22 @@ class Duration(int):
     """Seconds, written as `duration_s` reads them."""
 
 
-def _setting(
+def _setting(  # noqa: PLR0913 - all that there is to say about one
     section: str,
     key: str,
     default: object,
     *,
     least: float | None = None,
+    most: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> object:
-    about = {"section": section, "key": key, "least": least, "choices": choices}
+    about = {"section": section, "key": key, "least": least, "most": most, "choices": choices}
     return dataclasses.field(default=default, metadata=about)
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Every setting there is; README and luigi.cfg explain each."""
+    """Every setting there is; docs/reference.md and luigi.cfg explain each."""
 
     source: str = _setting("source", "url", "samples/taxi")  # type: ignore[assignment]
     pattern: str = _setting("source", "pattern", "*")  # type: ignore[assignment]
@@ -90,7 +91,8 @@ class Settings:
     s3_addressing: str = _setting("s3", "addressing", "auto", choices=_ADDRESSING)  # type: ignore[assignment]
     s3_profile: str = _setting("s3", "profile", "")  # type: ignore[assignment]
     s3_nodes: str = _setting("s3", "nodes", "signed", choices=_NODES)  # type: ignore[assignment]
-    s3_signature_s: int = _setting("s3", "signature", 6 * 3600, least=1)  # type: ignore[assignment]
+    # S3 takes no signature (version 4) for more than a week.
+    s3_signature_s: int = _setting("s3", "signature", 6 * 3600, least=1, most=604800)  # type: ignore[assignment]
     s3_multipart_mb: int = _setting("s3", "multipart_mb", 256, least=5)  # type: ignore[assignment]
     s3_compress: str = _setting("s3", "compress", "none", choices=_COMPRESS)  # type: ignore[assignment]
 
@@ -171,7 +173,7 @@ def _unknown_variables(names: Iterable[str], known: list[str]) -> Iterator[str]:
     for name in sorted(found):
         bare = [one.removeprefix(_PREFIX) for one in known]
         near = difflib.get_close_matches(name.removeprefix(_PREFIX), bare, 1)
-        hint = f"did you mean {_PREFIX + near[0]!r}?" if near else "call it otherwise, or unset it"
+        hint = f"did you mean {_PREFIX + near[0]!r}?" if near else "rename it, or unset it"
         yield f"{name}: no such setting; {hint}"
 
 
@@ -199,14 +201,20 @@ def _converted(field: dataclasses.Field[object], text: str) -> object:
     if kind is tuple:
         return _variables(text)
     try:
-        value = kind(text)  # type: ignore[call-arg]
+        value: int | float = kind(text)  # type: ignore[call-arg,assignment]
     except ValueError:
         raise ValueError(f"must be {'a whole number' if kind is int else 'a number'}") from None
-    if isinstance(value, float) and not math.isfinite(value):
+    if not math.isfinite(value):
         raise ValueError("must be a number")
-    if value < field.metadata["least"]:
-        raise ValueError(f"must be at least {field.metadata['least']}")
+    _check_bounds(value, field.metadata["least"], field.metadata["most"])
     return value
+
+
+def _check_bounds(value: float, least: float, most: float | None) -> None:
+    if value < least:
+        raise ValueError(f"must be at least {least}")
+    if most is not None and value > most:
+        raise ValueError(f"must be at most {most}")
 
 
 def _text(field: dataclasses.Field[object], text: str) -> str:
@@ -226,7 +234,7 @@ def _variables(text: str) -> tuple[str, ...]:
     for name in names:
         if not _VARIABLE.fullmatch(name):
             raise ValueError(
-                f"{name} is no name of a variable; write AWS_PROFILE, or AWS_* for all"
+                f"{name} is not a variable's name; write AWS_PROFILE, or AWS_* for all"
             )
         if name.startswith("WORKFLOWS_") or name in _NEVER_PASSED:
             raise ValueError(f"{name} is set for commands by workflows itself, or never")

@@ -47,7 +47,7 @@ _NOWHERE = "nothing-fills-this-slot.invalid"
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What `up` would do, and what the fleet then costs."""
+    """The actions that `up` would take, and the cost of the fleet afterwards."""
 
     spec: Spec
     keep: tuple[Instance, ...]
@@ -91,7 +91,7 @@ class Plan:
         if len(network.subnets) > 1 and self.spec.nodes > 1:
             usd = prices.ZONES_USD_PER_GB
             lines.append(
-                f"  {len(network.subnets)} zones: what nodes send each other between zones costs"
+                f"  {len(network.subnets)} zones: traffic between zones costs"
                 f" about ${usd:g} a GB each way; zones: [a] avoids it"
             )
         return lines
@@ -223,7 +223,7 @@ class Ec2Fleet:
         """Bring the fleet to what its spec says; return its nodes, ready. Run it any time.
 
         Raises:
-            NoCapacity: fewer than `min_nodes` could be had; what had come is gone again.
+            NoCapacity: fewer than `min_nodes` could be launched; these were terminated.
             FleetError: AWS refused, it may cost too much, or nodes could not be made ready.
         """
         self._check_described()

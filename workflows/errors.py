@@ -14,7 +14,7 @@
     ├── CheckpointError       a durable copy is missing, damaged or cannot be written
     └── FleetError            EC2 refused, or a fleet is not as it should be
         ├── NoCapacity        EC2 has too few instances of these types in these zones now
-        ├── OverQuota         the account may not have so many
+        ├── OverQuota         the account's quota is too small
         ├── NotAllowed        the credentials are missing, wrong, or lack a permission
         └── Rejected          EC2 does not take the request as it stands; waiting does not help
 """
@@ -22,7 +22,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-# What a verb exits with that else exits as its command does, where no command failed; as ssh does.
+# Exit code of eval and exec where it is not their command that failed; as in ssh.
 OWN_FAILURE = 255
 _FEW = 12
 # As the AWS CLI and boto3 say it, and the SDK for Go, with which s5cmd and rclone are made.
@@ -55,7 +55,7 @@ class WorkflowsError(Exception):
 
 
 class UsageError(WorkflowsError):
-    """What was asked for cannot be done as written."""
+    """Invalid request."""
 
 
 class ConfigError(UsageError):
@@ -259,7 +259,7 @@ class NoCapacity(FleetError):
 
 
 class OverQuota(FleetError):
-    """The account may not have so many instances."""
+    """The account's quota is too small for that many instances."""
 
     exit_code = 5
 

@@ -8,7 +8,7 @@ A step states its command, the files it ships, what it reads, and what must hold
         files = ("words.py",)
 
 As a Luigi task a step without a shard is the whole step; it requires its shards. A shard is some
-keys of one slot, run on the node that owns them. What is done is never run again, one bad key fails
+keys of one slot, run on the node that owns them. Finished keys never rerun, one bad key fails
 its shard only after all its other keys are done, and nothing is ever overwritten.
 """
 
@@ -34,7 +34,7 @@ __all__ = ["Basename", "Map", "MapFromN", "MapToN", "Prefix", "Step"]
 
 
 class Step(Plan):
-    """What all steps have in common. Use `Map`, `MapToN` or `MapFromN`."""
+    """The common part of all steps. Use `Map`, `MapToN` or `MapFromN`."""
 
     _is_base_of_steps = True
 
@@ -103,7 +103,7 @@ class Step(Plan):
     def run(self) -> Iterator[list[Plan]] | None:
         """Run the shard's missing keys, or make the whole step durable.
 
-        Where a lost node took what is read with it, the tasks that make it are required anew:
+        Where a lost node took what is read with it, the tasks that make it are required again:
         Luigi runs them, then this one again.
 
         Raises:
@@ -125,7 +125,7 @@ class Step(Plan):
 
     @property
     def resources(self) -> dict[str, float]:  # type: ignore[override]
-        """Return the share of its node that a shard takes, so that no worker waits in vain.
+        """Return the share of its node that a shard takes, so that no worker waits for nothing.
 
         The node's slots limit what runs; two tasks a node at least keep them busy in between.
         """

@@ -23,7 +23,7 @@ _BELIEVED_S = 2.0
 
 
 class Listings:
-    """What nodes said is done: positives are kept, negatives are asked again.
+    """Replies of nodes on finished outputs: positives are kept, negatives are asked again.
 
     Outputs are immutable, so a key once seen done stays done for this run. A key that was missing
     may be there by now: it is believed to be missing only by what schedules, which asks for a whole

@@ -19,7 +19,7 @@ __all__ = ["Fetch", "GroupCount", "MergeCounts", "Select", "Shuffle"]
 
 
 class ByColumns:
-    """What is counted by; every step after Fetch depends on it."""
+    """The columns to count by; every step after Fetch depends on them."""
 
     columns = luigi.ListParameter(
         default=("passenger_count",), description="names of the columns to count by, as JSON"

@@ -4,7 +4,8 @@
 made are not there yet for the first calls that name them, by seed; quotas of vCPUs count what runs;
 what `denied` names is refused, and DryRun answered.
 
-What it cannot know it lets pass: IAM's policies, capacity (inject it), the addresses that reach a
+What it cannot know it lets pass: IAM's policies but for the one that a test sets (`iam`), capacity
+(inject it), the addresses that reach a
 node, KMS keys, instance profiles, limits that are documented nowhere, the order in which EC2 checks
 what is wrong twice, how long its eventual consistency lasts, and the shapes of other services than
 EC2, of which only signatures are looked at.
@@ -21,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import escape
 
-from aws import ec2_shapes, sigv4
+from aws import ec2_shapes, iam, sigv4
 from aws.ec2_rules import RULES
 from aws.rule import Refusal, Rule
 
@@ -38,8 +39,11 @@ _KINDS = {
 }
 _MOST = {"GroupName": 255, "KeyName": 255, "ClientToken": 64}
 _OVERRIDES = 300
-# A template is made of names that are not looked at; to delete a key that is not there is no error.
-_NEVER_LATE = ("CreateLaunchTemplate", "DeleteKeyPair")
+_FILTER_VALUES = 200
+_CLOCK_S = 300.0
+# A template is made of names that are not looked at; what makes a thing says that there is one; to
+# delete a key that is not there is no error.
+_NEVER_LATE = ("CreateLaunchTemplate", "CreateSecurityGroup", "ImportKeyPair", "DeleteKeyPair")
 _LAUNCHES = ("CreateFleet", "RunInstances")
 _FAULTS = {
     sigv4.Fault.ANONYMOUS: "anonymous",
@@ -98,6 +102,29 @@ class Facts:
         rows = self._ec2.describe_images(Filters=filters)["Images"]
         return rows[0].get("Architecture", "x86_64") if rows else None
 
+    def image_disks(self, image: str) -> dict[str, tuple[str, int]]:
+        """Return device -> (snapshot, GB) of an image."""
+        filters = [{"Name": "image-id", "Values": [image]}]
+        (row,) = self._ec2.describe_images(Filters=filters)["Images"]
+        return {
+            one["DeviceName"]: (one["Ebs"].get("SnapshotId", ""), one["Ebs"].get("VolumeSize", 0))
+            for one in row.get("BlockDeviceMappings", [])
+            if "Ebs" in one
+        }
+
+    def tags(self, name: str) -> dict[str, str]:
+        """Return the tags of something, by its id or name."""
+        for operation, key, about in (
+            ("describe_key_pairs", "KeyPairs", "key-name"),
+            ("describe_launch_templates", "LaunchTemplates", "launch-template-name"),
+        ):
+            filters = [{"Name": about, "Values": [name]}]
+            for row in getattr(self._ec2, operation)(Filters=filters)[key]:
+                return {tag["Key"]: tag["Value"] for tag in row.get("Tags", [])}
+        filters = [{"Name": "resource-id", "Values": [name]}]
+        rows = self._ec2.describe_tags(Filters=filters)["Tags"]
+        return {row["Key"]: row["Value"] for row in rows}
+
     def running(self) -> list[Running]:
         """Return what counts against the quotas."""
         filters = [{"Name": "instance-state-name", "Values": ["pending", "running"]}]
@@ -127,6 +154,8 @@ class Account:
         self.lag = 2  # a new thing is not there for up to so many calls that name it
         self.quotas: dict[str, float] = {}  # code -> vCPUs; 64 of the others
         self.denied: set[str] = set()
+        self.private: set[str] = set()  # images that are not shared with this account
+        self.policy: Mapping[str, Any] | None = None  # of IAM; None allows everything
         self.throttled: dict[str, int] = {}  # action -> how many calls are yet refused
         self._random = random.Random(seed)
         self._new: dict[str, int] = {}
@@ -149,9 +178,13 @@ class Account:
             sigv4.verify(request, self.keys, region="", service=service, now=now, payload=payload)
         except sigv4.Unverified as error:
             name = _FAULTS.get(error.fault, "credentials")
+            if error.fault is sigv4.Fault.SKEWED and service == "sts":
+                raise _skewed(sigv4.read(request).at, now) from error
             if error.fault is sigv4.Fault.SKEWED:
                 name = "expired" if sigv4.read(request).at < now else "credentials"
             raise RULES[name].refuse() from error
+        if service == "ec2" and abs(sigv4.read(request).at - now) > _CLOCK_S:
+            raise RULES["credentials"].refuse()
 
     # -- requests --------------------------------------------------------------------------------
 
@@ -170,6 +203,9 @@ class Account:
         for name, most in _MOST.items():
             if len(str(found.get(name, ""))) > most:
                 raise RULES["length"].refuse(name=name, value=found[name][:60], most=str(most))
+        for image in {*found.get("ImageIds", []), found.get("ImageId")} & self.private:
+            raise RULES["private image"].refuse(name=image)
+        _check_filters(found)
         _check_tags(action, found)
         _check_texts(action, found)
         if action == "CreateLaunchTemplate":
@@ -182,6 +218,9 @@ class Account:
         overrides = [one for row in _configs(found) for one in row.get("Overrides", [])]
         if len(overrides) > _OVERRIDES:
             raise RULES["overrides"].refuse(count=str(len(overrides)))
+        pools = [repr(sorted(one.items())) for one in overrides]
+        if len(set(pools)) < len(pools):
+            raise RULES["duplicate pools"].refuse()
         spot = found.get("InstanceMarketOptions", {}).get("SpotOptions", {})
         for price in [one.get("MaxPrice") for one in [*overrides, spot]]:
             if price is not None and float(price) < 0.001:
@@ -201,6 +240,18 @@ class Account:
             about = repr((action, sorted(found.items())))
             if self._tokens.setdefault(f"{action} {token}", about) != about:
                 raise RULES["token"].refuse()
+
+    def check_policy(self, action: str, found: Mapping[str, Any], facts: Facts) -> None:
+        """Refuse what the policy does not allow of each resource of a call.
+
+        Raises:
+            Refusal: it does not.
+        """
+        if self.policy is None:
+            return
+        template = self._template_of(action, found)
+        if iam.denied(self.policy, action, found, template, facts.tags):
+            raise RULES["permission"].refuse()
 
     # -- eventual consistency --------------------------------------------------------------------
 
@@ -273,13 +324,15 @@ class Account:
             overrides = [one for row in _configs(found) for one in row.get("Overrides", [])]
             name = overrides[0]["InstanceType"]
             image = data.get("ImageId", "")
-        came = self._came(wanted, name, image, facts)
+        came = self._came(wanted, name, image, {**data, **found}, facts)
         if action == "RunInstances" and came.errors:
             raise came.errors[0][0]
         return came
 
-    def _came(self, wanted: Launch, name: str, image: str, facts: Facts) -> Launch:
-        refusal = self._unlaunchable(name, image, facts)
+    def _came(
+        self, wanted: Launch, name: str, image: str, data: Mapping[str, Any], facts: Facts
+    ) -> Launch:
+        refusal = self._unlaunchable(name, image, data, facts)
         if refusal is not None:
             return Launch(0, 0, [(refusal, name)])
         cores = facts.type(name)["VCpuInfo"]["DefaultVCpus"]
@@ -299,18 +352,45 @@ class Account:
                 errors.append((rule.refuse(limit=f"{self.quota(code):g}"), name))
         return Launch(came[0], came[1], errors)
 
-    def _unlaunchable(self, name: str, image: str, facts: Facts) -> Refusal | None:
+    def _unlaunchable(
+        self, name: str, image: str, data: Mapping[str, Any], facts: Facts
+    ) -> Refusal | None:
         has = facts.image_architecture(image)
         if has is None:
             return RULES["image"].refuse(name=image)
         takes = facts.type(name)["ProcessorInfo"]["SupportedArchitectures"]
         if has not in takes:
             return RULES["architecture"].refuse(type="/".join(takes), image=has)
-        return None
+        return _too_small(data.get("BlockDeviceMappings", []), facts.image_disks(image))
 
     def quota(self, code: str) -> float:
         """Return how many vCPUs a quota allows."""
         return self.quotas.get(code, 64.0)
+
+
+def _skewed(signed: float, now: float) -> Refusal:
+    """Return how STS says that a clock is off."""
+    is_behind = signed < now
+    bound = now - sigv4.SKEW_S if is_behind else now + sigv4.SKEW_S
+    facts = dict(zip(("signed", "least", "now"), map(_stamp, (signed, bound, now)), strict=True))
+    return RULES["clock behind" if is_behind else "clock ahead"].refuse(**facts)
+
+
+def _stamp(at: float) -> str:
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at))
+
+
+def _too_small(
+    disks: Sequence[Mapping[str, Any]], image: Mapping[str, tuple[str, int]]
+) -> Refusal | None:
+    """Return why a launch fails whose disk is smaller than that of its image."""
+    for one in disks:
+        asked = one.get("Ebs", {}).get("VolumeSize")
+        snapshot, least = image.get(one.get("DeviceName", ""), ("", 0))
+        if asked is not None and asked < least:
+            facts = {"size": str(asked), "snapshot": snapshot, "least": str(least)}
+            return RULES["small disk"].refuse(**facts)
+    return None
 
 
 def _configs(found: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
@@ -328,6 +408,12 @@ def _texts(found: Any) -> list[str]:
         skipped = {"Filters", "Filter", "Tags", "TagSpecifications", "ClientToken"}
         return [text for key, one in found.items() if key not in skipped for text in _texts(one)]
     return []
+
+
+def _check_filters(found: Mapping[str, Any]) -> None:
+    values = [one for each in found.get("Filters", []) for one in each.get("Values", [])]
+    if len(values) > _FILTER_VALUES:
+        raise RULES["filter values"].refuse()
 
 
 def _check_tags(action: str, found: Mapping[str, Any]) -> None:

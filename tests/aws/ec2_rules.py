@@ -13,11 +13,11 @@ _ROWS = (
     # -- signatures ------------------------------------------------------------------------------
     Rule(
         "credentials",
-        "a key id or session token that nobody has, or a clock that is ahead",
+        "a key id or session token that nobody has, or a clock that is off by more than 5 minutes",
         401,
         "AuthFailure",
         "AWS was not able to validate the provided access credentials",
-        "hashicorp/packer#3140, hashicorp/terraform-provider-aws#1102",
+        "hashicorp/packer#3140, aws/aws-sdk-java#519, hashicorp/terraform-provider-aws#1102",
     ),
     Rule(
         "signature",
@@ -43,6 +43,22 @@ _ROWS = (
         "RequestExpired",
         "Request has expired.",
         "aws/aws-sdk-go-v2#1674, aws/aws-sdk-java#1443",
+    ),
+    Rule(
+        "clock behind",
+        "a request to STS by a clock that is more than 15 minutes behind",
+        403,
+        "SignatureDoesNotMatch",
+        "Signature expired: {signed} is now earlier than {least} ({now} - 15 min.)",
+        "EngineerBetter/control-tower#51",
+    ),
+    Rule(
+        "clock ahead",
+        "a request to STS by a clock that is more than 15 minutes ahead",
+        403,
+        "SignatureDoesNotMatch",
+        "Signature not yet current: {signed} is still later than {least} ({now} + 15 min.)",
+        "kubernetes-sigs/external-dns#1626",
     ),
     # -- shapes ----------------------------------------------------------------------------------
     Rule(
@@ -83,7 +99,7 @@ _ROWS = (
         400,
         "InvalidParameterValue",
         "Value () for parameter {name} is invalid. The value cannot be empty",
-        "hashicorp/terraform-provider-aws#8572",
+        "ansible/ansible#29519",
     ),
     Rule(
         "length",
@@ -101,6 +117,14 @@ _ROWS = (
         "The filter '{name}' is invalid",
         f"{_MODEL} (the documentation of Filters)",
     ),
+    Rule(
+        "filter values",
+        "more than 200 values of the filters of one call",
+        400,
+        "FilterLimitExceeded",
+        "The maximum number of filter values specified on a single call is 200",
+        "gjbae1212/gossm#47, convox/rack#2205",
+    ),
     # -- tags ------------------------------------------------------------------------------------
     Rule(
         "tag key length",
@@ -108,7 +132,7 @@ _ROWS = (
         400,
         "InvalidParameterValue",
         "Tag key exceeds the maximum length of 127 characters",
-        f"{_MODEL} (Tag.Key), openstack/ec2-api ec2api/api/tag.py",
+        f"{_MODEL} (Tag.Key), openstack/ec2-api ec2api/api/tag.py (not Amazon's own)",
     ),
     Rule(
         "tag value length",
@@ -124,7 +148,7 @@ _ROWS = (
         400,
         "InvalidParameterValue",
         "Tag keys starting with 'aws:' are reserved for internal use",
-        f"{_MODEL} (Tag.Key), openstack/ec2-api ec2api/api/tag.py",
+        f"{_MODEL} (Tag.Key), openstack/ec2-api ec2api/api/tag.py (not Amazon's own)",
     ),
     Rule(
         "tag count",
@@ -141,7 +165,7 @@ _ROWS = (
         400,
         "InvalidParameterValue",
         "'{kind}' is not a valid taggable resource type for this operation.",
-        "aws/aws-cli#2865, ansible/ansible#53680, CreateFleet in the API reference",
+        "aws/aws-sdk-ruby#1718, CreateFleet in the API reference",
     ),
     # -- texts -----------------------------------------------------------------------------------
     Rule(
@@ -151,7 +175,7 @@ _ROWS = (
         "InvalidParameterValue",
         "Invalid security group description. Valid descriptions are strings less than 256"
         " characters from the following set:  a-zA-Z0-9. _-:/()#,@[]+=&;{{}}!$*",
-        f"{_MODEL} (CreateSecurityGroupRequest.Description)",
+        f"{_MODEL} (CreateSecurityGroupRequest.Description), cds-snc/notification-terraform#561",
     ),
     Rule(
         "rule description",
@@ -174,9 +198,9 @@ _ROWS = (
         "user data length",
         "user data of more than 16384 bytes",
         400,
-        "InvalidUserData.Malformed",
-        "User data is limited to 16384 bytes.",
-        "github-aws-runners/terraform-aws-github-runner#3700, kubermatic/kubermatic#144",
+        "InvalidParameterValue",
+        "User data is limited to 16384 bytes",
+        "kubermatic/kubermatic#144, supergiant/capacity#148",
     ),
     # -- what does not go together ---------------------------------------------------------------
     Rule(
@@ -186,7 +210,7 @@ _ROWS = (
         "InvalidParameterCombination",
         "Network interfaces and an instance-level security groups may not be specified on the same"
         " request",
-        "hashicorp/terraform-provider-aws#4570",
+        "aws/aws-sdk-ruby#662, hashicorp/terraform#1188",
     ),
     Rule(
         "subnet beside interfaces",
@@ -195,7 +219,7 @@ _ROWS = (
         "InvalidParameterCombination",
         "Network interfaces and an instance-level subnet ID may not be specified on the same"
         " request",
-        "hashicorp/terraform-provider-aws#2149",
+        "aws/aws-sdk-php#231, aws/aws-cli#809",
     ),
     Rule(
         "overrides",
@@ -204,6 +228,14 @@ _ROWS = (
         "InvalidParameterValue",
         "The number of launch template overrides {count} exceeds the maximum of 300.",
         "EC2 user guide, 'EC2 Fleet quotas': launch specifications per fleet",
+    ),
+    Rule(
+        "duplicate pools",
+        "a fleet in which two overrides are the same",
+        400,
+        "InvalidFleetConfig",
+        "The fleet configuration contains duplicate instance pools.",
+        "aws/aws-parallelcluster#4352, aws-samples/aws-plugin-for-slurm#19",
     ),
     Rule(
         "max price",
@@ -232,6 +264,14 @@ _ROWS = (
         _ERRORS,
     ),
     Rule(
+        "private image",
+        "an image of another account that does not share it",
+        401,
+        "AuthFailure",
+        "Not authorized for images: [{name}]",
+        "StreisandEffect/streisand#82",
+    ),
+    Rule(
         "architecture",
         "an image of another architecture than the type",
         400,
@@ -240,6 +280,14 @@ _ROWS = (
         " '{image}' of the specified AMI. Specify an instance type and an AMI that have matching"
         " architectures, and try again.",
         "EC2 user guide, 'Troubleshoot instance launch issues'",
+    ),
+    Rule(
+        "small disk",
+        "a disk that is smaller than the image's snapshot",
+        400,
+        "InvalidBlockDeviceMapping",
+        "Volume of size {size}GB is smaller than snapshot '{snapshot}', expect size >= {least}GB",
+        "scylladb/scylladb#6999, aws/karpenter-provider-aws#3302",
     ),
     Rule(
         "new group",
@@ -305,8 +353,9 @@ _ROWS = (
         "an action that the credentials may not do",
         403,
         "UnauthorizedOperation",
-        "You are not authorized to perform this operation.",
-        _ERRORS,
+        "You are not authorized to perform this operation. Encoded authorization failure message:"
+        " 4GIOHlTkIaWHQD0Q0m6XSnuUMCm",
+        f"{_ERRORS}, CheckPointSW/Cuckoo-AWS#21",
     ),
     Rule(
         "dry run",

@@ -15,7 +15,7 @@ _TABLE = [
          "AuthorizationHeaderMalformed", "The authorization header is malformed; {why}", "Errors"),
     Rule("malformed query", "a signature in the query that cannot be read", 400,
          "AuthorizationQueryParametersError",
-         "Error parsing the X-Amz-Credential parameter; {why}", "SigV4, bigassforce/aws-sdk#5"),
+         "Error parsing the X-Amz-Credential parameter; {why}", "SigV4, TTLabs/EvaporateJS#491"),
     Rule("unknown key", "a key id that nobody has", 403, "InvalidAccessKeyId",
          "The AWS Access Key Id you provided does not exist in our records.", "Errors"),
     Rule("signature", "a signature of another request, or made with another secret", 403,
@@ -30,15 +30,15 @@ _TABLE = [
     Rule("expired", "a signed URL whose time is over", 403, "AccessDenied", "Request has expired",
          "SigV4"),
     Rule("not yet valid", "a URL that was signed by a clock more than 15 minutes ahead", 403,
-         "AccessDenied", "Request is not yet valid", "minio/minio#2638"),
+         "AccessDenied", "Request is not yet valid", "dmjio/s3-signer#16"),
     Rule("skewed", "a clock that differs by more than 15 minutes", 403, "RequestTimeTooSkewed",
          "The difference between the request time and the current time is too large.", "Errors"),
     Rule("too long", "a URL that is signed for more than a week", 400,
          "AuthorizationQueryParametersError",
          "X-Amz-Expires must be less than a week (in seconds); that is, the given X-Amz-Expires"
-         " must be less than 604800 seconds", "SigV4, noobaa/noobaa-core#8493"),
+         " must be less than 604800 seconds", "SigV4, aws/aws-cli#5464"),
     Rule("expired token", "a session that is over", 400, "ExpiredToken",
-         "The provided token has expired.", "Errors, aws/aws-sdk-go-v2#1674"),
+         "The provided token has expired.", "Errors"),
     Rule("invalid token", "a session token of another key, or none", 400, "InvalidToken",
          "The provided token is malformed or otherwise invalid.", "Errors"),
     Rule("no payload hash", "a signed header without x-amz-content-sha256", 400, "InvalidRequest",
@@ -52,7 +52,8 @@ _TABLE = [
          "Errors, TTLabs/EvaporateJS#364"),
     Rule("region of a query", "a URL signed for another region than the bucket's", 400,
          "AuthorizationQueryParametersError",
-         "Error parsing the X-Amz-Credential parameter; {why}", "aws/aws-cli#4338"),
+         "Error parsing the X-Amz-Credential parameter; {why}",
+         "bigassforce/aws-sdk#5, HHS/Head-Start-TTADP#370"),
     Rule("redirect", "a request to another region's endpoint", 301, "PermanentRedirect",
          "The bucket you are attempting to access must be addressed using the specified endpoint."
          " Please send all future requests to this endpoint.", "Errors"),
@@ -93,7 +94,7 @@ _TABLE = [
          "Checking object integrity"),
     Rule("no checksum", "x-amz-sdk-checksum-algorithm without the checksum", 400, "InvalidRequest",
          "x-amz-sdk-checksum-algorithm specified, but no corresponding x-amz-checksum-* or"
-         " x-amz-trailer headers were found.", "aws/aws-sdk-go-v2#2960"),
+         " x-amz-trailer headers were found.", "versity/versitygw#1593, apache/hadoop#6467"),
     Rule("large body", "more than 5 GiB in one PUT", 400, "EntityTooLarge",
          "Your proposed upload exceeds the maximum allowed size", "Errors"),
     Rule("cut chunks", "a body in chunks (aws-chunked) that cannot be read", 400, "IncompleteBody",
@@ -124,7 +125,7 @@ _TABLE = [
     Rule("delete without digest", "a DeleteObjects without Content-MD5 or a checksum", 400,
          "InvalidRequest",
          "Missing required header for this request: Content-MD5 OR x-amz-checksum-*",
-         "DeleteObjects, boto/boto3#4400"),
+         "DeleteObjects, versity/versitygw#1040"),
     Rule("many deletes", "a DeleteObjects of more than 1,000 keys, or of an empty key", 400,
          "MalformedXML",
          "The XML you provided was not well-formed or did not validate against our published"
@@ -138,11 +139,11 @@ _TABLE = [
     Rule("denied key", "what may not use the bucket's key of KMS", 403, "AccessDenied",
          "User: arn:aws:iam::111122223333:user/me is not authorized to perform: kms:GenerateDataKey"
          " on resource: arn:aws:kms:us-east-1:111122223333:key/k because no identity-based policy"
-         " allows the kms:GenerateDataKey action", "aws/aws-cli#6804"),
+         " allows the kms:GenerateDataKey action", "aws/copilot-cli#5500"),
     Rule("invalid argument", "a value that S3 does not know", 400, "InvalidArgument",
          "Invalid Argument", "Errors"),
     Rule("bad request", "a request that is not understood, without a code (HEAD)", 400,
-         "BadRequest", "Bad Request", "aws/aws-sdk-go-v2#1674"),
+         "BadRequest", "Bad Request", "HeadObject: a HEAD has no body, so no reason"),
 ]  # fmt: skip
 RULES = {rule.name: rule for rule in _TABLE}
 

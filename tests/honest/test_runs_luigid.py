@@ -171,5 +171,5 @@ def test_a_task_that_luigid_disabled_since_it_failed_too_often_is_named(
 
     assert (first.code, again.code) == (30, 25), (first, again)
     assert "Often() failed: ValueError: it broke" in first.err
-    assert "disabled, so that it is not run: Often()" in again.err
+    assert "disabled, and so not run: Often()" in again.err
     assert "nothing failed" not in first.err + again.err

@@ -125,7 +125,7 @@ def test_a_run_that_tolerates_bad_keys_ends_well_and_says_which_it_left_out(bad:
     assert sorted(left) == [("Clean", "bad1", "exited 3"), ("Clean", "bad2", "exited 3")]
     assert shown.code == 0
     assert "made without 2 keys (Clean of bad" in shown.err
-    assert "the next run of Total tries them again" in shown.err
+    assert "the next run of Total retries them" in shown.err
 
 
 @pytest.mark.parametrize("limit", [0, None, 1, "49.9%"])
@@ -136,7 +136,7 @@ def test_more_bad_keys_than_are_tolerated_fail_the_run_as_without(bad: Bad, limi
     assert run.out == ""
     assert bad.manifests() == []
     assert "Clean of bad" in run.err
-    assert run.err.splitlines()[-1].endswith("mend the cause, then run the same again")
+    assert run.err.splitlines()[-1].endswith("fix the cause, then run the same again")
     assert ("more bad keys than are tolerated" in run.err) == bool(limit)
 
 

@@ -46,7 +46,7 @@ class All(luigi.WrapperTask):
     def requires(self):
         return [Copy(source="source", pattern="*"), OTHER]
 """
-LAST = "not finished; what is done is kept: run the same again"
+LAST = "not finished; finished work is kept: run the same again"
 
 
 def written(other: str, run: str = "pass", text: str = MINE) -> str:
@@ -71,7 +71,7 @@ def ran(place: "Place", other: str, run: str = "pass", *words: str) -> "Done":
         ("Other()", "os.kill(os.getpid(), 9)", 30, "Other(number=1) failed: "),
         ("Other()", "os._exit(5)", 30, "Other(number=1) failed: "),
         ("Outside()", "pass", 20, "missing, and no task makes it: Outside()"),
-        ("Off()", "pass", 25, "disabled, so that it is not run: Off(number=1)"),
+        ("Off()", "pass", 25, "disabled, and so not run: Off(number=1)"),
         ("Broken()", "pass", 35, "Broken(number=1) could not be scheduled: see the error above"),
     ],
 )

@@ -179,12 +179,31 @@ def program(clone: Clone, name: str, text: str) -> dict[str, str]:
     return {"PATH": f"{folder}:/usr/bin:/bin"}
 
 
-@pytest.mark.parametrize("broken", ["sync", "mv", "mktemp"])
+FULL_DISK = """import os
+whole = os.{broken}
+def full(file, *rest, **more):
+    new = file if isinstance(file, str) else os.readlink(f"/proc/self/fd/{{file}}")
+    if os.path.basename(new).startswith(".rides.txt."):
+        raise OSError(28, "No space left on device")
+    return whole(file, *rest, **more)
+os.{broken} = full
+"""
+
+
+def at_start_of_python(clone: Clone, text: str) -> dict[str, str]:
+    """Let each Python run a text when it starts."""
+    folder = clone.root.parent / "faults"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(text)
+    return {"PYTHONPATH": str(folder)}
+
+
+@pytest.mark.parametrize("broken", ["fsync", "rename", "open"])
 def test_a_disk_that_fills_up_at_the_end_leaves_the_file_of_to_and_exits_74(
     clone: Clone, result: pathlib.Path, broken: str
 ) -> None:
     clone.luigi("echo new")
-    environment = program(clone, broken, f"echo '{broken}: x: No space left on device' >&2; exit 1")
+    environment = at_start_of_python(clone, FULL_DISK.format(broken=broken))
 
     done = clone.run("--to", str(result), **environment)
 

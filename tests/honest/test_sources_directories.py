@@ -136,11 +136,11 @@ def make(kind: str, path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("FIFO", "is a FIFO, no file"),
-        ("socket", "is a socket, no file"),
-        ("device", "is a device, no file"),
-        ("loop", "is a link that leads nowhere: Too many levels of symbolic links"),
-        ("dangling", "is a link that leads nowhere: No such file or directory"),
+        ("FIFO", "is a FIFO, not a file"),
+        ("socket", "is a socket, not a file"),
+        ("device", "is a device, not a file"),
+        ("loop", "is a dangling link: Too many levels of symbolic links"),
+        ("dangling", "is a dangling link: No such file or directory"),
     ],
 )
 def test_what_matches_and_is_no_file_is_an_error_that_names_it(

@@ -101,9 +101,9 @@ def test_what_may_be_either_is_read_as_a_list_and_the_message_says_what_to_do_wi
     path = tmp_path / "numbers"
 
     assert "numbers, line 1: " in refusal(path, "5\n")
-    assert f"; if that is data and no list: --source {tmp_path} " in refusal(path, "5\n")
-    assert f"; if that is data and no list: --source {tmp_path} " in refusal(path, "5\n6\n")
-    assert f"(2 names were seen); if that is data and no list: --source {tmp_path} " in refusal(
+    assert f"; if that is data, not a list: --source {tmp_path} " in refusal(path, "5\n")
+    assert f"; if that is data, not a list: --source {tmp_path} " in refusal(path, "5\n6\n")
+    assert f"(2 names were seen); if that is data, not a list: --source {tmp_path} " in refusal(
         path, "5\n6\n", "*.csv"
     )
     assert "lists no URLs" in refusal(path, "")
@@ -134,7 +134,7 @@ def test_a_fifo_or_device_as_list_is_named_and_not_waited_for(
 
 @pytest.mark.parametrize("url", ["ftp://h/list", "gs://b/list", "s3a://b/p/", "FTP://h/l"])
 def test_a_source_of_an_unknown_scheme_is_not_said_to_be_missing(url: str) -> None:
-    with pytest.raises(UsageError, match=r"s?3?:// is nothing that can be read; http, https, s3"):
+    with pytest.raises(UsageError, match=r"s?3?:// is not supported; http, https, s3"):
         list_source(url, "*")
 
 
@@ -176,7 +176,7 @@ def test_the_scheme_of_a_url_is_read_in_any_case_and_blanks_around_it_are_droppe
 
 
 LINES = {
-    "ftp://h/x.csv": "ftp://h/x.csv: ftp:// is nothing that can be read",
+    "ftp://h/x.csv": "ftp://h/x.csv: ftp:// is not supported",
     "s3a://b/x.csv": "https, s3 and file are; write s3://",
     "http:/h/x.csv": "write two slashes behind its scheme",
     "https:h/x.csv": "write two slashes behind its scheme",
@@ -194,11 +194,11 @@ LINES = {
     " data/a.csv": "begins or ends with a blank, and there is no such file: remove the blank",
     "data/a.csv ": "begins or ends with a blank",
     "gone.csv": "gone.csv is listed, but No such file",
-    "data": "data is a directory, no file",
-    "data/": "data is a directory, no file",
+    "data": "data is a directory, not a file",
+    "data/": "data is a directory, not a file",
     "~/x.csv": "x.csv is listed, but No such file",
-    "/dev/null": "/dev/null is a device, no file",
-    "fifo": "fifo is a FIFO, no file",
+    "/dev/null": "/dev/null is a device, not a file",
+    "fifo": "fifo is a FIFO, not a file",
 }
 
 

@@ -289,11 +289,11 @@ def test_a_password_that_is_not_quoted_is_not_shown_as_a_host(
 ) -> None:
     (tmp_path / "listed").write_text(f"https://ann:{PASSWORD}{sign}{PASSWORD}@h/x.csv\n")
 
-    with pytest.raises(SourceError, match="line 1: this is no URL: its host or port is malf") as e:
+    with pytest.raises(SourceError, match="line 1: this is not a URL: its host or port is") as e:
         list_source(str(tmp_path / "listed"), "*")
 
     assert PASSWORD not in str(e.value)
-    with pytest.raises(UsageError, match="this is no URL"):
+    with pytest.raises(UsageError, match="this is not a URL"):
         conceal(f"https://ann:{PASSWORD}{sign}{PASSWORD}@h/list")
 
 
@@ -412,11 +412,11 @@ def test_a_signature_that_is_over_is_refused_before_anything_is_asked_and_its_en
 
     with pytest.raises(SourceError) as caught:
         list_source(str(tmp_path / "listed"), "*")
-    with pytest.raises(SourceError, match="ended at"):
+    with pytest.raises(SourceError, match="expired at"):
         list_source(url, "*")
 
     end = "2025-01-02 03:10:45 UTC"
-    said = f"line 1: the signature of http://127.0.0.1:9/x.csv ended at {end} and is over; sign"
+    said = f"line 1: the signature of http://127.0.0.1:9/x.csv expired at {end}; sign"
     assert said in str(caught.value)
     assert "part" not in str(caught.value)
     assert unsigned(url) == "http://127.0.0.1:9/x.csv?part=7"

@@ -73,7 +73,7 @@ def test_a_step_that_would_make_a_total_of_each_key_is_refused_before_anything_r
 
     assert (done.code, plan.code) == (35, 2), (done, plan)
     for said in (done.err, plan.err):
-        assert f"Total brings no keys together: each of the {len(names)} keys of Copy" in said
+        assert f"Total groups no keys: each of the {len(names)} keys of Copy" in said
         assert "a MapToN with command = 'cat > all; echo all'" in said
         assert "gather = Prefix()" in said
     assert place.outputs("Copy") == {}
@@ -131,9 +131,9 @@ def test_files_of_several_keys_none_of_which_meet_are_warned_of(place: "Place") 
     quiet = made(place, 'cat > "$filename.x"; ls', states="gather = Basename()")
 
     assert (done.code, quiet.code) == (0, 0), (done, quiet)
-    assert done.err.count("Total brings no keys together: each of the 8 keys of Again") == 1
+    assert done.err.count("Total groups no keys: each of the 8 keys of Again") == 1
     assert "Split decides what meets" in done.err
-    assert "brings no keys together" not in quiet.err
+    assert "groups no keys" not in quiet.err
 
 
 def test_the_files_of_one_key_had_nothing_to_meet(place: "Place") -> None:
@@ -152,7 +152,7 @@ def test_an_n_to_1_step_over_another_is_refused_since_its_keys_differ(place: "Pl
     done = place.luigi("Grand")
 
     assert done.code == 35, done
-    assert "Grand brings no keys together: each of the 2 keys of Total" in done.err
+    assert "Grand groups no keys: each of the 2 keys of Total" in done.err
 
 
 def test_the_verb_keeps_the_rule_of_s4(keys: "Keys") -> None:

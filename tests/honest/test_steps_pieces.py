@@ -179,8 +179,8 @@ def test_steps_that_make_nothing_of_something_warn_once_each(place: "Place") -> 
 
     assert (done.code, again.code) == (0, 0), (done, again)
     split, total = warnings(done)
-    assert "Split made no file of any of its 2 keys. If that may be, state allow_empty" in split
-    assert "Total made nothing: no keys came to it. If that may be" in total
+    assert "Split made no file of any of its 2 keys. If that is intended, write allow" in split
+    assert "Total made nothing: it had no keys. If that is intended" in total
     assert [line for line in warnings(again) if "Total made nothing" in line] == warnings(again)
     assert len(warnings(again)) == 1
     assert len(manifest(place, "Total")["warnings"]) == 1

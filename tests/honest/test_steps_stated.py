@@ -101,6 +101,8 @@ def test_a_misspelt_property_and_one_of_a_mixin_are_refused_too() -> None:
     with pytest.raises(UsageError, match=r"states comand.* did you mean command"):
         made(comand=property(lambda _: "cat"))
     with pytest.raises(UsageError, match=r"states durabel.* did you mean durable"):
+        made(command="cat", durabel=True, __annotations__={"durabel": bool})
+    with pytest.raises(UsageError, match=r"states durabel.* did you mean durable"):
         made(Map, type("Kept", (), {"durabel": True}), command="cat")
 
 

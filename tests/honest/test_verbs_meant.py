@@ -86,7 +86,7 @@ def test_a_misspelt_kind_of_fleet_is_answered_with_the_one_that_was_meant(
         ("WORKFLOWS_SLOT", "did you mean 'WORKFLOWS_SLOTS'?"),
         ("WORKFLOWS_TIMEOUT_", "did you mean 'WORKFLOWS_TIMEOUT_S'?"),
         ("WORKFLOWS_S3_SIGNATURE", "did you mean 'WORKFLOWS_S3_SIGNATURE_S'?"),
-        ("WORKFLOWS_X", "call it otherwise"),
+        ("WORKFLOWS_X", "rename it"),
     ],
 )
 def test_a_variable_that_is_no_setting_is_refused(name: str, meant: str) -> None:

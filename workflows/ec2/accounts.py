@@ -1,4 +1,4 @@
-"""What a fleet has cost, split by what its nodes did: launch, set-up, compute, idle, end."""
+"""The cost of a fleet, split by phase: launch, set-up, compute, idle, end."""
 
 import dataclasses
 import datetime as dt
@@ -19,7 +19,7 @@ Interval = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What the instances of a fleet have cost so far, dollars."""
+    """The cost of a fleet's instances so far, dollars."""
 
     rows: tuple[Spent, ...]
     phases: dict[str, Phase]
@@ -47,7 +47,7 @@ class Cost:
 def known(aws: Aws, fleet: str, before: Sequence[Instance] = ()) -> list[Instance]:
     """Return the instances that a fleet has had since it was begun, as far as EC2 shows them.
 
-    Of a fleet that was taken down and begun again EC2 still shows those of before: another fleet,
+    Of a fleet that was taken down and relaunched EC2 still shows the old ones: another fleet,
     which was accounted for. The newest instance tells which; `before`, if given, is newer.
     """
     found = instances(aws, fleet, states=_ALL)

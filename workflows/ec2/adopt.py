@@ -67,7 +67,7 @@ class Watched:
             times, since = self._missed.get(one.id, (0, 0.0))
         if found is None:
             if times >= _ABSENCES and time.monotonic() - since > self._aws.settle_s:
-                raise NodeLost(name_of(one), "EC2 shows it no more")
+                raise NodeLost(name_of(one), "EC2 no longer shows it")
             return one
         if found.state in ENDED:
             raise _ended(found, name_of(one))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""workflows-node: what a node does on its own, from its first boot on. Written by its user data.
+"""workflows-node: a node's own agent, from its first boot on. Installed by its user data.
 
 ``agent``     powers the node off when nobody has renewed its lease for --idle seconds, or it is
               --max seconds old; notes what EC2 says about taking it back
@@ -78,8 +78,8 @@ def agent(home: str, idle: float, longest: float, poll: float) -> None:
 def over(lease: str, deadline: str, idle: float, known: "dict[str, float]") -> str:
     """Return why the node's time is over, or nothing.
 
-    What cannot be read, since it is being written, was removed, or the disk was full, is as in
-    `known`: what was read the last time.
+    A value that cannot be read, since it is being written, was removed, or the disk was full, is
+    as in `known`: the last value read.
     """
     now = time.time()
     with contextlib.suppress(OSError, ValueError), open(deadline) as file:

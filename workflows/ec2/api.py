@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import datetime as dt
 import json
+import os
 import re
 import threading
 import time
@@ -37,12 +38,12 @@ CAPACITY = {
     "UnfulfillableCapacity",
 }
 SPOT_QUOTA = {"MaxSpotInstanceCountExceeded"}
-QUOTA = SPOT_QUOTA | {
-    "InstanceLimitExceeded",
-    "MaxFleetCountExceeded",
-    "VcpuLimitExceeded",
-    "VolumeLimitExceeded",
-}
+# Of anything: VcpuLimitExceeded, SecurityGroupLimitExceeded, MaxFleetCountExceeded, ...
+_QUOTA = re.compile(
+    r"(Client\.)?(Max\w+CountExceeded|\w+LimitExceeded|\w+QuotaExceeded|ResourceLimit\w*)"
+)
+# These are about one request, and no quota of the account.
+_NO_QUOTA = {"FilterLimitExceeded", "RequestLimitExceeded", "TagLimitExceeded"}
 DENIED = {
     "AccessDenied",
     "AccessDeniedException",
@@ -83,12 +84,13 @@ NOT_YET = {
 }
 _REJECTED = re.compile(
     r"(Client\.)?(Invalid|Missing|Malformed|Unknown|Unsupported|Incorrect|Idempotent|KMS|KMSKey"
-    r"|Param|Validation|Operation|Gateway|Dependency|SnapshotC|VolumeTypeNot|ReservedC|Encrypted)"
+    r"|Param|Validation|Operation|Gateway|Dependency|SnapshotC|VolumeTypeNot|ReservedC|Encrypted"
+    r"|FilterLimit|TagLimit)"
 )
 # Refusals of values that this program has chosen: the file's own are checked before.
 _OUR_FAULT = re.compile(
     r"(InvalidParameter|UnknownParameter|MissingParameter|Malformed|InvalidAction|Idempotent"
-    r"|ParamValidation|ValidationError|InvalidUserData|MissingAction)"
+    r"|ParamValidation|ValidationError|InvalidUserData|MissingAction|FilterLimit|TagLimit)"
 )
 _LOGIN = "log in again (aws sso login, aws configure, or new session keys)"
 _CLOCK = "this machine's clock may be wrong: workflows fleet doctor shows by how much"
@@ -98,16 +100,27 @@ _FIXES = {
         "the account has no role for spot instances; once, as an administrator:"
         " aws iam create-service-linked-role --aws-service-name spot.amazonaws.com"
     ),
-    "ExpiredToken": f"the login is over: {_LOGIN}",
-    "ExpiredTokenException": f"the login is over: {_LOGIN}",
+    "ExpiredToken": f"the login has expired: {_LOGIN}",
+    "ExpiredTokenException": f"the login has expired: {_LOGIN}",
     "InvalidClientTokenId": f"AWS does not know the keys: {_LOGIN}",
-    "RequestExpired": f"the login is over: {_LOGIN}; if it is not, {_CLOCK}",
+    "RequestExpired": f"the login has expired: {_LOGIN}; if it is not, {_CLOCK}",
     "SignatureDoesNotMatch": (
         "the secret key does not fit the key id: aws configure; if `aws sts get-caller-identity`"
         " works, please report this"
     ),
     "UnrecognizedClientException": f"AWS does not know the keys: {_LOGIN}",
 }
+# Codes that mean something else with some messages: code, message, what to do.
+_OTHERWISE = (
+    (
+        "AuthFailure",
+        re.compile("Not authorized for image"),
+        "the image is another account's, which does not share it with this one: name another ami",
+    ),
+    ("SignatureDoesNotMatch", re.compile("Signature (expired|not yet current)"), _CLOCK),
+)
+# A thousand letters that nobody reads; the sentence before it says what is missing.
+_ENCODED = re.compile(r"\s*Encoded authorization failure message: \S*")
 # Errors of botocore about credentials, before anything is sent.
 _LOGIN_ERRORS = {
     "CredentialRetrievalError",
@@ -188,6 +201,22 @@ class Aws:
         with _named(operation):
             return getattr(client, operation)(**given)
 
+    def time_said(self) -> str:
+        """Return the time on AWS's clock, as HTTP writes it; it is said with a refusal too.
+
+        Raises:
+            FleetError: AWS could not be reached.
+        """
+        from botocore.exceptions import ClientError
+
+        client = self.client("sts")
+        with _named("get_caller_identity"):
+            try:
+                answer = client.get_caller_identity()
+            except ClientError as error:  # a clock that is off is a reason
+                answer = error.response
+        return str(answer["ResponseMetadata"]["HTTPHeaders"].get("date", ""))
+
     def pages(
         self, operation: str, key: str, *, service: str = "ec2", **given: Any
     ) -> Iterator[Any]:
@@ -224,19 +253,31 @@ def _named(operation: str) -> Iterator[None]:
         raise FleetError(f"{operation}: {error}", kind) from error
 
 
+def is_quota(code: str) -> bool:
+    """Tell whether a code says that a quota of the account does not allow more.
+
+    >>> [is_quota(code) for code in ("SecurityGroupLimitExceeded", "RequestLimitExceeded")]
+    [True, False]
+    """
+    return _QUOTA.fullmatch(code) is not None and code not in _NO_QUOTA
+
+
 def refusal(code: str, why: str) -> FleetError:
     """Return the error that a code of EC2's stands for."""
-    text = f"{why} ({code})" + (f"; {_FIXES[code]}" if code in _FIXES else "")
+    why = _ENCODED.sub("", why)
+    fix = next((said for of, at, said in _OTHERWISE if of == code and at.search(why)), "")
+    fix = fix or _FIXES.get(code, "")
+    text = f"{why} ({code})" + (f"; {fix}" if fix else "")
     if code in CAPACITY:
         return NoCapacity(text, code)
-    if code in QUOTA:
+    if is_quota(code):
         more = "; ask for more in Service Quotas, or name fewer or smaller nodes"
         return OverQuota(text + more, code)
     if code in DENIED:
         more = "; workflows fleet policy prints what is needed" if code in _UNPERMITTED else ""
         return NotAllowed(text + more, code)
     if code in _BUSY:
-        return FleetError(f"{text}; EC2 has trouble of its own: try again in some minutes", code)
+        return FleetError(f"{text}; EC2 has an internal error: try again in some minutes", code)
     if _OUR_FAULT.match(code):
         more = "; if this is no value of the fleet's file, please report this"
         return Rejected(text + more, code)
@@ -381,3 +422,15 @@ def partition_of(region: str) -> str:
 def canonical(body: Mapping[str, Any]) -> str:
     """Return a request body as text, the same for the same body."""
     return json.dumps(body, sort_keys=True, separators=(",", ":"))
+
+
+def home_region() -> str:
+    """Return a region of the login's own partition: as the environment or the profile says.
+
+    Keys of GovCloud and China are good for no other partition.
+    """
+    import boto3
+
+    # boto3 reads AWS_DEFAULT_REGION alone.
+    said = os.environ.get("AWS_REGION") or boto3.session.Session().region_name
+    return said or "us-east-1"

@@ -88,7 +88,7 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What makes a node ready, in order."""
+    """The stages that make a node ready, in order."""
 
     stages: tuple[Stage, ...]
 

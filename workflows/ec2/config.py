@@ -1,4 +1,4 @@
-"""fleet.yaml: what an EC2 fleet is to be. Reading and checking it only; nothing is asked of AWS.
+"""fleet.yaml: the description of an EC2 fleet. Only reads and checks it; makes no AWS calls.
 
 The same keys may stand in a section ``[ec2 NAME]`` of luigi.cfg, each value written as YAML.
 """
@@ -27,7 +27,7 @@ AMIS = {
 }
 _MOST_TAGS = 35
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
-# What is quoted for a shell on the node, or goes into a systemd unit: no quoting needed there.
+# Text for a shell on the node, or for a systemd unit: no quoting needed there.
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./~-]+")
 
 
@@ -64,7 +64,7 @@ class Ttl:
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What a fleet is to be. Docs: docs/ec2.md."""
+    """The description of a fleet. Docs: docs/ec2.md."""
 
     name: str
     region: str = "us-east-1"
@@ -126,7 +126,7 @@ def find_spec(name: str, region: str = "") -> Spec:
     """
     if not name:
         raise UsageError(
-            "ec2: names no fleet; write --fleet ec2:NAME, and what NAME is into NAME.yaml:"
+            "ec2: names no fleet; write --fleet ec2:NAME, and describe NAME in NAME.yaml:"
             " workflows fleet plan NAME"
         )
     section, path = _luigi_section(name), _file_of(name)
@@ -210,7 +210,7 @@ def _loaded(path: str) -> Any:
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path} is no YAML: {' '.join(str(error).split())}"]) from error
+        raise ConfigError([f"{path} is not YAML: {' '.join(str(error).split())}"]) from error
 
 
 def _luigi_sections() -> list[str]:
@@ -389,6 +389,8 @@ class _Checked:
         ttl, ami = values.get("ttl", Ttl()), values.get("ami", Spec.ami)
         known_ami = ami.startswith(("ami-", "ssm:/")) or ami.removeprefix("ssm:") in AMIS
         names = ", ".join(f"ssm:{name}" for name in AMIS)
+        types = values.get("types", Spec.types)
+        twice = ", ".join(sorted({one for one in types if types.count(one) > 1}))
         plain = "may hold A-Z a-z 0-9 _@%+=:,./~ - only"
         for holds, problem in (
             (_NAME.fullmatch(str(values.get("name", ""))), "name must be up to 31 of a-z 0-9 -"),
@@ -399,7 +401,8 @@ class _Checked:
             (access.address in ("public", "private"), "address must be public or private"),
             (_PLAIN.fullmatch(values.get("scratch", Spec.scratch)), f"scratch {plain}"),
             (_PLAIN.fullmatch(access.user), f"user {plain}"),
-            (values.get("types", Spec.types), "types must name at least one instance type"),
+            (types, "types must name at least one instance type"),
+            (not twice, f"types names {twice} twice: CreateFleet takes each pool once"),
             (ttl.idle <= ttl.max, "ttl: idle is more than max"),
         ):
             if not holds:

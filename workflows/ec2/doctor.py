@@ -1,4 +1,4 @@
-"""What can be wrong before and beside a fleet, each with what to do. Changes nothing."""
+"""Checks of everything around a fleet, each with its remedy. Changes nothing."""
 
 import dataclasses
 import datetime as dt
@@ -11,7 +11,7 @@ from workflows.ec2.api import Aws, instances
 from workflows.ec2.config import Spec
 from workflows.errors import WorkflowsError
 
-_SKEW_S = 240.0  # AWS refuses requests whose time is off by more than five minutes
+_SKEW_S = 240.0  # EC2 refuses requests whose time is off by more than five minutes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +56,7 @@ def _identity(aws: Aws, _: Spec) -> str:
 
 
 def _clock(aws: Aws, _: Spec) -> str:
-    answer = aws.call("get_caller_identity", service="sts")
-    theirs = answer["ResponseMetadata"]["HTTPHeaders"].get("date", "")
+    theirs = aws.time_said()
     if not theirs:
         return "AWS sent no time"
     at = email.utils.parsedate_to_datetime(theirs)

@@ -1,10 +1,11 @@
-"""What an instance stands on: image, subnets, login key, security group. All tagged when made."""
+"""Prerequisites of an instance: image, subnets, login key, security group. All tagged when made."""
 
 import contextlib
 import dataclasses
 import datetime as dt
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from workflows.ec2 import caller, loginkey
@@ -20,6 +21,7 @@ _ARCH = {
 # In a rule's description EC2 takes few characters, and no apostrophe: see `caller.plain`.
 _MEMBERS = "workflows: the nodes of the fleet among themselves"
 _POOLS = 300  # EC2's limit of overrides in one fleet
+_FILTER_VALUES = 200  # EC2's limit in one call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Network:
         where = ", ".join(f"{subnet} ({zone})" for zone, subnet in self.subnets.items())
         if not self.left_out:
             return where
-        return f"{where}; left out, for want of an internet gateway: {', '.join(self.left_out)}"
+        return f"{where}; left out, without an internet gateway: {', '.join(self.left_out)}"
 
 
 def common_tags(spec: Spec, now: dt.datetime | None = None) -> dict[str, str]:
@@ -76,13 +78,25 @@ def image(aws: Aws, spec: Spec, pinned: str = "") -> Image:
         found = []
     if not found:
         raise UsageError(f"no image {chosen} in {spec.region}; ids are of one region each")
+    root = found[0].get("RootDeviceName") or "/dev/xvda"
+    _check_disk(spec, chosen, root, found[0].get("BlockDeviceMappings", []))
     built, wanted = found[0].get("Architecture", ""), architectures(aws, spec)
     if built and built not in wanted:
         raise UsageError(
             f"the image {chosen} is for {built}, and {', '.join(spec.types)} are"
             f" {'/'.join(sorted(wanted))}: name other types, or another ami"
         )
-    return Image(chosen, found[0].get("RootDeviceName") or "/dev/xvda")
+    return Image(chosen, root)
+
+
+def _check_disk(spec: Spec, image: str, root: str, disks: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a root disk that is smaller than the image, which EC2 refuses at each launch."""
+    sizes = [one.get("Ebs", {}).get("VolumeSize", 0) for one in disks if one["DeviceName"] == root]
+    if sizes and spec.disk_gb < sizes[0]:
+        raise UsageError(
+            f"disk_gb: {spec.disk_gb} is less than the {sizes[0]} GB of the image {image}:"
+            f" write disk_gb: {sizes[0]} or more"
+        )
 
 
 def _resolved(aws: Aws, spec: Spec) -> str:
@@ -128,13 +142,22 @@ def type_details(aws: Aws, types: tuple[str, ...]) -> dict[str, Any]:
     Raises:
         UsageError: one does not exist.
     """
-    filters = [{"Name": "instance-type", "Values": list(types)}]  # ids would fail the whole call
-    rows = list(aws.pages("describe_instance_types", "InstanceTypes", Filters=filters))
+    rows = _of_types(aws, types, "describe_instance_types", "InstanceTypes")
     found = {row["InstanceType"]: row for row in rows}
     unknown = [name for name in types if name not in found]
     if unknown:
         raise UsageError(f"no such instance types in {aws.region}: {', '.join(unknown)}")
     return found
+
+
+def _of_types(
+    aws: Aws, types: Sequence[str], operation: str, key: str, **more: str
+) -> Iterator[Any]:
+    """Yield what EC2 describes of instance types: by a filter, as an unknown id fails the call."""
+    for start in range(0, len(types), _FILTER_VALUES):
+        values = list(types[start : start + _FILTER_VALUES])
+        filters = [{"Name": "instance-type", "Values": values}]
+        yield from aws.pages(operation, key, Filters=filters, **more)
 
 
 # -- network ---------------------------------------------------------------------------------------
@@ -204,12 +227,8 @@ def _default_vpc(aws: Aws) -> str:
 
 
 def _offered(aws: Aws, spec: Spec, zones: set[str]) -> dict[str, tuple[str, ...]]:
-    rows = aws.pages(
-        "describe_instance_type_offerings",
-        "InstanceTypeOfferings",
-        LocationType="availability-zone",
-        Filters=[{"Name": "instance-type", "Values": list(spec.types)}],
-    )
+    operation, key = "describe_instance_type_offerings", "InstanceTypeOfferings"
+    rows = _of_types(aws, spec.types, operation, key, LocationType="availability-zone")
     pairs = {(row["Location"], row["InstanceType"]) for row in rows}
     return {
         zone: tuple(name for name in spec.types if (zone, name) in pairs) for zone in sorted(zones)
@@ -225,31 +244,65 @@ def login_key(aws: Aws, spec: Spec, *, in_use: bool) -> str:
     Raises:
         UsageError: the fleet has another one, and is in use.
     """
-    name = f"workflows-{spec.name}"
-    filters = [{"Name": "key-name", "Values": [name]}]
-    answer = aws.call("describe_key_pairs", Filters=filters, IncludePublicKey=True)
-    there = [" ".join(row.get("PublicKey", "").split()[:2]) for row in answer["KeyPairs"]]
     mine = _public_half(spec.identity)
-    if there and there[0] == mine:
+    if _is_imported(aws, spec, mine, in_use=in_use):
         return mine
-    if there and in_use:
-        raise UsageError(
-            f"the nodes of {spec.name} know another login key than {spec.identity}: copy it from"
-            f" the machine that made the fleet, or begin again: workflows fleet down {spec.name}"
-        )
-    if there:
-        aws.call("delete_key_pair", KeyName=name)
     if mine:
         loginkey.share(spec)
     else:
         mine = make_login_key(spec.identity, loginkey.mark(spec))
-    aws.call(
-        "import_key_pair",
-        KeyName=name,
-        PublicKeyMaterial=mine.encode(),
-        TagSpecifications=tagged("key-pair", common_tags(spec)),
+    for pause_s in aws.pauses_s():
+        if _imports(aws, spec, mine) or _is_imported(aws, spec, mine, in_use=in_use):
+            return mine
+        time.sleep(pause_s)
+    raise FleetError(
+        f"EC2 has a key pair {_key_name(spec)} and does not show it: type it again, or:"
+        f" aws ec2 delete-key-pair --key-name {_key_name(spec)}"
     )
-    return mine
+
+
+def _imports(aws: Aws, spec: Spec, public: str) -> bool:
+    """Import the login key; return False if there is one of its name.
+
+    That was imported a moment ago, by a call whose answer was lost, and may not show yet.
+    """
+    try:
+        aws.call(
+            "import_key_pair",
+            KeyName=_key_name(spec),
+            PublicKeyMaterial=public.encode(),
+            TagSpecifications=tagged("key-pair", common_tags(spec)),
+        )
+    except FleetError as error:
+        if error.code != "InvalidKeyPair.Duplicate":
+            raise
+        return False
+    return True
+
+
+def _key_name(spec: Spec) -> str:
+    return f"workflows-{spec.name}"
+
+
+def _is_imported(aws: Aws, spec: Spec, mine: str, *, in_use: bool) -> bool:
+    """Tell whether EC2 has the fleet's login key; another one of its name is deleted.
+
+    Raises:
+        UsageError: there is another one, and it is in use.
+    """
+    filters = [{"Name": "key-name", "Values": [_key_name(spec)]}]
+    answer = aws.call("describe_key_pairs", Filters=filters, IncludePublicKey=True)
+    there = [" ".join(row.get("PublicKey", "").split()[:2]) for row in answer["KeyPairs"]]
+    if there and there[0] == mine:
+        return True
+    if there and in_use:
+        raise UsageError(
+            f"the nodes of {spec.name} know another login key than {spec.identity}: copy it from"
+            f" the machine that made the fleet, or start over: workflows fleet down {spec.name}"
+        )
+    if there:
+        aws.call("delete_key_pair", KeyName=_key_name(spec))
+    return False
 
 
 def make_login_key(path: str, comment: str) -> str:
@@ -328,8 +381,7 @@ def security_group(aws: Aws, spec: Spec, vpc: str) -> str:
         ]
         for entry in stale:
             old = _rule("tcp", permission["FromPort"], IpRanges=[{"CidrIp": entry["CidrIp"]}])
-            own = {"GroupId": group["GroupId"], "IpPermissions": [old]}
-            aws.call("revoke_security_group_ingress", settles=True, **own)
+            _revoke(aws, group["GroupId"], old)
     return str(group["GroupId"])
 
 
@@ -356,16 +408,25 @@ def _group(aws: Aws, spec: Spec, vpc: str) -> dict[str, Any]:
     except FleetError as error:
         if error.code != "InvalidGroup.Duplicate":
             raise
-        # Made a moment ago, by a call whose answer was lost, and not yet to be seen by its tag.
-        by_name = [
-            {"Name": "group-name", "Values": [f"workflows-{spec.name}"]},
-            {"Name": "vpc-id", "Values": [vpc]},
-        ]
-        rows = aws.call("describe_security_groups", Filters=by_name)["SecurityGroups"]
-        if not rows:
-            raise
-        return dict(rows[0])
+        return _named_group(aws, spec, vpc, error)
     return {"GroupId": made["GroupId"], "IpPermissions": []}
+
+
+def _named_group(aws: Aws, spec: Spec, vpc: str, refused: FleetError) -> dict[str, Any]:
+    """Return the group that has the fleet's name, as soon as EC2 shows it.
+
+    It was made a moment ago, by a call whose answer was lost or whose process was killed.
+    """
+    by_name = [
+        {"Name": "group-name", "Values": [f"workflows-{spec.name}"]},
+        {"Name": "vpc-id", "Values": [vpc]},
+    ]
+    for pause_s in (*aws.pauses_s(), 0.0):
+        rows = aws.call("describe_security_groups", Filters=by_name)["SecurityGroups"]
+        if rows:
+            return dict(rows[0])
+        time.sleep(pause_s)
+    raise refused
 
 
 def _self(group: str) -> dict[str, str]:
@@ -389,6 +450,15 @@ def _authorize(aws: Aws, group: str, rule: dict[str, Any], known: Mapping[str, A
         )
     except FleetError as error:
         if error.code != "InvalidPermission.Duplicate":
+            raise
+
+
+def _revoke(aws: Aws, group: str, rule: dict[str, Any]) -> None:
+    """Take a rule out of a group; that it is out already is no error: EC2 may show it still."""
+    try:
+        aws.call("revoke_security_group_ingress", settles=True, GroupId=group, IpPermissions=[rule])
+    except FleetError as error:
+        if error.code != "InvalidPermission.NotFound":
             raise
 
 

@@ -206,11 +206,11 @@ _UNSUPPORTED = "Unsupported"  # a type in a zone: another pool may have it
 _HINTS: dict[type[FleetError], str] = {
     NoCapacity: "name more types or zones, or try again later; workflows fleet prices NAME",
     OverQuota: (
-        "this is no matter of waiting: ask for more in Service Quotas, or name fewer or smaller"
+        "waiting does not help: ask for more in Service Quotas, or name fewer or smaller"
         " nodes; workflows fleet doctor NAME counts them"
     ),
     Rejected: (
-        "this is no matter of waiting: if it is no value of the fleet's file, please report this;"
+        "waiting does not help: if it is no value of the fleet's file, please report this;"
         " workflows fleet doctor NAME"
     ),
 }

@@ -1,4 +1,4 @@
-"""While a run goes on: renew the leases, hear EC2's notices, fill slots whose node is gone.
+"""During a run: renew the leases, read EC2's notices, fill slots whose node is gone.
 
 A thread of the run's hub. Every few seconds it asks each node, on the connection that is there: the
 question renews the node's lease, the answer is EC2's notice if there is one. A node that EC2 takes
@@ -119,7 +119,7 @@ class Keeper:
     def _follow(self) -> list[Instance]:
         """Tell the hub where its slots are now; return those that have moved.
 
-        Not only after a refill: the hub may have been started anew, or somebody typed `replace`.
+        Not only after a refill: the hub may have been restarted, or somebody typed `replace`.
         """
         moved = []
         for remote in self.remotes:

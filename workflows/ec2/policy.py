@@ -21,7 +21,6 @@ _MADE = (
 
 _LOOK = [
     "ec2:Describe*",
-    "ec2:GetSpotPlacementScores",
     "iam:GetRole",
     "pricing:GetProducts",
     "servicequotas:GetAWSDefaultServiceQuota",
@@ -62,7 +61,7 @@ def policy(profile_role: str = "", region: str = "") -> dict[str, Any]:
     ec2 = f"arn:{partition}:ec2"
     made = [f"{ec2}:*:*:{kind}/*" for kind in _MADE]
     own = [f"{ec2}:*:*:{kind}/*" for kind in ("launch-template", "key-pair", "security-group")]
-    # What a launch only refers to has no tags of ours.
+    # Resources that a launch only refers to have no tags of ours.
     others = [f"{ec2}:*::{kind}/*" for kind in ("image", "snapshot")]
     others += [f"{ec2}:*:*:{kind}/*" for kind in ("subnet", "vpc")]
     public = [f"arn:{partition}:ssm:*::parameter/aws/service/*"]
@@ -90,7 +89,7 @@ def _partition(role: str, region: str) -> str:
     """Return the partition of a region, or of an ARN; the usual one if neither is given."""
     named = role.split(":")[1] if role.startswith("arn:") and role.count(":") >= 5 else ""
     if role and not named:
-        raise UsageError(f"--role: {role!r} is no ARN: arn:aws:iam::123456789012:role/NAME")
+        raise UsageError(f"--role: {role!r} is not an ARN: arn:aws:iam::123456789012:role/NAME")
     if not region:
         return named or "aws"
     found = partition_of(region)

@@ -210,7 +210,7 @@ def hourly(
     expected = (nodes - base) * cheapest + bought * min(demands, default=0.0)
     worst_each = max(dearest, fallback)
     at_most = (nodes - base) * worst_each + bought * demand
-    what = "the on-demand fallback" if fallback >= dearest else "the dearest spot pool"
+    what = "the on-demand fallback" if fallback >= dearest else "the most expensive spot pool"
     beside = (nodes + spec.results_host) * beside_usd(spec, per_gb_hour)
     worst = f"{what} at ${worst_each:.4f} each"
     return Cost(expected + beside, at_most + beside, worst, _unknown(spec, found), beside)
@@ -227,7 +227,7 @@ def _unknown(spec: Spec, found: Sequence[Pool]) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Spent:
-    """What one instance has cost so far; dollars, and hours it was there."""
+    """The cost of one instance so far; dollars, and hours it was there."""
 
     instance: Instance
     hours: float

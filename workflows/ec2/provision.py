@@ -1,6 +1,6 @@
-"""Converging: bring EC2 to what a fleet's file says, however often and whatever broke.
+"""Converge EC2 on a fleet's file; safe to repeat after any failure.
 
-What exists is found by tags alone. A launch is a tagged launch template, then CreateFleet, then
+Existing resources are found by tags alone. A launch is a tagged launch template, CreateFleet, then
 slots written onto the instances: cut off anywhere, the next call sees what is there and does the
 rest.
 """
@@ -21,7 +21,7 @@ def converge(aws: Aws, spec: Spec, *, say: Say, refresh_ami: bool = False) -> li
     """Launch what is missing, terminate what is too much; return the live instances by slot.
 
     Raises:
-        NoCapacity: fewer than `min_nodes` could be had; what had come is gone again.
+        NoCapacity: fewer than `min_nodes` could be launched; these were terminated.
         FleetError: AWS refused.
     """
     live = _without_surplus(aws, spec, say)
@@ -41,7 +41,7 @@ def converge(aws: Aws, spec: Spec, *, say: Say, refresh_ami: bool = False) -> li
         # Again: what an earlier call launched that was cut off may only show now.
         live = _without_surplus(aws, spec, say, described(aws, spec, came))
         if len(_workers(live)) < spec.least:
-            there = f"only {len(_workers(live))} of at least {spec.least} nodes could be had"
+            there = f"only {len(_workers(live))} of at least {spec.least} nodes could be launched"
             raise shortage(refusals, there, spec)
     except BaseException as error:
         try:

@@ -38,7 +38,7 @@ _P5 = Family("P5", "L-C4BD4855", "L-417A185B")
 
 
 class Use(NamedTuple):
-    """What of one quota would be used: vCPUs that run already, and those that a fleet adds."""
+    """Use of one quota: vCPUs that run already, and those that a fleet adds."""
 
     family: Family
     is_spot: bool

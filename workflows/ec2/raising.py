@@ -20,7 +20,7 @@ def bring_up(
     """Bring a fleet to what its spec says; return (the nodes made ready now, all that are ready).
 
     Raises:
-        NoCapacity: fewer than `min_nodes` could be had; what had come is gone again.
+        NoCapacity: fewer than `min_nodes` could be launched; these were terminated.
         FleetError: AWS refused, or too many nodes could not be made ready.
     """
     what = recipe(spec)
@@ -42,7 +42,7 @@ def bring_up(
     if spec.nodes - len(failed.keys() - {RESULTS_SLOT}) < spec.least:
         why = "\n".join(str(error) for error in failed.values())
         raise FleetError(
-            f"{len(failed)} nodes could not be made ready:\n{why}\nput that right, then:"
+            f"{len(failed)} nodes could not be made ready:\n{why}\nfix that, then:"
             f" workflows fleet up {spec.name}; or: workflows fleet down {spec.name}"
         )
     # Not asked of EC2 again, which may not show the newest tags yet.

@@ -1,4 +1,4 @@
-"""Buckets in another region than their fleet: what is free within one costs dollars."""
+"""Buckets in another region than their fleet: traffic that is free within one costs dollars."""
 
 from workflows.ec2.api import Aws
 from workflows.errors import FleetError

@@ -4,7 +4,7 @@ EC2 then does nothing, and says whether the caller may. Calls on what is there a
 rehearsed only once the fleet exists: the least policy allows them on what has the fleet's tag.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from workflows.ec2 import ground
@@ -27,7 +27,9 @@ class Rehearsal(NamedTuple):
 def rehearse(aws: Aws, spec: Spec, live: Sequence[Instance]) -> Rehearsal:
     """Ask EC2 whether the caller may do what `up` and `down` do; nothing is changed."""
     denied, untold, may = [], [], 0
-    for operation, given in _calls(aws, spec, live):
+    network = ground.network(aws, spec)
+    group = ground.find_group(aws, spec.name, network.vpc)
+    for operation, given in _calls(aws, spec, live, network, group):
         name = "ec2:" + "".join(part.title() for part in operation.split("_"))
         try:
             aws.call(operation, DryRun=True, **given)
@@ -35,6 +37,9 @@ def rehearse(aws: Aws, spec: Spec, live: Sequence[Instance]) -> Rehearsal:
         except FleetError as error:
             if error.code == _WOULD:
                 may += 1
+            elif error.code.startswith(_MAY_NOT) and operation == "run_instances" and not group:
+                # Without a group EC2 takes the VPC's own, which the least policy does not allow.
+                untold.append(f"{name} (once the fleet is up)")
             elif error.code.startswith(_MAY_NOT):
                 denied.append(name)
             else:
@@ -42,13 +47,15 @@ def rehearse(aws: Aws, spec: Spec, live: Sequence[Instance]) -> Rehearsal:
     return Rehearsal(tuple(denied), tuple(untold), may)
 
 
-def _calls(aws: Aws, spec: Spec, live: Sequence[Instance]) -> Iterator[tuple[str, dict[str, Any]]]:
-    network = ground.network(aws, spec)
+def _calls(
+    aws: Aws,
+    spec: Spec,
+    live: Sequence[Instance],
+    network: ground.Network,
+    group: Mapping[str, Any] | None,
+) -> Iterator[tuple[str, dict[str, Any]]]:
     tags = ground.common_tags(spec)
     name = f"workflows-{spec.name}"
-    zone, subnet = next(iter(network.subnets.items()))
-    offered = network.offered[zone] or spec.types
-    group = ground.find_group(aws, spec.name, network.vpc)
     if group is None:
         made = {"GroupName": name, "Description": "rehearsal", "VpcId": network.vpc}
         specs = ground.tagged("security-group", tags)
@@ -66,19 +73,7 @@ def _calls(aws: Aws, spec: Spec, live: Sequence[Instance]) -> Iterator[tuple[str
             "TagSpecifications": ground.tagged("launch-template", tags),
         },
     )
-    yield (
-        "run_instances",
-        {
-            "MinCount": 1,
-            "MaxCount": 1,
-            "ImageId": image,
-            "InstanceType": offered[0],
-            "SubnetId": subnet,
-            "TagSpecifications": [
-                one for kind in ("instance", "volume") for one in ground.tagged(kind, tags)
-            ],
-        },
-    )
+    yield "run_instances", _launch(spec, network, image, group)
     if group is not None:
         own = group["GroupId"]
         rule = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
@@ -92,3 +87,22 @@ def _calls(aws: Aws, spec: Spec, live: Sequence[Instance]) -> Iterator[tuple[str
         yield "delete_key_pair", {"KeyName": name}
     if live:
         yield "terminate_instances", {"InstanceIds": [live[0].id]}
+
+
+def _launch(
+    spec: Spec, network: ground.Network, image: str, group: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return the RunInstances of one node: tagged as a real one, or a policy would refuse it."""
+    tags = ground.common_tags(spec)
+    zone, subnet = next(iter(network.subnets.items()))
+    offered = network.offered[zone] or spec.types
+    kinds = ("instance", "volume", "network-interface")
+    return {
+        "MinCount": 1,
+        "MaxCount": 1,
+        "ImageId": image,
+        "InstanceType": offered[0],
+        "SubnetId": subnet,
+        "TagSpecifications": [one for kind in kinds for one in ground.tagged(kind, tags)],
+        **({"SecurityGroupIds": [group["GroupId"]]} if group else {}),
+    }

@@ -1,4 +1,4 @@
-"""What EC2 is asked for when nodes are launched: the template, CreateFleet, RunInstances."""
+"""Requests that launch nodes: the template, CreateFleet, RunInstances."""
 
 import base64
 import dataclasses
@@ -14,7 +14,7 @@ from workflows.ec2.config import Spec
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """What the launches of one call of `up` have in common."""
+    """The common part of the launches of one call of `up`."""
 
     image: ground.Image
     network: ground.Network
@@ -72,7 +72,7 @@ class Pool(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is launched at once: how many, of what, tagged how."""
+    """One launch: how many, of what, tagged how."""
 
     spec: Spec
     stand: Site

@@ -1,11 +1,11 @@
-"""What `workflows fleet init` prints: a fleet.yaml to begin with, which says the defaults."""
+"""Output of `workflows fleet init`: a fleet.yaml to start from, with the defaults."""
 
 SAMPLE = """\
 # An EC2 fleet. Durations: 90s, 30m, 12h. Only name is needed; the rest shows the defaults.
 name: crawl
 region: us-east-1
 nodes: 2                # of 2 vCPUs: a new account may have 5 vCPUs of spot, and 5 on demand
-min_nodes: 0            # fewer than so many come: none is kept; 0: all of them
+min_nodes: 0            # if fewer come, none is kept; 0: all must come
 results_host: false     # one more host, on demand, without keys: for luigid, results, a driver
 types: [m7i.large, m6i.large, m7a.large, m6a.large, m5.large]
 zones: any              # or [a, b]; subnets: [subnet-...] or vpc: vpc-... choose otherwise

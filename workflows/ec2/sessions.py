@@ -1,4 +1,4 @@
-"""Nodes at work by hand: log in to many at once, run, stream, copy; lost is told from failed."""
+"""Use nodes by hand: log in to many at once, run, stream, copy; tells lost from failed."""
 
 import concurrent.futures
 import contextlib
@@ -157,7 +157,7 @@ def streamed(
 
 
 def _received(name: str, connection: Connection, channel: Any) -> Iterator[bytes]:
-    """Yield what a command prints. What fails in handing it on here is not the node's fault."""
+    """Yield what a command prints. A failure to pass it on here is not the node's fault."""
     try:
         while data := channel.recv(1 << 16):
             yield data

@@ -1,4 +1,4 @@
-"""What a person, or another program, is shown of a fleet's instances."""
+"""A fleet's instances as shown to a person or another program."""
 
 import datetime as dt
 from collections.abc import Sequence

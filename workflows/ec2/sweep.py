@@ -1,4 +1,4 @@
-"""Finding what was forgotten: everything tagged as a fleet's whose time is over, in all regions."""
+"""Find leftovers: every expired resource that is tagged as a fleet's, in all regions."""
 
 import concurrent.futures
 import contextlib
@@ -29,7 +29,7 @@ class Leftover:
     expires: dt.datetime | None
 
     def is_over(self, now: dt.datetime) -> bool:
-        """Tell whether its time is over."""
+        """Tell whether it has expired."""
         return self.expires is None or self.expires < now
 
 

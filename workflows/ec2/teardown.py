@@ -2,8 +2,9 @@
 
 import contextlib
 import datetime as dt
+import functools
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from workflows.ec2.api import Aws, Instance, fleet_filter, instances, tags_of
@@ -13,6 +14,14 @@ from workflows.errors import FleetError
 _GONE_S = 300.0
 # An `up` that was killed within CreateFleet: EC2 goes on launching, and shows the instances later.
 LATE_S = 30.0
+_AT_ONCE = 100
+# One bad instance fails the call for all.
+_OF_ONE = (
+    *("InvalidInstanceID", "IncorrectInstanceState", "OperationNotPermitted"),
+    *("UnauthorizedOperation", "Unsupported"),
+)
+# A thing is gone if EC2 does not know it, and so often in a row does not show it either: 1.5 s.
+_ABSENCES = 6
 _THERE = ("pending", "running", "stopping", "stopped", "shutting-down")
 
 
@@ -23,22 +32,37 @@ def terminate(aws: Aws, ids: Sequence[str]) -> None:
         FleetError: one could not be terminated; all others are.
     """
     refused: list[FleetError] = []
-    for start in range(0, len(ids), 100):
-        refused += _refusals(aws, list(ids[start : start + 100]))
+    unknown = list(ids)
+    # One that was launched a moment ago may be unknown for some seconds, and yet is there.
+    for pause_s in (*aws.pauses_s(), None):
+        asked, unknown = unknown, []
+        for start in range(0, len(asked), _AT_ONCE):
+            more, errors = _refusals(aws, asked[start : start + _AT_ONCE])
+            unknown += more
+            refused += errors
+        if not unknown or pause_s is None:
+            break
+        time.sleep(pause_s)
     for error in refused:
         raise error
 
 
-def _refusals(aws: Aws, ids: list[str]) -> list[FleetError]:
-    """Terminate instances; return why EC2 refused it for some."""
+def _refusals(aws: Aws, ids: list[str]) -> tuple[list[str], list[FleetError]]:
+    """Terminate instances; return those that EC2 does not know, and why it refused others."""
     try:
-        # One that was launched a moment ago may be unknown for some seconds, and yet is there.
-        aws.call("terminate_instances", settles=len(ids) == 1, InstanceIds=ids)
+        aws.call("terminate_instances", InstanceIds=ids)
     except FleetError as error:
-        if len(ids) > 1:  # one that is unknown or protected fails the call for all
-            return [each for one in ids for each in _refusals(aws, [one])]
-        return [] if error.code.startswith("InvalidInstanceID") else [error]
-    return []
+        if len(ids) > 1 and error.code.startswith(_OF_ONE):
+            unknown, refused = list[str](), list[FleetError]()
+            for one in ids:
+                more, errors = _refusals(aws, [one])
+                unknown += more
+                refused += errors
+            return unknown, refused
+        if error.code.startswith("InvalidInstanceID"):
+            return ids, []
+        return [], [error]
+    return [], []
 
 
 def terminate_all(aws: Aws, fleet: str, *, say: Say, known: Collection[str] = ()) -> list[Instance]:
@@ -88,7 +112,7 @@ def tear_down(aws: Aws, fleet: str, *, say: Say) -> list[Instance]:
         patience_s = 0.0 if errors else _GONE_S
         own = [fleet_filter(fleet)]
         for row in list(aws.pages("describe_security_groups", "SecurityGroups", Filters=own)):
-            _delete_group(aws, row["GroupId"], patience_s)
+            _delete_group(aws, fleet, row["GroupId"], patience_s)
     with _noted(errors):
         _check_none_came(aws, fleet, found, say)
     for error in errors[1:]:
@@ -126,7 +150,11 @@ def clear_templates(aws: Aws, fleet: str) -> float:
         own = row["LaunchTemplateId"]
         age = dt.datetime.now(dt.timezone.utc) - row["CreateTime"]
         late_s = max(late_s, min(LATE_S - age.total_seconds(), LATE_S))
-        _delete(aws, "launch_template", "InvalidLaunchTemplate", LaunchTemplateId=own)
+        is_shown = functools.partial(
+            _is_shown, aws, fleet, "describe_launch_templates", "LaunchTemplates", own
+        )
+        kind, gone = "launch_template", "InvalidLaunchTemplate"
+        _delete(aws, kind, gone, is_shown, LaunchTemplateId=own)
     return late_s
 
 
@@ -175,23 +203,47 @@ def _await_gone(
     )
 
 
-def _delete_group(aws: Aws, group: str, patience_s: float) -> None:
+def _delete_group(aws: Aws, fleet: str, group: str, patience_s: float) -> None:
     """Delete a security group; EC2 lets go of it some seconds after its last instance."""
     deadline = time.monotonic() + patience_s
     pauses = iter(PAUSES_S)
+    operation, key = "describe_security_groups", "SecurityGroups"
+    is_shown = functools.partial(_is_shown, aws, fleet, operation, key, group)
     while True:
         try:
-            return _delete(aws, "security_group", "InvalidGroup.NotFound", GroupId=group)
+            return _delete(aws, "security_group", "InvalidGroup.NotFound", is_shown, GroupId=group)
         except FleetError as error:
             if error.code != "DependencyViolation" or time.monotonic() > deadline:
                 raise
         time.sleep(next(pauses, 3.0))
 
 
-def _delete(aws: Aws, what: str, gone: str, **which: str) -> None:
-    """Delete something; that it is gone already is no error."""
-    try:
-        aws.call(f"delete_{what}", settles=True, **which)
-    except FleetError as error:
-        if not error.code.startswith(gone):
-            raise
+def _delete(
+    aws: Aws,
+    what: str,
+    gone: str,
+    is_shown: Callable[[], bool] = lambda: False,
+    **which: Any,
+) -> None:
+    """Delete something; that it is gone already is no error.
+
+    EC2 may not know for some seconds what was just made. A thing that it still shows, or showed a
+    moment ago, is tried again.
+    """
+    absences = 0
+    for pause_s in aws.pauses_s():
+        try:
+            aws.call(f"delete_{what}", **which)
+            break
+        except FleetError as error:
+            if not error.code.startswith(gone):
+                raise
+        absences = 0 if is_shown() else absences + 1
+        if absences == _ABSENCES:
+            break
+        time.sleep(pause_s)
+
+
+def _is_shown(aws: Aws, fleet: str, operation: str, key: str, name: str) -> bool:
+    rows = aws.pages(operation, key, Filters=[fleet_filter(fleet)])
+    return any(name in (row.get("LaunchTemplateId"), row.get("GroupId")) for row in rows)

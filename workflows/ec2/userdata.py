@@ -1,4 +1,4 @@
-"""User data: what must work on a node when ssh never does. Everything else goes over ssh."""
+"""User data: the part that must work on a node even if ssh never does. The rest goes over ssh."""
 
 import pathlib
 

@@ -13,7 +13,7 @@ from workflows.node.wire import Wire
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_WAITS = 4  # after each but the last of so many, a silent runtime is asked for a sign of life
+_WAITS = 4  # after each but the last of these, a silent runtime is pinged
 _BLOCK = 1 << 18
 _AHEAD = 32  # files sent before the first is answered; as many answers fit into any buffer
 _SHIPS = 3  # times a node is sent what it lacks before it is given up
@@ -95,7 +95,7 @@ class Channel:
             lacks = None
             for event in self.ask(message, "ran", "lacks"):
                 if event["event"] == "running" and type(event.get("had")) is not int:
-                    raise self._nonsense(event)
+                    raise self._unexpected(event)
                 if event["event"] == "lacks":
                     lacks = event
                 else:
@@ -108,7 +108,7 @@ class Channel:
     def _ship(self, lacks: Event, files: Mapping[str, bytes]) -> None:
         digests = lacks.get("digests")
         if not isinstance(digests, list) or any(digest not in [*files] for digest in digests):
-            raise self._nonsense(lacks)
+            raise self._unexpected(lacks)
         try:
             self._wire.limit(self.node.silence_s)
             for digest in digests:
@@ -237,17 +237,17 @@ class Channel:
                 self._wire.send({"op": "ping", "n": 0})
                 continue
             except (ValueError, RecursionError) as error:
-                raise self._nonsense(error) from error
+                raise self._unexpected(error) from error
             if event is None:
                 raise NodeLost(self.node.name, "it hung up")
             if not isinstance(event.get("event"), str):
-                raise self._nonsense(event)
+                raise self._unexpected(event)
             return event
 
     def _raw(self, event: Event) -> bytes:
         size = event.get("size")
         if type(size) is not int or not 0 <= size <= _LARGEST:
-            raise self._nonsense(event)
+            raise self._unexpected(event)
         try:
             self._wire.limit(self.node.silence_s)
             data = self._wire.recv_bytes(size)
@@ -259,8 +259,8 @@ class Channel:
             raise NodeLost(self.node.name, "it hung up")
         return data
 
-    def _nonsense(self, what: object) -> NodeLost:
-        return NodeLost(self.node.name, f"it talks nonsense: {str(what)[:120]}")
+    def _unexpected(self, what: object) -> NodeLost:
+        return NodeLost(self.node.name, f"protocol error: unexpected reply: {str(what)[:120]}")
 
     def _silent(self) -> NodeLost:
         return NodeLost(self.node.name, f"nothing was heard of it for {self.node.silence_s:g} s")

@@ -1,4 +1,4 @@
-"""What makes nodes trust each other for one run: a certificate with its key, and a token."""
+"""Credentials by which nodes trust each other for one run: a certificate, its key, a token."""
 
 import datetime as dt
 import secrets

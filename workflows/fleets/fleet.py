@@ -118,7 +118,7 @@ def open_fleet(
 
 
 def gone_fleet(spec: str, nodes: int, why: str) -> Fleet:
-    """Return what stands for a fleet that is not there any more: all of its nodes are lost."""
+    """Return a stand-in for a fleet that no longer exists: all of its nodes are lost."""
     return Fleet(spec, [GoneNode(slot, why) for slot in range(nodes)])
 
 

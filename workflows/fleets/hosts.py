@@ -21,7 +21,7 @@ from workflows.errors import ConfigError, UsageError
 
 PATIENCE_S = 60.0
 _DEFAULT_SCRATCH = ".workflows-node"
-# What every login shell (csh and fish too) leaves alone within single quotes.
+# Characters that every login shell (csh and fish too) leaves alone within single quotes.
 _QUOTABLE = re.compile(r"[A-Za-z0-9_@%+=:,./~ -]+")
 _TOP = ("defaults", "hosts", "patience")
 _NUMBERS = {
@@ -29,7 +29,7 @@ _NUMBERS = {
     "slots": (0, 4096),
     "slots_per_core": (0.01, 64),
     "patience": (0, 86400),
-    # Below these one could hardly log in any more.
+    # Below these a login could hardly work.
     "open_files": (1024, 1 << 30),
     "processes": (256, 1 << 22),
 }
@@ -54,7 +54,7 @@ class Login:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What each login of the user may have at most; 0 leaves it as it is."""
+    """Limits of each login of the user; 0 leaves one as it is."""
 
     open_files: int = 0
     processes: int = 0
@@ -83,7 +83,7 @@ class Host(Login):
 
 @dataclasses.dataclass(frozen=True)
 class Hosts:
-    """What a hosts.yaml says; a host's place in it is its slot."""
+    """The content of a hosts.yaml; a host's place in it is its slot."""
 
     hosts: tuple[Host, ...]
     patience: float = PATIENCE_S
@@ -109,7 +109,7 @@ def read_hosts(path: str) -> Hosts:
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path} is no YAML: {' '.join(str(error).split())}"]) from error
+        raise ConfigError([f"{path} is not YAML: {' '.join(str(error).split())}"]) from error
     return parse_hosts(found, path)
 
 

@@ -1,4 +1,4 @@
-"""The process of an ssh fleet's hub: begun as early as a run can be seen to need one.
+"""The process of an ssh fleet's hub: started as soon as a run turns out to need one.
 
 A hub takes as long to load paramiko as the driver takes to load Luigi and the pipeline, and both
 have a core of their own. So the command line begins one before it knows the hosts, which it is told

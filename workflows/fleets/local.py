@@ -195,7 +195,7 @@ class LocalNode:
         while pid and self._listening() == pid:
             if time.monotonic() >= deadline:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)  # its watchdog sees to its commands and files
+                    os.kill(pid, signal.SIGKILL)  # its watchdog cleans up its commands and files
             time.sleep(0.005)
 
     def _reap(self, process: "subprocess.Popen[bytes]") -> None:

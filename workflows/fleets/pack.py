@@ -10,7 +10,7 @@ import sys
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 _SHARED = ("__init__.py", "errors.py")
-# What `python -c` is given before the pack and its arguments. To name the pack itself as the
+# The code for `python -c`, before the pack and its arguments. To name the pack itself as the
 # program takes half as long again: Python then loads what runs modules as programs.
 RUN = "import sys; del sys.argv[0]; sys.path.insert(0, sys.argv[0]); import boot"
 # In the syntax of every Python: an old one must get as far as to say so. `attach` runs for each

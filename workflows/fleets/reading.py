@@ -1,4 +1,4 @@
-"""Nodes for those who only look: nothing is started on them, and nothing is written.
+"""Read-only access to nodes: nothing is started on them, and nothing is written.
 
 A node that is a directory of this machine is read where it is. One that is gone says so.
 """
@@ -30,7 +30,7 @@ class _Reader(LookingOperations, VerbOperations):
                 name = message["op"]
                 try:
                     if name not in _OPERATIONS:
-                        raise ValueError(f"{name} is not for who only looks")
+                        raise ValueError(f"{name} is not available to a reader")
                     getattr(self, f"op_{name}")(message)
                 except (OSError, ValueError, KeyError) as error:
                     self.wire.send({"event": "error", "why": str(error)})
@@ -68,7 +68,7 @@ class ReadNode:
 
 
 class GoneNode(ReadNode):
-    """One slot of a fleet that is not there any more."""
+    """One slot of a fleet that no longer exists."""
 
     is_here = False
 

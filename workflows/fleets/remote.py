@@ -17,7 +17,7 @@ from workflows.fleets.ssh import BROKEN, Connection, Full, connect
 from workflows.node.wire import Wire
 
 # A node is asked every BEAT_S and lost after LOST_S without an answer; its runtime ends itself when
-# it was not asked for LEASE_S. What runs there is gone 20 s after the driver, whatever happens.
+# it was not asked for LEASE_S. Its commands end within 20 s of the driver, whatever happens.
 BEAT_S, LOST_S, LEASE_S = 3.0, 12.0, 15.0
 _START_S = 15.0
 _SHIP_S = 15.0
@@ -50,7 +50,7 @@ class Session:
             raise ConnectionResetError(str(error) or type(error).__name__) from error
 
     def frames(self) -> Iterator[bytes]:
-        """Yield what the runtime says until the session is over, or the connection breaks."""
+        """Yield what the runtime says until the session ends, or the connection breaks."""
         while True:
             while len(self._buffer) >= LENGTH.size:
                 end = LENGTH.size + LENGTH.unpack_from(self._buffer)[0]
@@ -272,7 +272,7 @@ class Remote:
 
     def _broken(self, error: BaseException) -> NodeLost:
         if isinstance(error, TimeoutError):
-            return NodeLost(self.name, f"{self.host} lets us in, but then says nothing")
+            return NodeLost(self.name, f"{self.host} accepts the login, but then sends nothing")
         return NodeLost(self.name, f"{self.host} broke off: {str(error) or type(error).__name__}")
 
     def _down(self) -> None:

@@ -44,7 +44,7 @@ _DEFAULT_IDENTITIES = ("id_ed25519", "id_ecdsa", "id_rsa")
 # sshd's way to say that it has too many logins in progress, or that it is just coming up.
 _TRANSIENT = (EOFError, ConnectionResetError, BrokenPipeError)
 
-# What a broken connection raises.
+# Exceptions of a broken connection.
 BROKEN = (OSError, EOFError, paramiko.SSHException)
 
 # Its threads log tracebacks of every connection that ends; what matters is raised here.
@@ -149,7 +149,7 @@ class Connection:
             raise ConnectionResetError(str(error)) from error
 
     def watch(self) -> None:
-        """Close the connection once its host says nothing any more, though its kernel may.
+        """Close the connection once its host is silent, though its kernel may not be.
 
         The host is asked now and then, so that one with nothing to say answers at least. Anything
         that it says counts: an answer may wait behind much data.
@@ -202,7 +202,7 @@ def connect(node: str, host: Host) -> Connection:
 
 
 def connect_watched(node: str, host: Host) -> Connection:
-    """Log in as `connect` does; the connection ends once its host does not answer any more."""
+    """Log in as `connect` does; the connection ends once its host no longer answers."""
     connection = connect(node, host)
     connection.watch()
     return connection
@@ -268,7 +268,7 @@ def _shake_hands(node: str, login: Login, transport: paramiko.Transport) -> None
         if time.monotonic() - started < CONNECT_S / 2 and "banner" in str(error):
             raise _Again(str(error)) from error
         raise NodeLost(node, f"no handshake with {login}: {error}") from error
-    if not transport.initial_kex_done:  # paramiko says nothing when its time is over
+    if not transport.initial_kex_done:  # paramiko says nothing at a timeout
         raise NodeLost(node, f"no handshake with {login}: it said nothing for {CONNECT_S:g} s")
 
 
@@ -320,7 +320,7 @@ def _check_host_key(node: str, login: Login, key: paramiko.PKey, known: list[str
     raise NodeRefused(
         node,
         f"the host key of {login} HAS CHANGED: it shows {_fingerprint(shown)}, known is {expected}."
-        " Somebody may be listening in. Only if you know why (a host installed anew), compare it"
+        " Somebody may be listening in. Only if you know why (a reinstalled host), compare it"
         " with ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub on the host and put the new key into"
         " hosts.yaml or known_hosts",
     )

@@ -27,7 +27,7 @@ _USUAL_SLOTS = 4
 
 
 class Hub:
-    """What holds the connections of one fleet; constructing it does nothing.
+    """The holder of one fleet's connections; constructing it does nothing.
 
     `about` is what a hub of that `module` is told beside its hosts.
     """

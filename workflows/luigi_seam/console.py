@@ -1,4 +1,4 @@
-"""What a person sees of Luigi's own messages: each said once, briefly, with what to do next."""
+"""Luigi's own messages as a person sees them: each once, short, with the next command."""
 
 import atexit
 import logging
@@ -28,7 +28,7 @@ _TRACEBACK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 _AWAY = re.compile(r"Failed (connecting to remote scheduler|pinging scheduler)")
-_BACK = "what is done is kept: run the same again to go on"
+_BACK = "finished work is kept: run the same again to continue"
 _said: set[str] = set()
 _errors: list[str] = []
 _interrupts: list[int] = []
@@ -123,7 +123,7 @@ def _interrupt_again(dropped: "sys.UnraisableHookArgs") -> None:
 
 
 def end_interrupts() -> None:
-    """Raise no dropped interrupt any more: the run has ended anyway."""
+    """Stop raising dropped interrupts: the run has ended anyway."""
     signal.setitimer(signal.ITIMER_REAL, 0)
     if signal.getsignal(signal.SIGALRM) is _interrupt:
         signal.signal(signal.SIGALRM, signal.SIG_IGN)

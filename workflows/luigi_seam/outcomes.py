@@ -1,4 +1,4 @@
-"""Why a run did not reach its end, task by task, asked of Luigi's worker before it is gone.
+"""Why a run did not finish, task by task, read from Luigi's worker before it is gone.
 
 Steps say themselves what failed. Of other tasks only the worker knows, for each of their processes
 ends without a word to the run.
@@ -34,7 +34,7 @@ def unfinished(worker: Any, log: str) -> Iterator[str]:
     disabled = [task for task, status, _ in worker._add_task_history if status == DISABLED]
     disabled += _disabled_by_luigid(worker, found["not_run"])
     if disabled:
-        yield f"disabled, so that it is not run: {_names(disabled)}"
+        yield f"disabled, and so not run: {_names(disabled)}"
     if found["run_by_other_worker"]:
         yield f"another run is at work on {_names(found['run_by_other_worker'])}"
 

@@ -27,7 +27,7 @@ _END_S = 5.0
 _LOOK_S = 0.05
 _HEARD_S = 2.0  # after it all has been read that a process said before it died
 _patience_until = [-_END_S]
-# What is told of a worker that has run all it could, before it is gone.
+# Called with a worker that has run all it could, before it is gone.
 at_end: "list[Callable[[Worker], None]]" = []
 
 
@@ -86,7 +86,7 @@ class TaskThread:
 
 
 class Results:
-    """What came of tasks: of threads without a way around, of processes by Luigi's own queue.
+    """Results of tasks: of threads directly, of processes by Luigi's own queue.
 
     That is a pipe, and a thread that writes to it: 0.2 ms of CPU a task.
     """
@@ -139,7 +139,7 @@ class Results:
                 self.put_here(error)
 
     def close(self) -> None:
-        """Take in nothing any more."""
+        """Accept nothing more."""
         self._is_closed = True
         if self._reader is not None:
             self._reader.join(_END_S)

@@ -1,4 +1,4 @@
-"""Files that come from elsewhere: pieces of this machine's nodes, and checkpoints. And: damage."""
+"""Files from elsewhere: pieces of this machine's nodes, and checkpoints; and checks for damage."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from workflows.node.work import KeyFailed
 
 
 class Damaged(KeyFailed):
-    """What came is not what was sent: to bring it again may help, and the event says so."""
+    """The received bytes differ from the sent ones: a retry may help; the event says so."""
 
     def __init__(self, why: str, step: str) -> None:
         super().__init__(why, step)

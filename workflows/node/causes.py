@@ -12,7 +12,7 @@ _SHELL = 128  # a shell adds a signal's number to this
 
 
 def _word(*names: str) -> str:
-    """Return a pattern of commands of these names, which are no part of a path or variable."""
+    """Return a pattern of commands of these names that are not part of a path or variable."""
     return rf"(?<![\w./$-])(?:{'|'.join(names)})(?![\w=.])"
 
 
@@ -41,7 +41,7 @@ _TOO_LONG = (
     " on stdin (xargs; a while read loop; --files-from=-), not as $(...) or *"
 )
 _BY_SIGNAL = {
-    signal.SIGKILL: "the kernel ended it for want of memory (dmesg says so), or somebody killed it;"
+    signal.SIGKILL: "the kernel killed it because memory ran out (see dmesg), or somebody did;"
     " fewer [node] slots leave more memory to each command",
     signal.SIGPIPE: "the next command of the pipe, such as head, stopped reading early, which"
     " pipefail makes a failure; let it read all (sed -n 1,10p), or append: || [ $? = 141 ]",

@@ -89,7 +89,7 @@ def _kill_listener(name: str) -> None:
         probe.connect("\0" + name)
         pid, uid = peer(probe)
         if uid == os.getuid():
-            os.kill(pid, signal.SIGKILL)  # its watchdog sees to its commands and files
+            os.kill(pid, signal.SIGKILL)  # its watchdog cleans up its commands and files
 
 
 def accept(listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:

@@ -88,7 +88,7 @@ class Curl:
         return outcomes
 
     def attempts(self) -> Iterator[None]:
-        """Yield as often as something may be tried, after waits that double; until all is over."""
+        """Yield once per permitted attempt, after waits that double."""
         wait_s = self._backoff_s
         for attempt in range(self._attempts):
             if attempt:
@@ -182,7 +182,7 @@ def _says_exit_codes(path: str) -> bool:
 
 
 class _Said(NamedTuple):
-    """What curl said of one transfer, and the body of an answer that is none of the data."""
+    """The report of curl on one transfer, and the body of a reply that is not data."""
 
     status: str
     exit: str
@@ -254,7 +254,7 @@ def _heard(ended: Sequence[str], sizes: Mapping[int, int], one: Transfer) -> _Sa
         status = "000"  # it was told to go on, and then heard no more
     body = answer[:_ERROR_KEPT] if one.md5 else ""
     if not one.md5 and not status.startswith("2"):
-        # What came is an error page: read it, and take it out of the data.
+        # An error page came: read it, and take it out of the data.
         body = _taken_out(one.path, sizes[int(number)]) if status != "000" else ""
     elif not one.md5 and exit_code in _RESUME_REFUSED:
         _taken_out(one.path, 0)

@@ -1,4 +1,4 @@
-"""Files that signed URLs lead to: checkpoints that are restored with curl."""
+"""Downloads from signed URLs: checkpoints that are restored with curl."""
 
 import concurrent.futures
 import os

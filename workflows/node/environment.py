@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterable
 from typing import Optional
 
-# What would change, on this machine alone, what bash or Python does; and credentials: what a
-# command reads from S3 comes by signed URLs, and the driver sends what `[node] pass_env` names.
+# Variables that would change bash or Python on this machine alone; and credentials: a command reads
+# S3 by signed URLs, and the driver sends the variables that `[node] pass_env` names.
 _DROPPED = {"BASH_ENV", "ENV", "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP"}
 _SHORTEST = 4  # characters of a secret: less would blot out half of any text
 _DROPPED_PREFIXES = ("BASH_FUNC_", "AWS_")

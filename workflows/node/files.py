@@ -1,4 +1,4 @@
-"""What nodes do with single files and trees."""
+"""Operations of a node on single files and trees."""
 
 import contextlib
 import hashlib

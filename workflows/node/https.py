@@ -35,7 +35,7 @@ _ONCE_MORE = (ConnectionError, ssl.SSLError, http.client.HTTPException)
 
 
 class Credential(NamedTuple):
-    """What makes a node one of a run's: PEM texts (the key for senders only) and the token."""
+    """Credentials of a run's nodes: PEM texts (the key for senders only) and the token."""
 
     certificate: str
     token: str
@@ -206,7 +206,7 @@ class Gone(Exception):
 
 
 class NotKept(Exception):
-    """What came could not be written here."""
+    """Received bytes could not be written here."""
 
 
 class Source:

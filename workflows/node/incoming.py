@@ -1,4 +1,4 @@
-"""What a person sends to a node: a key, or a file of any path; whole or not at all."""
+"""Files that a person sends to a node: a key, or a file of any path; whole or not at all."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What a command reads on stdin, as it comes from the driver."""
+"""The stdin of a command, as it arrives from the driver."""
 
 import contextlib
 import queue
@@ -21,7 +21,7 @@ class Inflow:
         A command that reads no more loses nothing that it wanted: the rest is dropped.
         """
         wants_more = True
-        with contextlib.suppress(OSError):  # nobody listens any more
+        with contextlib.suppress(OSError):  # nobody listens now
             while data := self._waiting.get():
                 if wants_more:
                     try:

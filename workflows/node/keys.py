@@ -1,4 +1,4 @@
-"""What a key is called, which slot owns it, how its identity is made. Driver and nodes share it.
+"""Names of keys, the slot that owns a key, and identities. Driver and nodes share it.
 
 A key is ``step/dir/name``. It is placed by its basename alone, so equal names of different steps
 and directories meet on one node: that is how n:1 steps find their inputs without moving a byte.

@@ -25,7 +25,7 @@ def parse(law: str) -> tuple[list[str], list[str]]:
     """
     sides = [[name.strip() for name in side.split("+")] for side in law.split("=")]
     if len(sides) != 2 or not all(_NAME.match(name) for side in sides for name in side):
-        raise ValueError(f"{law!r} is no law; write it as 'rows_in = rows_out + rows_rejected'")
+        raise ValueError(f"{law!r} is not a law; write it as 'rows_in = rows_out + rows_rejected'")
     return sides[0], sides[1]
 
 

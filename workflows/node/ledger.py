@@ -19,7 +19,7 @@ REMOVED = "rm"
 
 
 class Entry(NamedTuple):
-    """What is kept in memory of one record: enough to list it and to find it again."""
+    """The part of a record kept in memory: enough to list it and to find it again."""
 
     key: str
     size: int

@@ -1,4 +1,4 @@
-"""What runs leave on a node beside outputs: files that steps shipped, other versions' runtimes."""
+"""Leftovers of runs on a node beside outputs: shipped files, other versions' runtimes."""
 
 import contextlib
 import glob

@@ -1,4 +1,4 @@
-"""The operations of a session that only look: what is here, and whether it is what it was."""
+"""The read-only operations of a session: which outputs are here, and whether they are intact."""
 
 import contextlib
 import os
@@ -91,5 +91,5 @@ class LookingOperations:
         except Exception as error:  # noqa: BLE001 - the driver waits for an answer
             self.check()
             answer = {"event": "error", "why": f"{type(error).__name__}: {error}"}
-        with contextlib.suppress(OSError):  # nobody listens any more
+        with contextlib.suppress(OSError):  # nobody listens now
             self.wire.send(answer)

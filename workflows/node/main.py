@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> int:
 
 
 def slots_of(text: str, cores: int) -> int:
-    """Return how many slots ``4``, ``0`` or ``x1.5`` are on so many cores.
+    """Return how many slots ``4``, ``0`` or ``x1.5`` mean on that many cores.
 
     >>> slots_of("4", 2), slots_of("0", 2), slots_of("x1.5", 2), slots_of("x0.1", 2)
     (4, 2, 3, 1)

@@ -1,6 +1,6 @@
 """Processes that outlived what started them: they become the runtime's children.
 
-What commands leave behind is killed by what it carries (strays.py). A daemon that closed every file
+Leftovers of commands are killed by what they carry (strays.py). A daemon that closed every file
 and emptied its environment carries nothing, and may go on. Here it is at least seen, so that no key
 works where such a one may still write. See prctl(2), PR_SET_CHILD_SUBREAPER.
 """

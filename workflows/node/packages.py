@@ -19,7 +19,7 @@ for name in json.load(sys.stdin):
         pass
 print(json.dumps(found))
 """
-# What is there stays there while a runtime lives; what is missing may be installed meanwhile.
+# Installed packages stay while a runtime lives; missing ones may be installed meanwhile.
 _there: "set[str]" = set()
 _looking = threading.Lock()
 _HOLDS: "dict[str, Callable[[Any, Any], bool]]" = {

@@ -21,7 +21,7 @@ _READ = 1 << 20
 
 
 class Part(NamedTuple):
-    """What was sent: its bytes, their MD5 in hex, their CRC-32."""
+    """A sent file: its bytes, their MD5 in hex, their CRC-32."""
 
     size: int
     md5: str

@@ -15,7 +15,7 @@ class Groups:
         self.cancelled = False
 
     def add(self, pid: int) -> None:
-        """Remember a group; if the session is over already, kill it at once."""
+        """Remember a group; if the session has ended, kill it at once."""
         with self._mutex:
             self._pids.add(pid)
             if self.cancelled:

@@ -1,7 +1,7 @@
 """One large file over several connections: each curl fetches a range and writes it at its place.
 
 A range is a curl of its own whose stdout is the file, opened where the range begins: that works
-with every curl, and how far the file was written says where to go on. What is odd (a server that
+with every curl, and how far the file was written says where to resume. An odd reply (a server that
 knows no ranges, a refusal) leads to one GET of the whole file, which says why.
 """
 

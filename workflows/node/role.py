@@ -23,7 +23,7 @@ class NoRole(Exception):
 
 
 class Credentials(NamedTuple):
-    """What the metadata service says."""
+    """A reply of the metadata service."""
 
     key: str
     secret: str

@@ -1,4 +1,4 @@
-"""A node's part in a shuffle: let others fetch what they need from it."""
+"""A node's part in a shuffle: serve the pieces that others need."""
 
 import threading
 from typing import TYPE_CHECKING

@@ -35,7 +35,7 @@ steps      --                                              steps: names, orphans
 ledgers    --                                              ledgers: steps
 =========  ==============================================  =========================================
 
-What only looks is in ``looking.py``. The verbs have further operations of their own: ``verbs.py``.
+Read-only operations are in ``looking.py``, those of the verbs in ``verbs.py``.
 
 Anything that cannot be answered comes back as ``error`` with a ``why``; the session goes on.
 """
@@ -61,7 +61,7 @@ from workflows.node.wire import Wire
 from workflows.node.work import KeyFailed, KeyRun, Stage, Work
 from workflows.node.workplace import Workplaces
 
-# What few runtimes need is imported where it is used: every run waits for its runtimes to start.
+# Modules that few runtimes need are imported where used: every run waits for runtimes to start.
 if TYPE_CHECKING:
     from workflows.node.curl import Curl
 
@@ -72,7 +72,7 @@ Message = dict[str, Any]
 
 
 class Runtime(NamedTuple):
-    """What all sessions of a runtime share."""
+    """State that all sessions of a runtime share."""
 
     storage: Storage
     slots: Slots
@@ -316,7 +316,7 @@ class Session(LookingOperations, VerbOperations):
                     for event in _outcomes(run, batch):
                         self.wire.post(dict(event, step=step))
             except OSError:
-                self.groups.cancel()  # nobody listens any more
+                self.groups.cancel()  # nobody listens now
             finally:
                 left.one()
 
@@ -335,7 +335,7 @@ class Session(LookingOperations, VerbOperations):
                 if not self.groups.cancelled:
                     self.wire.post(self._outcome(step, item, run, event))
             except OSError:
-                self.groups.cancel()  # nobody listens any more
+                self.groups.cancel()  # nobody listens now
             finally:
                 left.one()
 

@@ -1,4 +1,4 @@
-"""A node's part in a shuffle: fetch what others have for it."""
+"""A node's part in a shuffle: fetch its pieces from other nodes."""
 
 import contextlib
 import itertools
@@ -17,7 +17,7 @@ _BATCH_BYTES = 64 << 20
 
 
 class Shuffle:
-    """What one `bring` from other nodes needs: who has what, and the credential."""
+    """The parameters of one `bring` from other nodes: owners of pieces, and the credential."""
 
     def __init__(self, storage: Storage, message: Message) -> None:
         self._storage, self._step = storage, message["step"]

@@ -55,10 +55,10 @@ class Signatures:
         self._waiting: dict[int, queue.SimpleQueue[list[str]]] = {}
 
     def refreshed(self, step: str, item: Message) -> Message:
-        """Return a key as it was asked for, its source's URL signed anew if that must be.
+        """Return a key as it was asked for, its source's URL re-signed if needed.
 
         Raises:
-            KeyFailed: this node should sign itself, and cannot; or what others signed is over.
+            KeyFailed: this node cannot sign itself as it should; or another's URL has expired.
         """
         source = item.get("source")
         if source is not None and source["url"].startswith(role.PREFIX):

@@ -1,4 +1,4 @@
-"""The slots of a node: threads that run what all of its sessions ask for."""
+"""The slots of a node: threads that run the keys of all its sessions."""
 
 import contextlib
 import queue
@@ -24,7 +24,7 @@ class Slots:
         self._queue.put(job)
 
     def close(self) -> None:
-        """Begin nothing any more."""
+        """Start nothing more."""
         with self._changed:
             self._closed = True
 

@@ -1,4 +1,4 @@
-"""What a node checks of the source of a key: that it is still what was listed, and may be read."""
+"""Checks of a key's source on its node: that it is still as listed, and may be read."""
 
 import os
 import time
@@ -26,7 +26,7 @@ def change_of(source: "dict[str, Any]") -> str:
 
 
 def end_of(source: "dict[str, Any]") -> str:
-    """Say that the signature of a URL is over, if it is, which somebody else signed."""
+    """Refuse a URL that somebody else signed, if its signature has expired."""
     ends = expires(source["url"])
     if ends is None or ends > time.time():
         return ""

@@ -1,4 +1,4 @@
-"""Where a node keeps things, and how an output is published.
+"""A node's files, and how an output is published.
 
 ::
 
@@ -104,7 +104,7 @@ class Storage:
         bare = _bare(step)
         for ledger in (bare, bare + PIECES):
             if self.named(ledger, key) is not None:
-                why = f"the key exists already; to make it anew: workflows rm {bare}/{key}"
+                why = f"the key exists already; to replace it: workflows rm {bare}/{key}"
                 raise FileExistsError(errno.EEXIST, why)
 
     def publish(self, step: str, tmp: str, record: Record, *, by_name: bool = False) -> Record:
@@ -112,7 +112,7 @@ class Storage:
 
         Nothing is ever replaced: if another run was first, its output stays and ours is dropped.
         With `by_name` a key's name may be taken only once, whatever made it.
-        What a run left that died between the two moves is not in the ledger, and makes room.
+        A file left by a run that died between the two moves is not in the ledger, and is replaced.
 
         Raises:
             OSError: the disk is full, or the name is taken; nothing is published.
@@ -183,7 +183,7 @@ class Storage:
         """Tell whether an output is what was published: its bytes are read if it was touched since.
 
         To write to a file, or change its owner, mode or time, sets its ctime to the clock's.
-        What a disk does to it unseen, or a loss of power, is found by `fsck`.
+        Damage by a disk, or a loss of power, is found by `fsck`.
         """
         path = self.path(step, record["id"], record["key"])
         return bool(record.get("stat") == _stat(path) or record["crc"] == checksum(path))

@@ -1,4 +1,4 @@
-"""Ends what commands leave behind, wherever it went: another session, another parent, a daemon.
+"""Kills leftover processes of commands, wherever they went: another session, parent, a daemon.
 
 A process is known by a variable in its environment, and by a pipe that all a command starts
 inherits. Neither would do alone: a daemon closes the pipe, ``env -i`` drops the variable, and while
@@ -16,12 +16,12 @@ from typing import Optional
 
 _SOON_S = 0.5  # within it the kernel cannot have given out all process numbers once
 _PATIENCE_S = 5.0
-_FEW = 100  # to ask for so many processes one by one is cheaper than to list all
+_FEW = 100  # asking for this many processes one by one is cheaper than listing all
 _LOOKS = 5
 
 
 class Strays:
-    """What one command leaves behind; made before it starts."""
+    """The leftovers of one command; made before it starts."""
 
     def __init__(self, variable: str) -> None:
         self._variable = variable
@@ -123,7 +123,7 @@ def processes(since: int = 0) -> Iterable[int]:
     if 0 < since <= newest < since + _FEW:
         return range(since + 1, newest + 1)
     if newest < since:
-        since = 0  # the kernel has begun again with small numbers
+        since = 0  # the kernel has wrapped to small numbers
     own = os.getpid()
     numbers = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     return [pid for pid in numbers if pid > since and pid != own]
@@ -140,7 +140,7 @@ def last_pid() -> int:
 
 @functools.cache
 def _loadavg() -> int:
-    """Return an open file that says so, anew whenever it is read: each command asks four times."""
+    """Return an open file that says so, afresh on each read: each command asks four times."""
     return os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
 
 

@@ -1,4 +1,4 @@
-"""The one place that knows secrets in URLs: what may be shown and kept, and what identifies.
+"""Secrets in URLs: which parts may be shown and stored, and which identify a source.
 
 A URL may hold a user and a password, and a signature or a token in its query. All of it is used,
 none of it is shown or stored. Shared by the driver and the nodes; nothing here opens a connection.

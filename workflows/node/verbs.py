@@ -1,4 +1,4 @@
-"""What the verbs ask of a node beside running steps: keys by name, one command at once, its health.
+"""Operations of a node for the verbs: keys by name, one command at once, its health.
 
 =========  ==============================================  =========================================
 operation  fields                                          answered by
@@ -53,7 +53,7 @@ Message = dict[str, Any]
 
 
 class Refusal(ValueError):
-    """What the node does not do; its text explains itself."""
+    """A refusal of the node; its text explains itself."""
 
 
 class Evaluation(KeyRun):
@@ -251,7 +251,7 @@ class VerbOperations:
         """Run beside the session's own thread: pings must be answered meanwhile."""
 
         def tell() -> None:
-            with contextlib.suppress(OSError):  # nobody listens any more
+            with contextlib.suppress(OSError):  # nobody listens now
                 try:
                     event = run()
                 except Exception as error:  # noqa: BLE001 - or whoever asked would wait for ever
@@ -355,8 +355,8 @@ class VerbOperations:
 def check_fleet(storage: Storage, message: Message, *, join: bool = False) -> None:
     """Check that the keys here belong to the fleet of whoever asks; `fleet` names its nodes.
 
-    With another number or order of nodes a key's name would lead to another node. What no verb has
-    made is placed otherwise, and belongs to no fleet.
+    With another number or order of nodes a key's name would lead to another node. Keys that
+    no verb has made are placed otherwise, and belong to no fleet.
 
     Raises:
         Refusal: they belong to another.

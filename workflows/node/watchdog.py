@@ -1,4 +1,4 @@
-"""What ends a runtime's commands when the runtime itself is killed.
+"""The watchdog: ends a runtime's commands when the runtime itself is killed.
 
 The runtime kills its commands when its driver goes away. Nothing can do that for a runtime that
 gets SIGKILL, so a second, idle process waits on a pipe that the runtime holds open. When the pipe

@@ -12,7 +12,7 @@ SOON_S = 0.02
 
 
 class Stream(Protocol):
-    """What a socket, a paramiko channel and a pair of pipes have in common."""
+    """The common part of a socket, a paramiko channel and a pair of pipes."""
 
     def recv(self, size: int) -> bytes:
         """Return up to `size` bytes, empty at the end."""

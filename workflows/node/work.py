@@ -47,7 +47,7 @@ class Stage(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What one `run` message asks for: the same for all of its keys."""
+    """The content of one `run` message: the same for all of its keys."""
 
     step: str
     mode: str
@@ -71,7 +71,7 @@ class KeyFailed(Exception):
 
 
 class InputGone(KeyFailed):
-    """What a key is made from is not here any longer; the event says so to the driver."""
+    """An input of a key is no longer here; the event tells the driver."""
 
     def __init__(self, step: str, gone: str) -> None:
         super().__init__(f"its input {gone} is not here", step)
@@ -415,5 +415,5 @@ class KeyRun:
 
 @functools.cache
 def _bash() -> str:
-    """Return where bash is: to try each directory of PATH anew for every key would show."""
+    """Return the path of bash: trying each directory of PATH again for every key would show."""
     return shutil.which(BASH[0]) or BASH[0]

@@ -60,7 +60,7 @@ class Workplace:
         """Check that the files a stage was given are as they were; it may have removed its links.
 
         Raises:
-            Tampered: one has changed, and is shipped anew to whoever needs it next.
+            Tampered: one has changed, and is shipped again to whoever needs it next.
         """
         cwd = self.cwd(number)
         for name, seen in self._made[number][1].items():

@@ -1,4 +1,4 @@
-"""What a pipeline whose result is files prints at its end: where they are, and how large."""
+"""The last lines of a pipeline whose result is files: where they are, and how large."""
 
 import sys
 from typing import TextIO

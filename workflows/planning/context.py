@@ -1,4 +1,4 @@
-"""What the steps of this process share: fleets, stores, datasets and the run's log.
+"""State that the steps of this process share: fleets, stores, datasets and the run's log.
 
 Tasks are threads of one process. They do not share connections: a channel belongs to the task that
 opened it.
@@ -47,7 +47,7 @@ def fleet(spec: str) -> Fleet:
 def look_only(gone: int = 0) -> None:
     """Let this process start and write nothing: for verbs that only look. Called before all else.
 
-    With `gone`, a fleet that cannot be opened is stood for by so many nodes that are lost.
+    With `gone`, that many lost nodes stand in for a fleet that cannot be opened.
     """
     _looks_only[0], _gone[0] = True, gone
 

@@ -37,7 +37,7 @@ class Dataset:
     placed: tuple[int, ...]
     # Why it could not be kept: no trouble to who finds that all is done.
     trouble: CheckpointError | None = dataclasses.field(default=None, compare=False)
-    # What a user must know of how it was listed: what was left out, what was read to compare it.
+    # Notes on the listing for the user: names that were left out, bytes read to compare it.
     notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     @functools.cached_property

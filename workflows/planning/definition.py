@@ -1,4 +1,4 @@
-"""What a step states of itself: its command, the files it ships, its laws. Nothing runs here."""
+"""The definition of a step: its command, the files it ships, its laws. Nothing runs here."""
 
 import functools
 import hashlib
@@ -16,7 +16,7 @@ from workflows.planning.parameters import StepParameters
 
 
 class Definition(StepParameters):
-    """What all steps state; `steps.Step` says what becomes of it."""
+    """The attributes of all steps; `steps.Step` uses them."""
 
     _is_base_of_steps = True
     mode: ClassVar[str]
@@ -42,12 +42,12 @@ class Definition(StepParameters):
 
     @property
     def command(self) -> str:
-        """Return what bash runs for each key; a step states it as an attribute or a property.
+        """Return the bash command for each key; a step states it as an attribute or a property.
 
         Raises:
             UsageError: the step states none.
         """
-        raise UsageError(f"{self.name} states no command")
+        raise UsageError(f"{self.name} has no command")
 
     @property
     def timeout_s(self) -> float:
@@ -97,7 +97,7 @@ class Definition(StepParameters):
         """Return the digest of what the step does: its name, command and code.
 
         Raises:
-            UsageError: a law is malformed or would never be checked, `durable` would not be heeded,
+            UsageError: a law is malformed or would never be checked, `durable` would be ignored,
                 or a file that the step ships is not there.
         """
         stated.check_decorated(type(self), Definition)
@@ -114,7 +114,8 @@ class Definition(StepParameters):
     def _check_laws(self) -> None:
         if self.durable and self.mode == "to_n":
             raise UsageError(
-                f"{self.name} is a MapToN, which cannot be durable; say so in a step that reads it"
+                f"{self.name} is a MapToN, which cannot be durable; make a step durable that"
+                " reads it"
             )
         if self.total_laws and not self.durable and self.mode != "to_n":
             raise UsageError(
@@ -137,6 +138,6 @@ class Definition(StepParameters):
             for far in far_before:
                 if far.parameters.get(name, self.parameters[name]) != self.parameters[name]:
                     raise UsageError(
-                        f"{name} of {self.name} does not get to {far.name}: {before.name} between"
-                        f" them has no such parameter; let it have the same one"
+                        f"{name} of {self.name} does not reach {far.name}: {before.name}, between"
+                        f" them, does not declare it; declare {name} on {before.name} too"
                     )

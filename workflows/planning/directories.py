@@ -62,7 +62,7 @@ def is_same(one: str, other: str) -> bool:
 
 
 def list_directory(path: str, pattern: str, own: Sequence[Own]) -> Listing:
-    """Return what is below a directory. What changes meanwhile is read again.
+    """Return the content of a directory. Whatever changes meanwhile is read again.
 
     Files that are added meanwhile do no harm. One that is renamed could be missed under both names:
     so a listing counts only if no directory changed, or nothing of the one before is missing.
@@ -88,7 +88,7 @@ def list_directory(path: str, pattern: str, own: Sequence[Own]) -> Listing:
         before = names
     raise SourceError(
         f"{plain(changed)} changes while it is listed: files are renamed or removed there; run the"
-        " same again when that is over"
+        " same again afterwards"
     )
 
 
@@ -145,8 +145,8 @@ class _Walk:
             raise _Changed(folder) from None
         except OSError as error:
             self.into.refuse(
-                f"{plain(folder)} cannot be read: {error.strerror}; let it be read, or give a"
-                " source without it"
+                f"{plain(folder)} cannot be read: {error.strerror}; make it readable, or give"
+                " a source without it"
             )
             return []
         self._read.append((folder, was))
@@ -193,12 +193,12 @@ class _Walk:
             is_link = entry.is_symlink() and os.path.lexists(entry.path)
             if isinstance(error, FileNotFoundError) and not is_link:
                 raise _Changed(entry.path) from None
-            what = "is a link that leads nowhere" if is_link else "cannot be read"
+            what = "is a dangling link" if is_link else "cannot be read"
             self.into.refuse(f"{plain(entry.path)} {what}: {error.strerror}; {_REMEDY}")
             return
         kind = kind_of(status.st_mode)
         if kind:
-            self.into.refuse(f"{plain(entry.path)} is {kind}, no file; {_REMEDY}")
+            self.into.refuse(f"{plain(entry.path)} is {kind}, not a file; {_REMEDY}")
             return
         self.into.add(SourceKey(self._name(entry), entry.path, status.st_size, etag_of(status)))
 

@@ -1,4 +1,4 @@
-"""What an n:1 step comes to: which keys it gathers, and what it refuses to take for a result."""
+"""The plan of an n:1 step: which keys it gathers, and what it refuses as a result."""
 
 import posixpath
 from typing import ClassVar
@@ -52,13 +52,13 @@ def refuse_lone(step: "PlanFromN", before: Plan, names: list[str]) -> None:
         return
     shown = ", ".join(sorted(names)[:_NAMED]) + (", ..." if names[_NAMED:] else "")
     lone = (
-        f"{step.name} brings no keys together: each of the {len(names)} keys of {before.name} has"
+        f"{step.name} groups no keys: each of the {len(names)} keys of {before.name} has"
         f" a basename of its own ({shown}), and would make an output of its own."
     )
     if is_made:
         context.warn_once(
             f"{lone} {nearest.name} decides what meets: it must give the files of several keys the"
-            f" same name. If that may be, state gather = Basename() in {step.name}"
+            f" same name. If that is intended, write gather = Basename() in {step.name}"
         )
         return
     raise UsageError(

@@ -1,4 +1,4 @@
-"""Which keys a step has, what each is made of, and which belong to one shard. Pure: no I/O.
+"""The keys of a step, the inputs of each, and the keys of each shard. Pure: no I/O.
 
 A step's keys follow from its upstream's: 1:1 keeps them, n:1 groups them by name. Only the keys
 that a 1:n step makes are not known before it has run; they come from its manifest.

@@ -1,6 +1,6 @@
-"""What a step comes to before anything runs: its identity, keys, shards, chain and checkpoint.
+"""The plan of a step before anything runs: its identity, keys, shards, chain and checkpoint.
 
-`Plan` is a step without its Luigi half, which is `steps.Step`. What runs a step takes a `Plan`.
+`Plan` is a step without its Luigi half, which is `steps.Step`. Running a step takes a `Plan`.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass
 class Found:
-    """What is known of a whole step so far; None is not known yet.
+    """The known facts about a whole step; None is not known yet.
 
     `mark` is that of `tolerance` at the time: what was found before keys came to be left out no
     longer holds.

@@ -1,4 +1,4 @@
-"""What a source holds: a directory, a prefix of a bucket, or a list of URLs."""
+"""The content of a source: a directory, a prefix of a bucket, or a list of URLs."""
 
 import concurrent.futures
 import os
@@ -19,7 +19,7 @@ from workflows.storage.place import SCHEME, Place, place_of
 __all__ = ["SourceKey", "conceal", "list_source", "look_at", "unsigned"]
 
 _PROBES = 16
-_TROUBLES = 20  # so many are enough to give a list up
+_TROUBLES = 20  # this many are enough to give up on a list
 _HIDDEN = "?hidden-"
 _secrets: dict[str, str] = {}
 
@@ -28,8 +28,8 @@ def list_source(url: str, pattern: str, but: str = "") -> list[SourceKey]:
     """Return the keys of a source whose name matches the glob `pattern`, sorted by name.
 
     `url` is a directory or ``s3://bucket/prefix/`` (searched below), or a file, http(s) or s3 URL
-    that lists one URL a line. What is below the directory or prefix `but`, as a checkpoint may be
-    that is kept beside its source, is no key; nor is what this program writes itself.
+    that lists one URL a line. Names below the directory or prefix `but`, such as a
+    checkpoint kept beside its source, are not keys; nor are the files of this program itself.
 
     Raises:
         UsageError: there is no such source, or nothing in it matches.
@@ -137,7 +137,7 @@ def _list(url: str, path: str | None, pattern: str) -> Listing:
     found = Listing(url, pattern)
     lines = list(_lines(url, path))
     if not any(scheme_of(line.url) or os.path.exists(line.url) for line in lines[:1]):
-        found.hint = f"; if that is data and no list: {sourcelists.remedy(path or url)}"
+        found.hint = f"; if that is data, not a list: {sourcelists.remedy(path or url)}"
     lines = [line for line in lines if found.wants(line.name)]
     with concurrent.futures.ThreadPoolExecutor(_PROBES) as pool:
         for one in pool.map(lambda line: _probed(line, found), lines):
@@ -204,5 +204,5 @@ def _asked(line: Line) -> SourceKey:
         raise SourceError(f"{plain(line.url)} is listed, but {error.strerror}") from error
     kind = kind_of(status.st_mode)
     if kind:
-        raise SourceError(f"{plain(line.url)} is {kind}, no file")
+        raise SourceError(f"{plain(line.url)} is {kind}, not a file")
     return SourceKey(line.name, line.url, status.st_size, etag_of(status))

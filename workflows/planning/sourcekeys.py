@@ -1,4 +1,4 @@
-"""The keys of a source, and what a listing collects besides: what is left out, what is wrong."""
+"""The keys of a source, and a listing's other findings: names left out, names in error."""
 
 import fnmatch
 import itertools
@@ -13,7 +13,7 @@ _SHOWN = 5
 
 
 class Listing:
-    """What one source is found to hold: only names that match the pattern are judged."""
+    """The findings about one source: only names that match the pattern are judged."""
 
     def __init__(self, source: str, pattern: str) -> None:
         self.source, self.pattern = source, pattern

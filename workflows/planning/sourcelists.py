@@ -204,7 +204,7 @@ def _resolved(base: str, line: str) -> str:
 
 def _refuse_slip(line: str) -> None:
     if _ONE_SLASH.match(line.strip()):
-        raise UsageError(f"{plain(line)} is no URL: write two slashes behind its scheme")
+        raise UsageError(f"{plain(line)} is not a URL: write two slashes behind its scheme")
     if line != line.strip():
         raise UsageError(
             f"{line!r} begins or ends with a blank, and there is no such file: remove the blank"
@@ -222,7 +222,7 @@ def checked(url: str) -> str:
     if scheme not in _SCHEMES:
         hint = "; write s3://" if scheme in ("s3a", "s3n") else ""
         raise UsageError(
-            f"{where}: {scheme}:// is nothing that can be read; http, https, s3 and file are{hint}"
+            f"{where}: {scheme}:// is not supported; http, https, s3 and file are{hint}"
         )
     url = scheme + url[len(scheme) :]
     if scheme == "s3":
@@ -236,11 +236,12 @@ def checked(url: str) -> str:
         is_one = False
     if not is_one and "@" in url:  # a password may be where only a host should be: show nothing
         raise UsageError(
-            "this is no URL: its host or port is malformed; in a user or password write / as %2F,"
+            "this is not a URL: its host or port is malformed; in a user or password write / as"
+            " %2F,"
             " ? as %3F, # as %23, @ as %40"
         )
     if not is_one:
-        raise UsageError(f"{where} is no URL: its host or port is missing or malformed")
+        raise UsageError(f"{where} is not a URL: its host or port is missing or malformed")
     return url
 
 

@@ -1,4 +1,4 @@
-"""What servers say of URLs: how many bytes, and which version. And texts from them.
+"""Queries to servers about URLs: how many bytes, and which version. And texts from them.
 
 A version is the ETag, else Last-Modified. Where a server states neither, or an empty ETag, or a
 time that stands for no change (it cannot be read, is of 1970, or so new that the next change could
@@ -37,8 +37,8 @@ _NOT_HEAD = (400, 403, 404, 405, 406, 410, 501)  # what servers answer that know
 _REFUSED = " (too many requests, or no such file)"
 _EXPIRED = ": has its signature expired, or is it not for GET? Sign the URLs again"
 _LOGIN = (
-    ": it wants a user and a password, https://USER:PASSWORD@HOST/...; what a source is given is"
-    " not kept, so other commands need it again: WORKFLOWS_SOURCE"
+    ": it asks for a user and a password, https://USER:PASSWORD@HOST/...; credentials of a source"
+    " are not stored, so other commands need them again: WORKFLOWS_SOURCE"
 )
 _Read = TypeVar("_Read")
 
@@ -89,7 +89,7 @@ def fetch_text(url: str, look: Callable[[bytes, int | None], None], head: int, m
 
 
 def refuse_expired(url: str) -> None:
-    """Refuse a signature that is over, or will be before a run has read what it is for.
+    """Refuse a signature that has expired, or will before a run has read the URL.
 
     Raises:
         SourceError: says when it ends.
@@ -102,7 +102,7 @@ def refuse_expired(url: str) -> None:
         return
     at = dt.datetime.fromtimestamp(ends, dt.timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
     if left_s <= 0:
-        until = f"ended at {at} and is over"
+        until = f"expired at {at}"
     elif deadline_s > _MARGIN_S:
         until = f"ends at {at}, in {left_s:.0f} s, before [run] deadline"
     else:
@@ -155,9 +155,9 @@ def _is_dated(headers: Message) -> bool:
 
 def _time(text: str | None) -> float | None:
     """Return a time as HTTP writes it, in seconds; None for anything else."""
+    if text is None or not text.strip().endswith(" GMT"):
+        return None
     try:
-        if text is None or not text.strip().endswith(" GMT"):
-            return None
         return email.utils.parsedate_to_datetime(text).timestamp()
     except (TypeError, ValueError, OverflowError):
         return None

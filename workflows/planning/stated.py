@@ -253,7 +253,7 @@ def _seconds(value: Any) -> str:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number and math.isfinite(value) and value >= 0:
         return ""
-    return f"must be a number of seconds, 0 for as long as it takes, not {_shown(value)}"
+    return f"must be a number of seconds, 0 for no limit, not {_shown(value)}"
 
 
 def _limit(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What a 1:n step comes to: the files that its keys made, once all of them have."""
+"""The result of a 1:n step: the files that its keys made, once all are done."""
 
 import json
 from typing import Any, ClassVar

@@ -1,8 +1,8 @@
-"""Bad keys that a run tolerates: which failed, how many may, and what goes on without them.
+"""Bad keys that a run tolerates: which failed, how many may, and which steps run without them.
 
 A step that states `max_failed` is a barrier: once all its keys have ended, it is decided which are
 left out, and the steps behind it are planned without those. That holds for this run alone. The next
-one tries them again. What was made without a key has another identity than what is made of all.
+one tries them again. An output made without a key has another identity than one made of all.
 """
 
 import threading
@@ -19,7 +19,7 @@ _mutex = threading.Lock()
 
 
 def allowed(max_failed: "int | str", keys: int) -> int:
-    """Return how many of so many keys may fail.
+    """Return how many of that many keys may fail.
 
     >>> allowed(3, 10), allowed("5%", 100), allowed("5%", 19), allowed("0", 9)
     (3, 5, 0, 0)
@@ -29,7 +29,7 @@ def allowed(max_failed: "int | str", keys: int) -> int:
 
 
 def take(step: str, limit: int, failures: Sequence[Event]) -> bool:
-    """Tolerate what failed in a shard of a whole step, if that may have so many bad keys in all."""
+    """Tolerate the failed keys of a shard, if the whole step may have that many bad keys."""
     with _mutex:
         found = _failed.get(step, {}) | {event["id"]: event for event in failures}
         if len(found) > limit:

@@ -1,4 +1,4 @@
-"""Whether a run will be done by its deadline: forecast from its log, said once, and in time."""
+"""Whether a run will meet its deadline: a forecast from its log, printed once, in time."""
 
 import os
 import threading
@@ -9,12 +9,12 @@ from workflows.reporting.progress import CLEAR
 from workflows.reporting.runlog import RunLog, Totals, on_terminal
 
 _EVERY_S = 0.5
-# Before that much of its time is over, a run has shown too little of its pace.
+# Before that share of its time, a run has shown too little of its pace.
 _TRUSTED = 0.02
 
 
 class Deadline:
-    """Watches a run until it is over; warns once, when the forecast exceeds the deadline."""
+    """Watches a run until its end; warns once, when the forecast exceeds the deadline."""
 
     def __init__(self, log: RunLog, seconds: float) -> None:
         self._log, self._seconds = log, seconds
@@ -59,7 +59,7 @@ class Deadline:
 def forecast(totals: Totals, took: float, before: Mapping[str, float]) -> float:
     """Return the seconds that a run takes in all, at least; 0 while nothing can be said.
 
-    What is known to be left takes as long as such keys have taken so far, or did in an earlier run
+    Known remaining keys take as long as such keys have taken so far, or did in an earlier run
     (`before`: step -> seconds a key), as many at once as so far. Steps that cannot be planned yet
     are not in it.
     """

@@ -1,4 +1,4 @@
-"""The line that moves while a run works, on a terminal only."""
+"""The status line of a running run, on a terminal only."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""What a run did: one append-only file that all its processes write, and that anyone can read.
+"""The record of a run: one append-only file that all its processes write, and anyone can read.
 
 Each line is JSON: what was planned, what came of keys, how a step ended. Progress, the table of
 stages at the end and ``workflows report`` are all made from it.
@@ -22,7 +22,7 @@ COST = "cost"  # what a fleet had cost when it was torn down, long after the run
 
 
 class Phase(NamedTuple):
-    """What a fleet did for a while: how long any of its nodes did, all did, and for how much."""
+    """One phase of a fleet: how long any node spent in it, how long all did, and the cost."""
 
     minutes: float
     node_minutes: float
@@ -46,7 +46,7 @@ class RunLog:
     def plan(self, step: str, keys: Iterable[str], about: Callable[[], Line]) -> None:
         """Note keys that a step has to run; written when a task runs, or once in a while.
 
-        What is said `about` a step is the same each time.
+        `about` a step is the same each time.
         """
         with self._planning:
             known = self._planned.setdefault(step, set())
@@ -230,7 +230,7 @@ class Totals:
             yield f"slot {line['slot']} was lost and filled by {line['id']} {after}"
         if self.noted["refilled"]:
             keys = "1 key" if again == 1 else f"{again} keys"
-            yield f"what the lost nodes had done ran again: {keys}, {busy:.1f} s of their commands"
+            yield f"keys of lost nodes ran again: {keys}, {busy:.1f} s of their commands"
 
     def left_out(self) -> Iterator[str]:
         """Yield a line for each step whose bad keys the run did without."""

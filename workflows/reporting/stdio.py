@@ -83,7 +83,7 @@ def require_stdout() -> None:
 
 
 def discard() -> None:
-    """Print nothing any more: what is left in a buffer would be tried again at exit, in vain."""
+    """Print nothing any more: a leftover in a buffer would fail again at exit."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)

@@ -1,4 +1,4 @@
-"""The counts of a step's keys, gathered from the nodes, and what must hold of them together."""
+"""The counts of a step's keys, gathered from the nodes, and the laws over their sums."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -33,7 +33,8 @@ def records_of(step: Plan, keys: list[Key]) -> dict[str, Event]:
     gone = [key.name for key in keys if key.identity not in records]
     if gone:
         raise WorkflowsError(
-            f"{len(gone)} keys of {step.name} are gone again, the first is {gone[0]}; run it again"
+            f"{len(gone)} outputs of {step.name} disappeared during the run, the first is"
+            f" {gone[0]}; rerun"
         )
     return records
 
@@ -74,7 +75,7 @@ def warn_of_nothing(step: Plan, records: dict[str, Event]) -> list[str]:
         return []
     sentence = f"{step.name} {why}"
     if not step.by_name:  # a typed map states nothing
-        sentence += f". If that may be, state allow_empty = True in {step.name}"
+        sentence += f". If that is intended, write allow_empty = True in {step.name}"
     context.log().add(what="warned", step=step.name, why=sentence)
     context.logger.warning("%s", sentence)
     return [sentence]
@@ -89,7 +90,7 @@ def _made_nothing(step: Plan, records: dict[str, Event]) -> str:
             f"made no file of any of its {_counted(len(keys))}" if is_nothing and was_given else ""
         )
     if not keys:
-        return "made nothing: no keys came to it"
+        return "made nothing: it had no keys"
     empty = [
         key.name
         for key in keys

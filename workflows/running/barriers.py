@@ -1,4 +1,4 @@
-"""The barrier behind a 1:n step: write down what all keys made, then move it to its owners."""
+"""The barrier after a 1:n step: record the pieces of all keys, then deliver them."""
 
 import json
 import posixpath
@@ -123,7 +123,7 @@ def _not_deterministic(step: PlanToN, key: str) -> WorkflowsError:
     return WorkflowsError(
         f"{step.name} of {key} is not deterministic: the files that it made are not those that were"
         f" delivered before, or written down in {path}, and some of those may be merged already; a"
-        f" 1:n command must not use randomness or the clock. To make all of it again: remove that"
+        f" 1:n command must not use randomness or the clock. To remake all of it: remove that"
         f" file, if it is there, then workflows rm -r {step.name}"
     )
 

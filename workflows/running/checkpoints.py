@@ -145,7 +145,7 @@ def parts_for(step: Plan, missing: list[Key]) -> list[Event]:
     if lost:
         path = step.checkpointed.path
         raise WorkflowsError(
-            f"the checkpoint {path} has no {lost[0]} made of what is there now; to make it again,"
+            f"the checkpoint {path} has no {lost[0]} made from the current inputs; to remake it,"
             f" remove {path} and run the pipeline"
         )
     return [
@@ -164,8 +164,8 @@ def parts_for(step: Plan, missing: list[Key]) -> list[Event]:
 def restored(step: Plan, missing: list[Key], channel: Channel) -> Iterator[Event]:
     """Let a node bring keys of a durable step back from its checkpoint; yield its events.
 
-    What S3 refuses for its age is signed anew, and what came damaged is brought again, once; of
-    what else S3 refuses, the event says what to do.
+    Expired URLs are re-signed, and what came damaged is brought again, once. For
+    any other refusal of S3, the event says what to do.
 
     Raises:
         WorkflowsError: the checkpoint does not hold one of them.

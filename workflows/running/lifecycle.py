@@ -1,4 +1,4 @@
-"""A run of this process from its start to its end: what Luigi tells of it, and its last words."""
+"""A run of this process from start to end: Luigi's reports of it, and its last lines."""
 
 import atexit
 import contextlib
@@ -123,7 +123,7 @@ def _note_failure(task: luigi.Task, error: BaseException) -> None:
 def _say_timeout(task: luigi.Task, _message: str) -> None:
     """Say what Luigi does not: a task took longer than its settings let it."""
     shard = getattr(task, "shard", "")
-    why = "ended by [worker] timeout in luigi.cfg; what is done is kept"
+    why = "ended by [worker] timeout in luigi.cfg; finished work is kept"
     context.log().add(what="failed", step=task.task_family, task=task.task_id, why=why)
     context.logger.error("%s %s: %s", task.task_family, shard, why)
 
@@ -134,7 +134,7 @@ def _say_death(task: luigi.Task, message: str) -> None:
         return
     _dead.add(task.task_id)
     context.log().add(what="failed", step=task.task_family, task=task.task_id, why=message)
-    context.logger.error("%s; what is done is kept", message)
+    context.logger.error("%s; finished work is kept", message)
 
 
 def lost_nodes() -> list[str]:
@@ -185,9 +185,9 @@ def _last_words(totals: Totals, root: luigi.Task) -> str:
     """Return what a run that did not reach its end leaves its reader with."""
     if failed := sum(step["failed"] for step in totals.steps.values()):
         keys = "1 key" if failed == 1 else f"{failed} keys"
-        return f"{keys} failed, what is done is kept: mend the cause, then run the same again"
+        return f"{keys} failed, finished work is kept: fix the cause, then run the same again"
     if _unfinished:
-        return "\n".join([*_unfinished, "not finished; what is done is kept: run the same again"])
+        return "\n".join([*_unfinished, "not finished; finished work is kept: run the same again"])
     if totals.noted["failed"] or console.has_complained():
         return ""
     if totals.noted["finished"]:
@@ -199,7 +199,7 @@ def _last_words(totals: Totals, root: luigi.Task) -> str:
         "not finished, though nothing failed: the scheduler had no more work for this run\n"
         "(luigid was restarted or paused, another run does the same, or luigid takes what was done"
         " seconds ago for done: stable_done_cooldown_secs = 0 in its luigi.cfg);"
-        " what is done is kept: run it again"
+        " finished work is kept: run it again"
     )
 
 

@@ -1,4 +1,4 @@
-"""Results as a person reads them: where they are, and a table."""
+"""Results for a person: their paths, and a table."""
 
 import csv
 import gzip
@@ -80,7 +80,7 @@ def left_out(target: CheckpointTarget) -> str:
     if not missing:
         return ""
     keys = [[f"{one['step']} of {one['key']}", one["why"]] for one in missing]
-    return f"made without {named(keys)}; the next run of {target.step} tries them again"
+    return f"made without {named(keys)}; the next run of {target.step} retries them"
 
 
 def _as_text(data: bytes) -> str:

@@ -1,4 +1,4 @@
-"""The pieces of a 1:n step on their way to the nodes that own their names; none comes by here.
+"""The delivery of a 1:n step's pieces, from node to node; no data passes through the driver.
 
 Nodes that see each other's files share or copy them. Others open an HTTPS listener each for as long
 as it takes (node/https.py), and fetch from each other; docs/adr/0007 says why.

@@ -1,4 +1,4 @@
-"""What becomes of one task: its log file, the run's log, and what the visualizer shows of it."""
+"""The report of one task: its log file, the run's log, and the visualizer's text."""
 
 import contextlib
 import html

@@ -1,4 +1,4 @@
-"""Outputs on their way from the nodes to S3, and back: URLs are signed here, and never kept."""
+"""Transfers from nodes to S3, and back: URLs are signed here, and never stored."""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _MB = 1 << 20  # S3 takes no part below 5 MiB but the last
 _PART_BYTES, _MOST_PARTS = 64 * _MB, 9_000  # S3 takes 10,000: what is packed may grow a little
 _MD5 = re.compile("[0-9a-f]{32}")
 _SUFFIX = {"zstd": ".zst", "gzip": ".gz"}
-# What a node is answered when a URL, or the credentials behind it, came of age on the way.
+# S3's replies to a node when a URL, or the credentials behind it, expired on the way.
 STALE = ("ExpiredToken", "RequestExpired", "TokenRefreshRequired", "AccessDenied")
 
 

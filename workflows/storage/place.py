@@ -1,4 +1,4 @@
-"""Where something is in S3: a bucket and a key."""
+"""A place in S3: a bucket and a key."""
 
 from typing import NamedTuple
 
@@ -30,5 +30,5 @@ def place_of(url: str) -> Place:
     """
     bucket, _, key = url.removeprefix(SCHEME).partition("/")
     if not url.startswith(SCHEME) or not bucket:
-        raise UsageError(f"{url} is no S3 URL: write s3://BUCKET/PREFIX/")
+        raise UsageError(f"{url} is not an S3 URL: write s3://BUCKET/PREFIX/")
     return Place(bucket, key)

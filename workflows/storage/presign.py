@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from workflows.node import role
 
-# What must be quoted, and what must not.
+# Characters that must be quoted, and those that must not.
 EXAMPLE = "example/ é+%~'*&=?#:@,;(1)"
 EXAMPLE_MD5 = "1B2M2Y8AsgTpgAmY7PhCfg=="  # of no bytes
 

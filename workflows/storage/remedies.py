@@ -1,4 +1,4 @@
-"""What S3 answers, as one message that names operation, bucket and key, and says what to do."""
+"""S3's errors, each as one message with the operation, bucket, key and remedy."""
 
 import re
 
@@ -8,16 +8,16 @@ from workflows.storage.place import Place
 _LOGIN = "log in again (aws sso login), then run the same"
 _CLOCK = "set this machine's clock (timedatectl set-ntp true)"
 _REPORT = (
-    "{endpoint} does not accept what workflows sends: a fault of workflows, not of your"
+    "{endpoint} does not accept what workflows sends: a bug in workflows, not of your"
     " credentials. Please report this, with the line above"
 )
 _REMEDIES = {
     "NoSuchBucket": "there is no such bucket at {endpoint}: make it (aws s3 mb s3://{bucket}), or"
-    " mend its name or [s3] endpoint_url",
+    " fix its name or [s3] endpoint_url",
     "NoSuchKey": "there is no such object",
     "AccessDenied": "these credentials may not: grant s3:{operation} on it (and s3:ListBucket, or"
-    " what is missing looks denied too), or choose others with [s3] profile. What is stored already"
-    " stays readable (workflows results); --checkpoint DIRECTORY keeps new results on this machine",
+    " what is missing looks denied too), or choose others with [s3] profile. Existing results"
+    " stay readable (workflows results); --checkpoint DIRECTORY keeps new results on this machine",
     "KMS": "these credentials may not use the key that encrypts the bucket: grant them"
     " kms:GenerateDataKey and kms:Decrypt on that key, or choose others with [s3] profile",
     "InvalidAccessKeyId": "{endpoint} does not know these credentials: check AWS_ACCESS_KEY_ID, or"
@@ -111,7 +111,7 @@ def _remedy(code: str, why: str, region: str) -> str:
         code = "PermanentRedirect"
     if code in _OURS or code.startswith("InvalidParameter"):
         return _REPORT
-    return _REMEDIES.get(_SAME_AS.get(code, code), "run the same again; what is done is kept")
+    return _REMEDIES.get(_SAME_AS.get(code, code), "run the same again; finished work is kept")
 
 
 def unreachable(operation: str, place: Place, error: Exception) -> str:
@@ -120,12 +120,12 @@ def unreachable(operation: str, place: Place, error: Exception) -> str:
     if "Credentials" in name or "Token" in name or "SSO" in name:
         said = "give credentials: aws configure, AWS_ACCESS_KEY_ID, or [s3] profile; then run again"
     elif name == "ProfileNotFound":
-        said = "mend [s3] profile, or make it: aws configure --profile NAME"
+        said = "fix [s3] profile, or make it: aws configure --profile NAME"
     elif name == "ParamValidationError":
         why = why.partition(": Bucket name must")[0]
-        said = "mend the URL: s3://BUCKET/PREFIX, where a bucket is 3 to 63 of a-z 0-9 . -"
+        said = "fix the URL: s3://BUCKET/PREFIX, where a bucket is 3 to 63 of a-z 0-9 . -"
     elif name == "InvalidRegionError":
-        said = "mend [s3] region: the name of one is like eu-west-1"
+        said = "fix [s3] region: the name of one is like eu-west-1"
     else:
         endpoint = settings().s3_endpoint_url or "Amazon S3"
         said = (

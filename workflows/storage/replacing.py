@@ -2,16 +2,13 @@
 
 import contextlib
 import os
-import secrets
+from collections.abc import Iterable
 
 from workflows.errors import UsageError
 
 
 def replace(path: str, data: bytes) -> None:
-    """Let `data` be the file at `path`, for good, with the permissions that the umask gives.
-
-    It is written to a new file in the same directory, under a name that nobody can foresee, and
-    renamed once it is on the disk. A symbolic link is followed.
+    """Let `data` be the file at `path`, as `put` does. A symbolic link is followed.
 
     Raises:
         UsageError: it cannot be written; what was there is there still.
@@ -19,25 +16,37 @@ def replace(path: str, data: bytes) -> None:
     target = os.path.realpath(path)
     if os.path.exists(target) and not os.path.isfile(target):
         raise UsageError(f"cannot write {path}: it is not a regular file")
-    folder, name = os.path.split(target)
-    new = os.path.join(folder, f".{name[:200]}.{secrets.token_hex(8)}")
     try:
-        try:
-            _write(new, data)
-            os.rename(new, target)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(new)
-            raise
-        _sync(folder)
+        put(target, [data])
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}; it is left as it was") from error
 
 
-def _write(path: str, data: bytes) -> None:
+def put(target: str, chunks: Iterable[bytes]) -> None:
+    """Let the chunks be the file `target`, for good, with the permissions that the umask gives.
+
+    They are written to a new file in the same directory, under a name that nobody can foresee,
+    which is renamed once it is on the disk.
+
+    Raises:
+        OSError: it cannot be written; what was there is there still.
+    """
+    folder, name = os.path.split(target)
+    new = os.path.join(folder, f".{name[:200]}.{os.urandom(8).hex()}")
+    try:
+        _write(new, chunks)
+        os.rename(new, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(new)
+        raise
+    _sync(folder)
+
+
+def _write(path: str, chunks: Iterable[bytes]) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     with open(descriptor, "wb") as file:
-        file.write(data)
+        file.writelines(chunks)
         file.flush()
         os.fsync(descriptor)
 

@@ -45,6 +45,8 @@ class _Client:
         if "AWS_MAX_ATTEMPTS" not in os.environ:
             retries["total_max_attempts"] = TRIES
         session = boto3.session.Session(profile_name=chosen.s3_profile or None)
+        # boto3 reads AWS_DEFAULT_REGION, but not AWS_REGION as other SDKs do.
+        said = chosen.s3_region or os.environ.get("AWS_REGION") or session.region_name
 
         def made(style: str) -> "S3Client":
             config = Config(
@@ -58,7 +60,7 @@ class _Client:
             return session.client(
                 "s3",
                 endpoint_url=chosen.s3_endpoint_url or None,
-                region_name=chosen.s3_region or session.region_name or "us-east-1",
+                region_name=said or "us-east-1",
                 config=config,
             )
 

@@ -184,7 +184,7 @@ class S3Store:
             )
 
     def abort(self, name: str, upload_id: str) -> None:
-        """Give up an upload in parts and what it holds; quietly if it is over already."""
+        """Give up an upload in parts and what it holds; quietly if it has ended."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         place = self._place(name)

@@ -27,7 +27,7 @@ class Stored(NamedTuple):
 
 
 class Store(Protocol):
-    """What checkpoints, datasets and barriers are kept in."""
+    """The storage of checkpoints, datasets and barriers."""
 
     url: str
 

@@ -4,9 +4,9 @@
 
     luigi --module workflows.verbs.adhoc AdhocMap --source rides/ --target counts/ --bash 'wc -l'
 
-What they read are keys of the fleet, and so is what they make. A key's name is taken once: what is
-there already is kept, whichever command made it, so that a map that failed for some keys goes on
-with those alone once its command is mended. What was made from other inputs is refused.
+They read keys of the fleet and make keys of it. A key's name is taken once: an existing key
+is kept, whichever command made it, so that a map that failed for some keys goes on
+with those alone once its command is fixed. Keys made from other inputs are refused.
 """
 
 import functools
@@ -33,13 +33,13 @@ _SHOWN = 60
 
 
 class Adhoc(Step):
-    """What the three maps have in common."""
+    """The common part of the three maps."""
 
     source = luigi.Parameter(description="step/dir/ or a glob: the keys to read")
-    target = luigi.Parameter(description="step/dir/: where the keys go that are made")
-    bash = luigi.Parameter(description="what bash runs for each key")
+    target = luigi.Parameter(description="step/dir/: where the new keys go")
+    bash = luigi.Parameter(description="the bash command for each key")
     timeout_s = FloatSettingParameter(
-        setting="timeout_s", significant=False, description="seconds for one key; 0: any"
+        setting="timeout_s", significant=False, description="seconds for one key; 0: no limit"
     )
 
     by_name = True
@@ -48,7 +48,7 @@ class Adhoc(Step):
 
     @property
     def command(self) -> str:
-        """Return what bash runs for each key."""
+        """Return the bash command for each key."""
         return str(self.bash)
 
     @property
@@ -128,13 +128,13 @@ class Adhoc(Step):
             made_of = records.get(other.identity, {}).get("inputs", [])
             if made_of != [given.identity for given in key.inputs]:
                 raise UsageError(
-                    f"{other.name} exists already, and was not made from what {self.source} holds"
-                    f" now; to make it anew: workflows rm -r {self.target}"
+                    f"{other.name} exists already, made from other inputs than {self.source} has"
+                    f" now; to remake it: workflows rm -r {self.target}"
                 )
         if planned and len(others) == len(planned):
             raise UsageError(
                 f"{self.target} is complete already, by another command;"
-                f" to make it anew: workflows rm -r {self.target}"
+                f" to remake it: workflows rm -r {self.target}"
             )
         self._others[:] = others.values()
         return [
@@ -229,7 +229,9 @@ def _inputs(fleet: str, source: str, own: str) -> tuple[Dataset, list[tuple[str,
         if relative is not None:
             found.append((relative, one))
     if not found:
-        raise UsageError(f"nothing matches {source}; what there is: workflows ls -r {pattern.step}")
+        raise UsageError(
+            f"nothing matches {source}; to list what exists: workflows ls -r {pattern.step}"
+        )
     keys = tuple(SourceKey(name, str(one.name), one.size, one.identity) for name, one in found)
     placed = tuple(one.slot for _, one in found)
     return Dataset(source, "*", len(nodes), keys, placed), found

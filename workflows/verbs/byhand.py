@@ -1,4 +1,4 @@
-"""What ``workflows fleet`` does on the nodes by hand: exec, put, get, ssh, rsync."""
+"""``workflows fleet`` on nodes by hand: exec, put, get, ssh, rsync."""
 
 import argparse
 import difflib
@@ -157,6 +157,6 @@ def _command(arguments: argparse.Namespace) -> list[str]:
         if name == "--":
             break
         if name != "--on" or not (has_value or words):
-            raise UsageError(f"{name} is no option of {arguments.action}; write -- before CMD")
+            raise UsageError(f"{name} is not an option of {arguments.action}; write -- before CMD")
         arguments.on = value if has_value else words.pop(0)
     return words

@@ -64,7 +64,7 @@ def _put_one(fleet: Fleet, source: str, target: str) -> None:
 
 def _put_tree(fleet: Fleet, source: str, target: str) -> None:
     if not _is_s3(source) and not os.path.isdir(source):
-        raise UsageError(f"{source} is no directory; leave -r out")
+        raise UsageError(f"{source} is not a directory; leave -r out")
     below = f"{target.rstrip('/')}/"
     files = dict(_objects(source) if _is_s3(source) else _files(source))
     if not files and _is_s3(source):
@@ -98,7 +98,7 @@ def _refuse_taken(fleet: Fleet, names: list[Name]) -> None:
     taken = sorted(held.intersection(names))
     if taken:
         more = f" and {len(taken) - 1} more exist" if len(taken) > 1 else " exists"
-        raise UsageError(f"{taken[0]}{more} already; to make it anew: workflows rm {taken[0]}")
+        raise UsageError(f"{taken[0]}{more} already; to replace it: workflows rm {taken[0]}")
 
 
 def _read(source: str) -> Iterator[bytes]:
@@ -153,7 +153,7 @@ def _get_tree(fleet: Fleet, source: str, target: str) -> None:
         one for one in fleetkeys.every_key(fleet, name.step) if one.name.rest.startswith(prefix)
     ]
     if not keys:
-        raise UsageError(f"there are no keys below {source}; what there is: workflows ls")
+        raise UsageError(f"there are no keys below {source}; to list what exists: workflows ls")
     if target in (".", "./"):  # as cp -r does: the directory itself, not what is in it
         target = os.path.join(target, posixpath.basename(prefix.rstrip("/")) or name.step)
     by_slot: dict[int, list[fleetkeys.Found]] = {}

@@ -1,4 +1,4 @@
-"""Which pipelines are current: what was run lately, by the record that runs leave.
+"""The current pipelines: those that ran lately, by the records of runs.
 
 A pipeline is a task and its parameters. Fleet and fusing are none of what it is: its outputs are
 the same on any number of nodes.
@@ -42,7 +42,7 @@ class Pipeline(NamedTuple):
         """Return its last step as it is now, on the nodes of `fleet`.
 
         Raises:
-            WorkflowsError: there is no such task any more, or its source cannot be listed.
+            WorkflowsError: the task no longer exists, or its source cannot be listed.
         """
         try:
             kind = getattr(importlib.import_module(self.module), self.task)
@@ -89,7 +89,7 @@ def _pipeline(line: Line, log: str) -> Pipeline:
 
 
 class Referred:
-    """What pipelines refer to as they are now.
+    """Everything that current pipelines reference, re-evaluated now.
 
     `steps` are the ledgers of which all else may go, but not of those that are `spared`. `places`
     are the checkpoints, with the steps that are kept there.

@@ -1,4 +1,4 @@
-"""``workflows eval KEY CMD``: a command over one key, where it is; prints what it prints."""
+"""``workflows eval KEY CMD``: a command on one key, on its node; prints its output."""
 
 import argparse
 import os
@@ -14,14 +14,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("key", metavar="KEY", help="step/dir/name")
     parser.add_argument(
-        "command", type=command, metavar="CMD", help="what bash runs, with the key on its stdin"
+        "command", type=command, metavar="CMD", help="the bash command, with the key on stdin"
     )
     parser.add_argument("--timeout", type=seconds, default=settings().timeout_s, metavar="SECONDS")
     add_fleet(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what the command prints, to the byte; return what it exits with."""
+    """Print what the command prints, byte for byte; return its exit code."""
     name = fleetkeys.parse_key(arguments.key)
     variables, hidden = passed(settings(), os.environ)
     with fleetkeys.opened(arguments.fleet) as fleet:

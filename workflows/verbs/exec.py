@@ -17,14 +17,14 @@ from workflows.verbs.onfleet import add_nodes, command, exit_status, say, second
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument(
-        "command", type=command, metavar="CMD", help="what bash runs, in an empty directory"
+        "command", type=command, metavar="CMD", help="the bash command, run in an empty directory"
     )
     parser.add_argument("--timeout", type=seconds, default=0.0, metavar="SECONDS")
     parser.add_argument(
-        "-n", "--no-stdin", action="store_true", help="let the command read nothing, as ssh -n does"
+        "-n", "--no-stdin", action="store_true", help="give the command an empty stdin, like ssh -n"
     )
     parser.add_argument(
-        "--raw", action="store_true", help="of one node: what it prints, to the byte"
+        "--raw", action="store_true", help="for one node: print its output byte for byte"
     )
     add_nodes(parser)
 
@@ -120,7 +120,7 @@ class _Execution:
 
 
 class _Lines:
-    """What a node prints: line by line, each behind the node's name."""
+    """A node's output: line by line, each behind the node's name."""
 
     def __init__(self, execution: _Execution, name: str) -> None:
         self._execution, self._prefix = execution, os.fsencode(f"{name}: ")

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from workflows.config import duration_s
-from workflows.ec2 import accounts, doctor, policy, prices, shown, sweep
+from workflows.ec2 import accounts, api, doctor, policy, prices, shown, sweep
 from workflows.ec2.api import LEAVING, Aws, Instance, instances
 from workflows.ec2.sample import SAMPLE
 from workflows.ec2_fleet import Ec2Fleet
@@ -31,7 +31,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         own = actions.add_parser(name, help=summary, description=f"{summary}.")
         if name not in ("init", "sweep", "policy"):
             own.add_argument("name", metavar="NAME", help="the fleet's name, or its .yaml file")
-            own.add_argument("--region", default="", help="where it is, if no file says so")
+            own.add_argument("--region", default="", help="the fleet's region, if no file names it")
         for words, options in (_OPTIONS[one] for one in more):
             own.add_argument(*words, **options)  # type: ignore[arg-type]
 
@@ -44,8 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.action in ("up", "resize", "replace", "down"):
             name = arguments.name
             say(
-                f"interrupted: nodes of {name} may be up, and cost; workflows fleet up {name} goes"
-                f" on, workflows fleet down {name} removes all"
+                f"interrupted: nodes of {name} may be up and cost money; workflows fleet up {name}"
+                f" continues, workflows fleet down {name} removes all"
             )
         raise
     return code
@@ -133,9 +133,9 @@ def _refuse_named(arguments: argparse.Namespace) -> None:
     if not steps:
         return
     text = (
-        f"keys of {', '.join(steps)} were made by verbs, and are placed by name over the nodes that"
-        " there are; after a resize they would not be found. Bring them here, remove them there,"
-        " resize, then bring them back:"
+        f"keys of {', '.join(steps)} were made by verbs, and are placed by name over the current"
+        " nodes; after a resize they could not be found. Copy them here, remove them there,"
+        " resize, then copy them back:"
     )
     lines = [text]
     for step in steps:
@@ -195,9 +195,9 @@ def _account(fleet: Ec2Fleet, since: float | None, before: Sequence[Instance]) -
         cost = fleet.cost(since, before)
         accounts.remember(fleet.spec, cost)
     except KeyboardInterrupt:
-        say("interrupted: what it has cost is not known")
+        say("interrupted: its cost is not known")
     except Exception as error:  # noqa: BLE001 - whatever is wrong with prices or logs of runs
-        say(f"what it has cost is not known: {str(error) or type(error).__name__}")
+        say(f"its cost is not known: {str(error) or type(error).__name__}")
     else:
         for line in cost.lines():
             say(line)
@@ -214,7 +214,8 @@ def _extend(arguments: argparse.Namespace) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    names = arguments.regions.split(",") if arguments.regions else sweep.regions(Aws("us-east-1"))
+    asked = arguments.regions.split(",") if arguments.regions else []
+    names = asked or sweep.regions(Aws(api.home_region()))
     found, failed = sweep.find(names)
     over = sweep.overdue(found, dt.datetime.now(dt.timezone.utc))
     rows = [("region", "fleet", "kind", "id", "expires", "")]
@@ -230,7 +231,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
         with _surviving_hangup():
             sweep.remove(over, say)
     elif over:
-        say(f"{len(over)} are over; --yes removes them")
+        say(f"{len(over)} have expired; --yes removes them")
     return FAILED if failed else 0
 
 
@@ -297,7 +298,7 @@ _OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, object]]] = {
     "yes": (("--yes",), {"action": "store_true", "help": "do not ask"}),
     "nodes": (
         ("--nodes",),
-        {"type": int, "default": None, "help": "instead of what the file says"},
+        {"type": int, "default": None, "help": "instead of the file's number"},
     ),
     "results": (
         ("--results-host",),
@@ -320,12 +321,12 @@ _OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, object]]] = {
 }
 _Action = tuple[Callable[[argparse.Namespace], int], str, tuple[str, ...]]
 _ACTIONS: dict[str, _Action] = {
-    "init": (_init, "Print a fleet.yaml to begin with", ()),
+    "init": (_init, "Print a fleet.yaml to start from", ()),
     "prices": (_prices, "Print what the fleet's types cost in its zones, and what spot saves", ()),
     "plan": (_plan, "Say what up would launch and terminate, and dollars an hour", ()),
     "up": (
         _up,
-        "Bring the fleet to what its file says; run it any time",
+        "Converge the fleet on its file; safe to repeat",
         ("nodes", "results", "ami", "yes"),
     ),
     "status": (_status, "Print the nodes, what is missing, and the cost so far", ("json",)),
@@ -342,8 +343,8 @@ _ACTIONS: dict[str, _Action] = {
     "replace": (_replace, "Put new nodes in place of some, or of those lost", ("on", "yes")),
     "extend": (_extend, "Let the nodes live for some time from now", ("time",)),
     "cost": (_cost, "Print what the fleet has cost", ()),
-    "down": (_down, "Remove everything the fleet is made of", ("yes",)),
-    "sweep": (_sweep, "Find what was forgotten, in all regions", ("regions", "yes")),
+    "down": (_down, "Remove everything that belongs to the fleet", ("yes",)),
+    "sweep": (_sweep, "Find leftovers of any fleet, in all regions", ("regions", "yes")),
     "policy": (_policy, "Print the least IAM policy that fleets need", ("role", "partition")),
     "doctor": (_doctor, "Check identity, clock, quotas, subnets, permissions, caller address", ()),
 }

@@ -69,7 +69,7 @@ def parse(text: str) -> Name:
     """
     step, _, rest = bare(text).partition("/")
     if not step:
-        raise KeyNameError(text, "it begins with no step; write step/dir/name")
+        raise KeyNameError(text, "it has no step; write step/dir/name")
     if step in (".", "..") or step.startswith(("_", "-")) or "\n" in step or "\0" in step:
         raise KeyNameError(text, f"a step cannot be called {step!r}")
     if len(step.encode("utf-8", "surrogateescape")) > _STEP_BYTES or step.endswith(PIECES):
@@ -87,7 +87,7 @@ def parse_key(text: str) -> Name:
     """
     name = parse(text)
     if not name.rest or name.rest.endswith("/"):
-        raise KeyNameError(text, "it is no key but a directory; write step/dir/name")
+        raise KeyNameError(text, "it is a directory, not a key; write step/dir/name")
     return name
 
 
@@ -104,7 +104,7 @@ def parse_folder(text: str) -> Name:
 
 
 class Pattern(NamedTuple):
-    """What a map reads: all keys below a directory, or those that a glob matches."""
+    """The input of a map: all keys below a directory, or those that a glob matches."""
 
     step: str
     folder: str  # without a wildcard; what names are relative to
@@ -327,7 +327,7 @@ def find(fleet: Fleet, name: Name) -> tuple[Found, str]:
         if errors:
             raise errors[0]
     folder = posixpath.dirname(str(name))
-    raise UsageError(f"no such key: {name}; what there is: workflows ls {folder}/")
+    raise UsageError(f"no such key: {name}; to list what exists: workflows ls {folder}/")
 
 
 # -- moving ----------------------------------------------------------------------------------------
@@ -364,7 +364,7 @@ def get(fleet: Fleet, found: Found, crc: str) -> Iterator[bytes]:
 def remove(fleet: Fleet, step: str, chosen: Callable[[str], bool]) -> int:
     """Remove the keys of a step that are `chosen` by name; return how many there were.
 
-    What a 1:n command made goes with its files, or the next map would only deliver it again.
+    The record of a 1:n command goes with its files, or the next map would only deliver it again.
 
     Raises:
         WorkflowsError: a node could not be asked; nothing is removed.

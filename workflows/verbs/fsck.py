@@ -1,4 +1,4 @@
-"""``workflows fsck``: read every output on the nodes again."""
+"""``workflows fsck``: read every output on the nodes, and compare checksums."""
 
 import argparse
 
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
                 print(f"{name} on {fleet.nodes[slot].name}: {event['why']}")
                 if event["spec"] == "put":
                     lost += 1
-                    print(f"  nothing makes it: put it again, workflows cp FILE fleet://{name}")
+                    print(f"  no step makes it: copy it again, workflows cp FILE fleet://{name}")
             else:
                 checked += int(str(event["keys"]))
     again = ", to be made again" if bad > lost else ""

@@ -1,7 +1,7 @@
-"""``workflows gc``: remove what no current pipeline refers to, after showing it.
+"""``workflows gc``: list, then remove, what no current pipeline references.
 
 Current is every pipeline that was run lately, by the record in ``runs/`` of the state directory,
-and the one that is named. What is looked at: outputs, shipped files and runtimes on the nodes of
+and the one that is named. It examines outputs, shipped files and runtimes on the nodes of
 one fleet; attempts without a commit, listings and pieces in the checkpoints; the runs' records.
 Results that were committed are never removed.
 """
@@ -21,31 +21,29 @@ from workflows.verbs.stale import Stale
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument(
-        "--yes", action="store_true", help="remove it; without this it is only shown"
-    )
+    parser.add_argument("--yes", action="store_true", help="remove it; without this, only list it")
     parser.add_argument(
         "--only",
         action="store_true",
-        help="of TASK's steps keep what TASK refers to, whatever else was run",
+        help="of TASK's steps keep only what TASK references",
     )
     parser.add_argument(
         "--all-steps",
         action="store_true",
-        help="also steps that no pipeline on record has: what was copied or mapped by name, too,"
+        help="also steps that no recorded pipeline has, including keys copied or mapped by name,"
         " and their unfinished checkpoints",
     )
     parser.add_argument(
         "--days",
         type=float,
         default=90.0,
-        help="a pipeline not run for so long is not current; older records of runs go (90)",
+        help="days until a pipeline is not current and its records of runs go (90)",
     )
     parser.add_argument(
         "--age",
         type=float,
         default=24.0,
-        help="hours that an unfinished checkpoint and shipped files are left (24)",
+        help="hours to keep unfinished checkpoints and shipped files (24)",
     )
     parser.add_argument("--fleet", help="whose nodes (TASK's, or luigi.cfg's)")
     add_pipeline(parser)
@@ -85,18 +83,18 @@ def _referred(named: Step | None, pipelines: list[Pipeline], fleet: str, days: f
     kept = Referred()
     if named is not None:
         kept.add(named)
-        print(f"kept: what {named.name} refers to, as named here", file=sys.stderr)
+        print(f"kept: everything that {named.name} references, as named here", file=sys.stderr)
     for pipeline in pipelines:
         if days_old(pipeline) > days:
             continue
         try:
             kept.add(pipeline.step(fleet))
-            print(f"kept: what {pipeline} refers to", file=sys.stderr)
+            print(f"kept: everything that {pipeline} references", file=sys.stderr)
         except WorkflowsError as error:
             kept.spare(pipeline.order)
             print(
-                f"kept: all outputs of {', '.join(pipeline.order)}, for it cannot be told what"
-                f" {pipeline} refers to: {error}",
+                f"kept: all outputs of {', '.join(pipeline.order)}, because"
+                f" {pipeline} cannot be evaluated: {error}",
                 file=sys.stderr,
             )
     return kept
@@ -104,7 +102,7 @@ def _referred(named: Step | None, pipelines: list[Pipeline], fleet: str, days: f
 
 def _settle(found: list[Stale], *, remove: bool) -> int:
     if not found:
-        print("nothing to remove: all that is kept is referred to")
+        print("nothing to remove: everything is referenced")
         return 0
     rows = [one.row for one in found if one.row]
     if rows:

@@ -49,7 +49,7 @@ def asked(fleet: Fleet) -> dict[int, dict[str, Any] | WorkflowsError]:
         if abs(skew) > _SKEW_S:
             raise WorkflowsError(
                 f"its clock is {skew:+.0f} s off: runs work all the same, but S3 or pip may refuse"
-                " what it says; to set it: timedatectl set-ntp true"
+                " its requests; to set it: timedatectl set-ntp true"
             )
         return answer
 

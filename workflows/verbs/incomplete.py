@@ -1,4 +1,4 @@
-"""Which typed maps have begun but not ended: what they make is not all there yet.
+"""Typed maps that have begun but not completed: their output is incomplete.
 
 A map notes on a node what it is to make, and takes the note away once it has. So a map that failed
 or was killed is known to the next one, which would work on what there happens to be.
@@ -91,7 +91,7 @@ def refuse(fleet: Fleet, pattern: Pattern, records: Records, own: str) -> None:
             raise UsageError(
                 f"{note.target} is not complete: {len(names)} of {len(note.wanted)} {are}"
                 f" ({shown}): the {note.verb} that makes them failed or was ended. Run it again:"
-                f" {note}\nOr begin again: workflows rm -r {note.target}"
+                f" {note}\nOr start over: workflows rm -r {note.target}"
             )
 
 

@@ -1,4 +1,4 @@
-"""``workflows ls``: which keys there are."""
+"""``workflows ls``: list keys."""
 
 import argparse
 import sys

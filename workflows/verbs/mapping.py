@@ -1,4 +1,4 @@
-"""What ``map``, ``map-to-n`` and ``map-from-n`` share: a Luigi run of one step of `adhoc`."""
+"""Shared by ``map``, ``map-to-n`` and ``map-from-n``: a Luigi run of one step of `adhoc`."""
 
 import argparse
 import contextlib
@@ -21,13 +21,13 @@ def add_map(parser: argparse.ArgumentParser) -> None:
     """Add a map's arguments."""
     parser.add_argument("source", metavar="IN", help="step/dir/, or a glob: 'step/*/00[12]_*'")
     parser.add_argument("target", metavar="OUT", help="step/dir/")
-    parser.add_argument("command", type=command, metavar="CMD", help="what bash runs for each key")
+    parser.add_argument("command", type=command, metavar="CMD", help="the command for each key")
     parser.add_argument(
         "--timeout",
         type=seconds,
         default=settings().timeout_s,
         metavar="SECONDS",
-        help="for one key; 0: as long as it takes (luigi.cfg's)",
+        help="for one key; 0: no limit (luigi.cfg's)",
     )
     add_fleet(parser)
 
@@ -72,7 +72,7 @@ def _step(kind: str, source: str, target: str, arguments: argparse.Namespace) ->
     if step.kept:
         say(
             f"{len(step.kept)} keys of {target} are there already, by another command, and are"
-            f" kept; to make all anew: workflows rm -r {target}"
+            f" kept; to remake all: workflows rm -r {target}"
         )
     return step
 
@@ -94,7 +94,7 @@ def _run_step(step: "Adhoc") -> int:
     try:
         result = luigi.build([step], detailed_summary=True)
     except KeyboardInterrupt:
-        print("interrupted: what is done is kept, run the same again to go on", file=sys.stderr)
+        print("interrupted: finished work is kept, run the same again to continue", file=sys.stderr)
         return 130
     done = (LuigiStatusCode.SUCCESS, LuigiStatusCode.SUCCESS_WITH_RETRY)
     # Asked here, not only believed: at exit, where a run sums up, no threads can be started.

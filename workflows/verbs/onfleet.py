@@ -1,4 +1,4 @@
-"""What the verbs share that speak to a fleet themselves. No Luigi: they have to start quickly."""
+"""Shared by the verbs that speak to a fleet themselves. No Luigi: they must start quickly."""
 
 import argparse
 import sys
@@ -110,7 +110,7 @@ def static_fleet(spec: str, verb: str) -> Hosts:
         return read_hosts(spec.removeprefix("ssh:"))
     if spec.startswith("ec2:"):
         raise UsageError(f"{spec} is on EC2: workflows fleet {verb} {spec.removeprefix('ec2:')}")
-    raise UsageError(f"{spec} is no ssh fleet: workflows {verb} --fleet ssh:hosts.yaml")
+    raise UsageError(f"{spec} is not an ssh fleet: workflows {verb} --fleet ssh:hosts.yaml")
 
 
 def command(text: str) -> str:
@@ -120,7 +120,7 @@ def command(text: str) -> str:
         argparse.ArgumentTypeError: there is nothing in it.
     """
     if not text.strip():
-        raise argparse.ArgumentTypeError("it is empty; write what bash is to run, such as 'wc -l'")
+        raise argparse.ArgumentTypeError("it is empty; write a bash command, such as 'wc -l'")
     return text
 
 
@@ -131,12 +131,12 @@ def seconds(text: str) -> float:
     1.5
 
     Raises:
-        argparse.ArgumentTypeError: it is no number of seconds.
+        argparse.ArgumentTypeError: it is not a number of seconds.
     """
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds; 0 is no limit")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds; 0 is no limit")
     return value

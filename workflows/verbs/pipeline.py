@@ -1,4 +1,4 @@
-"""What several verbs share: the pipeline they are about, and the runs that are on record."""
+"""Shared by several verbs: the pipeline they are about, and the recorded runs."""
 
 import argparse
 import importlib
@@ -34,6 +34,7 @@ def step_from(arguments: argparse.Namespace) -> Step:
     Raises:
         UsageError: there is none, or Luigi does not understand its parameters.
     """
+    settings()  # a wrong one is told in its own words, not as the default of a parameter
     words = ["--module", arguments.module, arguments.task, *arguments.parameters]
     module = _import(arguments.module)
     try:
@@ -50,7 +51,7 @@ def step_from(arguments: argparse.Namespace) -> Step:
     except Exception as error:
         raise UsageError(f"{error}; for example: {_EXAMPLE}") from error
     if not isinstance(task, Step):
-        raise UsageError(f"{arguments.task} is no step of workflows; for example: {_EXAMPLE}")
+        raise UsageError(f"{arguments.task} is not a step of workflows; for example: {_EXAMPLE}")
     if task.shard:
         task.this_shard()
     return task
@@ -124,16 +125,16 @@ def step_on_record(name: str, line: Line) -> Plan:
     """Return a step with the parameters that it last ran with; only its own module is imported.
 
     Raises:
-        UsageError: its module cannot be imported, or has no such task or step any more.
+        UsageError: its module cannot be imported, or no longer has such a task or step.
     """
     kind = getattr(_import(line["module"]), line["task"], None)
     if kind is None:
-        raise UsageError(f"{line['module']} has no task {line['task']} any more")
+        raise UsageError(f"{line['module']} no longer has a task {line['task']}")
     step: Step = kind.from_str_params(line["params"])
     for before in step.lineage:
         if before.name == name:
             return before.whole
-    raise UsageError(f"{line['task']} has no step {name} before it any more")
+    raise UsageError(f"{line['task']} no longer has an upstream step {name}")
 
 
 def steps_on_record() -> dict[str, str]:

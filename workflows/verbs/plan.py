@@ -1,4 +1,4 @@
-"""``workflows plan``: what would run, how many keys, where and why."""
+"""``workflows plan``: show what would run: how many keys, where and why."""
 
 import argparse
 from collections import Counter
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
 def needed(last: Plan) -> dict[Plan, list[Key] | None]:
     """Return the steps that have work, the first one first, with the keys that Luigi would run.
 
-    What nobody needs is not run: an output that is missing matters only if something is to be made
+    Steps that nobody needs do not run: a missing output matters only if something is to be made
     from it. None stands for keys that are not known before an earlier step has run.
     """
     steps = {step.name: step for step in last.lineage}

@@ -1,4 +1,4 @@
-"""``workflows report``: what a run did, by stages, nodes and keys; or many runs side by side."""
+"""``workflows report``: what a run did, by steps, nodes and keys; or many runs side by side."""
 
 import argparse
 import glob
@@ -23,7 +23,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("run", nargs="?", help="name of a run (the last one)")
     parser.add_argument(
-        "--keys", action="store_true", help="how long keys took: median, 95 in 100, the longest"
+        "--keys", action="store_true", help="how long keys took: median, 95th percentile, longest"
     )
     parser.add_argument(
         "--compare", action="store_true", help=f"the last {_COMPARED} runs, a line each"

@@ -1,4 +1,4 @@
-"""``workflows repro STEP KEY``: one step's command on one key, here, with what it reads."""
+"""``workflows repro STEP KEY``: one step's command on one key, here, with its input."""
 
 import argparse
 import os

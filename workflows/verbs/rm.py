@@ -1,4 +1,4 @@
-"""``workflows rm``: remove keys, so that they can be made again."""
+"""``workflows rm``: remove keys, so that they can be remade."""
 
 import argparse
 
@@ -17,7 +17,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "-r",
         "--recursive",
         action="store_true",
-        help="all keys that begin with it; or a whole step",
+        help="all keys with this prefix; or a whole step",
     )
     add_fleet(parser)
 
@@ -34,14 +34,16 @@ def run(arguments: argparse.Namespace) -> int:
                 _remove_all(fleet, name, whole_step=not text.endswith("/") and not name.rest)
             else:
                 _remove_one(fleet, name)
-            # What its 1:n commands made was written down there, and may be another the next time.
+            # The outputs of its 1:n commands are recorded there, and may differ the next time.
             store_at(settings().checkpoint).remove(f"barriers/{name.step}")
     return 0
 
 
 def _remove_one(fleet: Fleet, name: Name) -> None:
     if not fleetkeys.remove(fleet, name.step, lambda key: key == name.rest):
-        raise UsageError(f"no such key: {name}; to remove what begins so: workflows rm -r {name}")
+        raise UsageError(
+            f"no such key: {name}; to remove keys with this prefix: workflows rm -r {name}"
+        )
 
 
 def _remove_all(fleet: Fleet, name: Name, *, whole_step: bool) -> None:
@@ -55,7 +57,7 @@ def _remove_all(fleet: Fleet, name: Name, *, whole_step: bool) -> None:
     alike = sorted({one.name.step for one in every if one.name.step.startswith(name.step)})
     if alike:
         raise UsageError(
-            f"there is no step {name.step}; to remove those that begin so:"
+            f"there is no step {name.step}; to remove those with this prefix:"
             f" workflows rm -r {' '.join(alike)}"
         )
-    raise UsageError(f"there is no step {name.step}; what there is: workflows ls")
+    raise UsageError(f"there is no step {name.step}; to list what exists: workflows ls")

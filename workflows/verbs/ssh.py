@@ -19,7 +19,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("node", type=int, metavar="N", help="the node's slot")
     parser.add_argument(
-        "command", nargs=argparse.REMAINDER, metavar="CMD", help="what to run there; else a shell"
+        "command", nargs=argparse.REMAINDER, metavar="CMD", help="the command; without it, a shell"
     )
     add_fleet(parser)
 

@@ -1,4 +1,4 @@
-"""What may go: outputs that nobody refers to, unfinished checkpoints, old records."""
+"""Removable data: unreferenced outputs, unfinished checkpoints, old records."""
 
 import functools
 import os

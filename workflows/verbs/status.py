@@ -1,4 +1,4 @@
-"""``workflows status``: the nodes of a fleet, and what they hold."""
+"""``workflows status``: the nodes of a fleet, and what they store."""
 
 import argparse
 

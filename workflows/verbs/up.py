@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class _Work:
-    """What is done on the hosts, side by side; closing it ends their connections."""
+    """The parallel work on the hosts; closing it ends their connections."""
 
     def __init__(self, patience_s: float) -> None:
         self._patience_s = patience_s

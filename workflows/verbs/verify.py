@@ -1,4 +1,4 @@
-"""``workflows verify``: count the source again with an independent program, and compare.
+"""``workflows verify``: recount the source with an independent program, and compare.
 
 DuckDB does it where it is installed, else Python's csv module: slower, but nothing of the pipeline.
 """

@@ -1,4 +1,4 @@
-"""``workflows why URL``: what made an object of a checkpoint, from the manifest beside it alone."""
+"""``workflows why URL``: the origin of a checkpointed object, from its manifest alone."""
 
 import argparse
 import time
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = [part for part in parts if part["object"] == name] if "/data/" in name else parts
     if not chosen:
         raise UsageError(
-            f"{arguments.url} belongs to an attempt that was never committed; what counts is"
+            f"{arguments.url} belongs to an attempt that was never committed; the committed one is"
             f" {target.store.locate(manifest['attempt'])}. To remove what is left: workflows gc"
         )
     _print_making(target, manifest)
@@ -75,7 +75,7 @@ def find(url: str) -> tuple[CheckpointTarget, str]:
         target = CheckpointTarget(context.store(root), *folder)
         if target.exists():
             return target, "/".join(parts[end - 2 :])
-    raise UsageError(f"{url} is no part of a committed checkpoint; see: workflows results")
+    raise UsageError(f"{url} is not part of a committed checkpoint; see: workflows results")
 
 
 def _print_making(target: CheckpointTarget, manifest: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Taxi rides that never were, as CSV on stdout: as many rows as asked for, always the same ones.
+"""Fake taxi rides as CSV on stdout: any number of rows, always the same ones.
 
 python3 -m workflows.pipelines.classify.generate ROWS [--seed 1] > rides.csv
 """

@@ -14,7 +14,7 @@ The convention is that of luigi.contrib.hadoop, the words are Disco's::
 
     luigi --module mine WordCount --source texts --pattern '*.gz' --partitions 10
 
-The module that the class is in is shipped to the nodes as it stands. What it imports there is the
+The module that the class is in is shipped to the nodes as it stands. Its imports there are the
 standard library, `required_files` and what `pip` names; luigi and workflows are left out of it.
 """
 
@@ -45,7 +45,7 @@ Pairs = Iterable[tuple[Any, Any]]
 
 
 class _Halves(Step):
-    """What the two halves of a job share: its parameters, its files and its code."""
+    """The common part of both halves of a job: its parameters, its files and its code."""
 
     partitions = luigi.IntParameter(default=10, description="outputs; keys are spread over them")
     params: Any = luigi.DictParameter(
@@ -56,7 +56,7 @@ class _Halves(Step):
         parsing=luigi.BoolParameter.EXPLICIT_PARSING,
         description="write the outputs with gzip",
     )
-    job: ClassVar[type["Job"]]
+    _job: ClassVar[type["Job"]]
 
     @property
     def files(self) -> Sequence[str]:  # type: ignore[override]
@@ -65,12 +65,12 @@ class _Halves(Step):
         Raises:
             UsageError: two of them have the same name.
         """
-        module = os.path.abspath(str(sys.modules[self.job.__module__].__file__))
-        files = [_FETCH, _RUNNER, module, *self.job.required_files]
+        module = os.path.abspath(str(sys.modules[self._job.__module__].__file__))
+        files = [_FETCH, _RUNNER, module, *self._job.required_files]
         names = [os.path.basename(path) for path in files]
         twins = sorted({name for name in names if names.count(name) > 1})
         if twins:
-            raise UsageError(f"{self.job.__name__} ships two files called {twins[0]}; rename one")
+            raise UsageError(f"{self._job.__name__} ships two files called {twins[0]}; rename one")
         return files
 
     def runner(self, half: str) -> str:
@@ -83,7 +83,7 @@ class _Halves(Step):
         secrets = sorted(name for name in [*own, *own["params"]] if _SECRET.search(name))
         if secrets:
             raise UsageError(
-                f"{self.job.__name__} has the parameter {secrets[0]}: parameters are shown in logs"
+                f"{self._job.__name__} has the parameter {secrets[0]}: parameters are shown in logs"
                 " and in luigid; leave it out, nodes get signed URLs or have a role of their own"
             )
         if own["partitions"] < 1:
@@ -92,10 +92,10 @@ class _Halves(Step):
             told = json.dumps(own, sort_keys=True, default=dict)
         except (TypeError, ValueError) as error:
             raise UsageError(
-                f"{self.job.__name__} cannot tell nodes its parameters: {error}"
+                f"{self._job.__name__} cannot tell nodes its parameters: {error}"
             ) from error
-        module = os.path.basename(str(sys.modules[self.job.__module__].__file__))
-        return f"{_PYTHON} {half} {shlex.join([module, self.job.__name__, told])}"
+        module = os.path.basename(str(sys.modules[self._job.__module__].__file__))
+        return f"{_PYTHON} {half} {shlex.join([module, self._job.__name__, told])}"
 
 
 class MapInputs(_Halves, MapToN):
@@ -120,9 +120,9 @@ class Job(_Halves, ListsItsFiles, MapFromN):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Make the first half: a step of its own, called after the job."""
         super().__init_subclass__(**kwargs)
-        cls.job = cls
+        cls._job = cls
         name = f"{cls.__name__}Map"
-        body = {**_own_params(cls), "job": cls, "__module__": cls.__module__}
+        body = {**_own_params(cls), "_job": cls, "__module__": cls.__module__}
         body["__doc__"] = f"The inputs of {cls.__name__}, mapped."
         if hasattr(cls, "pip"):
             body["pip"] = cls.pip

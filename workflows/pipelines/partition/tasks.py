@@ -25,7 +25,7 @@ _COLUMNS = (
 
 
 class ByPassengers:
-    """What is kept of a ride, and into how many files the rides of one number are spread."""
+    """The columns kept of a ride, and the number of files for each passenger count."""
 
     columns = luigi.ListParameter(default=_COLUMNS, description="names of the columns to keep")
     by = luigi.Parameter(
