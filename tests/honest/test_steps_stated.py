@@ -49,11 +49,15 @@ def test_a_misspelt_attribute_is_refused_with_the_one_that_is_meant(name: str, m
     assert f"mine.Mine states {name}, which no step has: did you mean {meant}?" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["upstreams", "Upstream", "up_stream", "parent", "reads"])
+@pytest.mark.parametrize(
+    "name", ["upstreams", "Upstream", "up_stream", "parent", "inputs", "after"]
+)
 def test_a_step_under_another_name_than_upstream_is_refused(name: str) -> None:
     # The step would read the URLs of the source in place of what Fetch makes.
     with pytest.raises(UsageError, match=f"states {name}, which no step has.* mean upstream"):
         made(command="cat", **{name: Fetch})
+    with pytest.raises(UsageError, match=f"states {name}, which no step has.* mean upstream"):
+        made(command="cat", **{name: [Fetch]})
 
 
 def _requires(_: luigi.Task) -> list[luigi.Task]:
@@ -96,6 +100,8 @@ def test_a_name_that_can_name_no_directory_is_refused(name: object) -> None:
 def test_a_misspelt_property_and_one_of_a_mixin_are_refused_too() -> None:
     with pytest.raises(UsageError, match=r"states comand.* did you mean command"):
         made(comand=property(lambda _: "cat"))
+    with pytest.raises(UsageError, match=r"states durabel.* did you mean durable"):
+        made(command="cat", durabel=True, __annotations__={"durabel": bool})
     with pytest.raises(UsageError, match=r"states durabel.* did you mean durable"):
         made(Map, type("Kept", (), {"durabel": True}), command="cat")
 
@@ -177,7 +183,7 @@ def test_an_attribute_that_hides_what_steps_work_by_is_refused(name: str) -> Non
         },
         {"resources": {"licence": 1}, "task_namespace": "mine", "name": "Other"},
         {"source": luigi.Parameter(default="rides/")},
-        {"upstream": Fetch, "other": Fetch, "Reader": type("Reader", (), {})},
+        {"job": Fetch, "Reader": type("Reader", (), {}), "parent": 3, "after": "noon"},
         {"files": ["x.py"], "laws": [], "timeout_s": 0, "upstream": None},
         {"files": property(lambda _: ("x",)), "pip": property(lambda _: ())},
         {"durable": luigi.BoolParameter(default=False), "timeout_s": luigi.FloatParameter()},

@@ -25,6 +25,11 @@ _SHORTEST = 4  # one letter makes another word of a shorter name: pipe is not pi
 # Of every step, and a class may state them all the same.
 _OPEN = ("name", "ledger", "resources")
 _ONLY = {"balanced": ("to_n", "MapToN"), "gather": ("from_n", "MapFromN")}
+# How else one may call the step that a step reads.
+_UPSTREAM = (
+    *("parent", "parents", "previous", "prev", "predecessor", "inputs", "reads", "reads_from"),
+    *("depends", "depends_on", "dependency", "dependencies", "after", "up", "require", "required"),
+)
 # Luigi's methods that steps have already, and how a step states what others write there.
 _LUIGI = {
     "requires": "write upstream = ... for the step that it reads",
@@ -151,20 +156,23 @@ def _check_method(kind: type, name: str, value: Any) -> None:
 def _check_spelling(kind: type, root: type, name: str, value: Any) -> None:
     if name in _RULES or name.isupper() or isinstance(value, luigi.Parameter):
         return
-    if any(name in inspect.get_annotations(one) for one in kind.__mro__):
-        return  # declared with its type: it is meant
-    is_step = isinstance(value, type) and issubclass(value, root)
+    is_step = _are_steps(value, root)
     if not (_is_plain(value) or _is_computed(value) or is_step):
         return
     meant = _meant(name)
-    if is_step and not value.__qualname__.startswith(f"{kind.__qualname__}."):
-        # Whatever it is called: a step without upstream would read URLs in place of its outputs.
-        meant = meant or ("" if getattr(kind, "upstream", None) else "upstream")
+    if is_step and name.lower() in _UPSTREAM:
+        meant = "upstream"  # a step without one would read URLs in place of outputs
     if meant and not _is_stated(kind, meant):
         raise UsageError(
             f"{_called(kind)} states {name}, which no step has: did you mean {meant}? Begin a name"
             f" of your own with an underscore: _{name}"
         )
+
+
+def _are_steps(value: Any, root: type) -> bool:
+    """Tell whether a value is a step's class, or several."""
+    some = value if isinstance(value, list | tuple) else (value,)
+    return bool(some) and all(isinstance(one, type) and issubclass(one, root) for one in some)
 
 
 def _meant(name: str) -> str:
