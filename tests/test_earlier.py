@@ -29,10 +29,12 @@ def test_a_result_of_an_earlier_version_is_printed_and_explained(earlier: "Place
     results = earlier.run("workflows", "results", "Total")
     (path,) = earlier.checkpoint.glob("Total/*/data/*/words")
     why = earlier.run("workflows", "why", str(path))
+    folder = earlier.run("workflows", "why", f"{path.parent}/")
 
     assert results.code == 0, results
     assert [line.strip() for line in results.out.splitlines()[1:]] == RESULT
     assert why.code == 0, why
+    assert folder.out == why.out, folder
     assert "a.txt" in why.out
     assert "b.txt" in why.out
 

@@ -84,7 +84,7 @@ class Definition(StepParameters):
                     data = file.read()
             except OSError as error:
                 raise UsageError(
-                    f"{self.name} ships {path}, but {error.strerror}: {here}"
+                    f"{self.name} ships {path}, but {error.strerror}: {os.path.join(here, path)}"
                 ) from error
             name, digest = os.path.basename(path), hashlib.sha256(data).hexdigest()[:20]
             if name in found and found[name][0] != digest:

@@ -30,7 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     target, name = find(arguments.url)
     manifest = target.manifest() or {}
     parts = manifest["parts"]
-    chosen = [part for part in parts if part["object"] == name] if "/data/" in name else parts
+    is_object = "/data/" in name and name != manifest["attempt"]
+    chosen = [part for part in parts if part["object"] == name] if is_object else parts
     if not chosen:
         raise UsageError(
             f"{arguments.url} belongs to an attempt that was never committed; the committed one is"
