@@ -38,6 +38,9 @@ exit codes: luigi's own ([retcode] in luigi.cfg: 0 done, 30 a task failed, ...),
   1 no environment, or a fleet that may still be up    2 usage    10 this pipeline is already running
   73 the lock or the log cannot be written    74 the run succeeded, but its result could not be written
   124 timeout    129, 130, 143 ended by SIGHUP, Ctrl-C, SIGTERM
+with --fleet ec2:NAME, if the fleet did not come up; only 3 and 4 pass by waiting:
+  3 nodes were lost    4 EC2 has too few instances now    5 over quota    6 not allowed, or the login has expired
+  7 EC2 does not take the request as it stands
 USAGE
 }
 

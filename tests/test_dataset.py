@@ -403,7 +403,7 @@ def test_a_url_that_is_not_signed_is_kept_as_it_is(url: str) -> None:
 @pytest.mark.parametrize(
     ("ago_s", "lasts_s", "deadline", "said"),
     [
-        (100, 60, "0", "is over; sign it for longer"),
+        (100, 60, "0", "; sign it for longer"),
         (0, 600, "55m", "before [run] deadline; sign it for longer"),
     ],
 )

@@ -307,7 +307,7 @@ def test_an_instance_that_ec2_could_not_start_is_no_lost_node(ec2: "Ec2") -> Non
     assert isinstance(error, Rejected)
     assert error.exit_code == 7
     assert "The KMS key provided is in an incorrect state" in str(error)
-    assert "no matter of waiting" in str(error)
+    assert "waiting does not help: look for" in str(error)
 
 
 # -- credentials -----------------------------------------------------------------------------------

@@ -107,10 +107,10 @@ def test_the_smoke_run_of_the_page_prints_what_it_says(ec2: "Ec2") -> None:
 
 
 KINDS = {
-    NoCapacity: "too few",
+    NoCapacity: "(too few|lacks? |lack of )",
     OverQuota: "over quota",
     NotAllowed: "not allowed",
-    Rejected: "not take",
+    Rejected: "(not take|reject)",
 }
 
 

@@ -373,9 +373,9 @@ REJECTED = [
     ("InvalidParameterValue", "report this"),
     ("UnknownParameter", "report this"),
     ("InvalidParameterCombination", "report this"),
-    ("Unsupported", "no matter of waiting"),
-    ("InvalidKMSKey.InvalidState", "no matter of waiting"),
-    ("InvalidBlockDeviceMapping", "no matter of waiting"),
+    ("Unsupported", "waiting does not help"),
+    ("InvalidKMSKey.InvalidState", "waiting does not help"),
+    ("InvalidBlockDeviceMapping", "waiting does not help"),
 ]
 
 

@@ -89,8 +89,8 @@ def _ended(one: Instance, name: str) -> Exception:
     code, _, text = one.reason.partition(": ")
     if code.startswith("Client.") and code not in _BY_USERS:
         return Rejected(
-            f"{name}: EC2 could not start it: {text or code} ({code}); this is no matter of"
-            " waiting: a key (KMS) that may not be used, or a volume, image or limit of the"
+            f"{name}: EC2 could not start it: {text or code} ({code}); waiting does not"
+            " help: look for a key (KMS) that may not be used, or a volume, image or limit of the"
             " account; workflows fleet down takes away what came",
             code,
         )

@@ -73,7 +73,7 @@ def say_verdict(verdict: int, options: Options, name: str) -> None:
     if verdict == TIMEOUT:
         text = f"stopped: {options.task} ran longer than {options.timeout_s} s (--timeout)"
     else:
-        text = "interrupted: what is done is kept, run the same again to go on"
+        text = "interrupted: finished work is kept, run the same again to continue"
     clear = ""
     if os.isatty(2):
         from workflows.reporting.progress import CLEAR
