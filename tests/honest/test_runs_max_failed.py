@@ -291,11 +291,22 @@ def test_a_limit_that_means_nothing_is_refused_when_the_class_is_made(limit: Any
         type("Clean", (Map,), {"command": "cat", "max_failed": limit})
 
 
+def test_a_number_never_tolerates_that_every_key_fails(bad: Bad) -> None:
+    for name in ("good1", "good2"):
+        (bad.place.source / name).unlink()
+
+    run = bad.run(5)
+
+    assert run.code == 30, run
+    assert bad.manifests() == []
+
+
 @pytest.mark.parametrize(
     ("limit", "keys", "may"),
     [
         (0, 9, 0),
-        (3, 2, 3),
+        (3, 2, 1),
+        (1, 1, 0),
         ("0%", 9, 0),
         ("5%", 16, 0),
         ("5%", 20, 1),
@@ -303,5 +314,7 @@ def test_a_limit_that_means_nothing_is_refused_when_the_class_is_made(limit: Any
         ("29%", 100, 29),
     ],
 )
-def test_a_part_of_the_keys_is_rounded_down(limit: Any, keys: int, may: int) -> None:
+def test_a_part_of_the_keys_is_rounded_down_and_a_number_leaves_one_key(
+    limit: Any, keys: int, may: int
+) -> None:
     assert allowed(limit, keys) == may

@@ -19,13 +19,17 @@ _mutex = threading.Lock()
 
 
 def allowed(max_failed: "int | str", keys: int) -> int:
-    """Return how many of that many keys may fail.
+    """Return how many of that many keys may fail; all of them only if ``"100%"`` says so.
 
     >>> allowed(3, 10), allowed("5%", 100), allowed("5%", 19), allowed("0", 9)
     (3, 5, 0, 0)
+    >>> allowed(3, 3), allowed(3, 1), allowed("100%", 3)
+    (2, 0, 3)
     """
     text = str(max_failed).strip()
-    return int(float(text[:-1]) * keys / 100 + 1e-9) if text.endswith("%") else int(text)
+    if text.endswith("%"):
+        return int(float(text[:-1]) * keys / 100 + 1e-9)
+    return min(int(text), max(0, keys - 1))
 
 
 def take(step: str, limit: int, failures: Sequence[Event]) -> bool:
