@@ -33,9 +33,10 @@ class Stream:
     def print(self, text: str) -> None:
         """Write a line, now or as soon as there is room for it; never raise."""
         with self._state:
+            if not self._left:
+                self._moved = time.monotonic()  # patience begins with the first line that waits
             self._left += 1
             if self._thread is None:
-                self._moved = time.monotonic()
                 self._thread = threading.Thread(target=self._write_all, daemon=True)
                 self._thread.start()
         self._lines.put(f"{text}\n".encode("utf-8", "backslashreplace"))
