@@ -1,8 +1,7 @@
-"""The process of an ssh fleet's hub: started as soon as a run turns out to need one.
+"""The process of an ssh fleet's hub: started as soon as a verb or a run needs one.
 
-A hub takes as long to load paramiko as the driver takes to load Luigi and the pipeline, and both
-have a core of their own. So the command line begins one before it knows the hosts, which it is told
-later. Until then it reaches nobody. Next to nothing is imported here, for the same reason.
+A hub takes as long to load paramiko as a verb takes to load its modules, and both have a core of
+their own. So the command line of verbs begins one before it knows the hosts, which it is told later. Until then it reaches nobody. Next to nothing is imported here, for the same reason.
 """
 
 import atexit

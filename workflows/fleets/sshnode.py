@@ -178,7 +178,7 @@ class SshNode:
         stream.close()
 
     def credential(self) -> dict[str, str]:
-        """Return what makes nodes trust each other for this run: see transports/credential.py.
+        """Return what makes nodes trust each other for this run: see fleets/credential.py.
 
         Raises:
             NodeLost: the hub does not answer.
