@@ -1,7 +1,8 @@
 """The process of an ssh fleet's hub: started as soon as a verb or a run needs one.
 
 A hub takes as long to load paramiko as a verb takes to load its modules, and both have a core of
-their own. So the command line of verbs begins one before it knows the hosts, which it is told later. Until then it reaches nobody. Next to nothing is imported here, for the same reason.
+their own. So the command line of verbs begins one before it knows the hosts, which it is told
+later. Until then it reaches nobody. Next to nothing is imported here, for the same reason.
 """
 
 import atexit
